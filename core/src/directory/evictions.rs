@@ -1,0 +1,248 @@
+//! The observations that a directory holds, and which nodes they evict.
+//!
+//! Owns one set of observations per node, those that wait for a record, and the set of evicted
+//! nodes. Refuses to know the time: what is old is void by the rules, not by anybody's clock, so
+//! that equal directories always agree. The one idea: the evicted are the smallest set that is
+//! consistent with itself, found by going over all sets until nothing changes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::SignedRecord;
+use crate::{
+    eviction::{
+        Electorate, Eviction, EvictionError, Noted, Observation, SignedObservation, Strength, Zone,
+    },
+    ids::NodeId,
+};
+
+/// Observations kept that speak of, or come from, a node or record that is not known yet; beyond
+/// this the oldest go. Anyone can make them up, and what is dropped here is offered again when
+/// digests are compared. 200 bytes each.
+const WAITING_MAX: usize = 1024;
+
+pub(super) type Records = BTreeMap<NodeId, SignedRecord>;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evictions {
+    /// By subject; each of the subject's current record and of known observers.
+    cases: BTreeMap<NodeId, Case>,
+    waiting: VecDeque<SignedObservation>,
+    /// All that would be on the ring if nobody were evicted.
+    electorate: Electorate,
+    evicted: BTreeSet<NodeId>,
+    /// The electorate without the evicted; `None` when nobody is.
+    remaining: Option<Electorate>,
+    /// Who is evicted may have changed.
+    unsettled: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    eviction: Eviction,
+    strength: Strength,
+    digest: blake3::Hash,
+}
+
+impl Case {
+    fn update(&mut self, records: &Records) {
+        self.strength = strength(&self.eviction, records);
+        self.digest = self.eviction.digest();
+    }
+}
+
+fn strength(eviction: &Eviction, records: &Records) -> Strength {
+    // What an observer said counts also when it has left or is evicted itself since: it was true
+    // when it was said, and the silent node must not come back because its witnesses go.
+    eviction.strength(|observer| records.get(observer).map(|signed| Zone::of(signed.record())))
+}
+
+impl Evictions {
+    /// What is said about a node.
+    pub(super) fn get(&self, subject: &NodeId) -> Option<&Eviction> {
+        self.cases.get(subject).map(|case| &case.eviction)
+    }
+
+    /// All sets, by subject.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Eviction> {
+        self.cases.values().map(|case| &case.eviction)
+    }
+
+    pub(super) fn is_evicted(&self, node: &NodeId) -> bool {
+        self.evicted.contains(node)
+    }
+
+    pub(super) fn digest(&self, subject: &NodeId) -> Option<&blake3::Hash> {
+        self.cases.get(subject).map(|case| &case.digest)
+    }
+
+    /// A record was taken in, in the place of another or none; `records` has it already. Which
+    /// other nodes' observations changed by it: those that waited for this observer.
+    pub(super) fn record_changed(
+        &mut self,
+        before: Option<&SignedRecord>,
+        after: &SignedRecord,
+        records: &Records,
+    ) -> Vec<NodeId> {
+        let (node, after) = (after.node(), after.record());
+        let before = before.map(SignedRecord::record);
+        let counted = before.filter(|record| Electorate::counts(record));
+        if let Some(record) = counted {
+            self.electorate.remove(record);
+        }
+        if Electorate::counts(after) {
+            self.electorate.add(after);
+        }
+        let zone = before.map(|record| &record.zone);
+        self.unsettled |=
+            counted.is_some() != Electorate::counts(after) || zone != Some(&after.zone);
+        if zone.is_some_and(|zone| *zone != after.zone) {
+            for case in self.cases.values_mut().filter(|case| case.eviction.by(&node).is_some()) {
+                case.strength = strength(&case.eviction, records);
+            }
+        }
+        if self.get(&node).is_some_and(|held| held.subject_seq() != after.seq) {
+            self.cases.remove(&node);
+            self.unsettled = true;
+        }
+        let concerns = |signed: &SignedObservation| {
+            let Observation { observer, subject, .. } = signed.observation();
+            *observer == node || *subject == node
+        };
+        if !self.waiting.iter().any(concerns) {
+            return Vec::new();
+        }
+        let (ready, waiting): (VecDeque<_>, VecDeque<_>) =
+            self.waiting.drain(..).partition(concerns);
+        self.waiting = waiting;
+        ready
+            .into_iter()
+            .map(|signed| (signed.observation().subject, self.note(signed, records)))
+            .filter(|(_, noted)| noted.is_news())
+            .map(|(subject, _)| subject)
+            .collect()
+    }
+
+    /// What would become of an observation, where no signature need be checked to know it.
+    pub(super) fn foresee(&self, observation: &Observation, records: &Records) -> Option<Noted> {
+        let Observation { observer, subject, subject_seq, .. } = observation;
+        if records.get(subject).is_some_and(|held| held.record().seq > *subject_seq) {
+            return Some(Noted::Answered);
+        }
+        let same = |held: &SignedObservation| held.observation() == observation;
+        if self.waiting.iter().any(same) {
+            return Some(Noted::Waiting);
+        }
+        let held = self.get(subject).filter(|held| held.subject_seq() == *subject_seq)?;
+        let held = held.by(observer)?;
+        match held.observation().rank().cmp(&observation.rank()) {
+            core::cmp::Ordering::Less => None,
+            core::cmp::Ordering::Equal => Some(Noted::Known),
+            core::cmp::Ordering::Greater => Some(Noted::Older),
+        }
+    }
+
+    /// Takes an observation in.
+    pub(super) fn note(&mut self, signed: SignedObservation, records: &Records) -> Noted {
+        let Observation { observer, subject, subject_seq, .. } = *signed.observation();
+        let seq = records.get(&subject).map(|held| held.record().seq);
+        if seq.is_some_and(|seq| seq > subject_seq) {
+            return Noted::Answered;
+        }
+        if seq != Some(subject_seq) || !records.contains_key(&observer) {
+            self.wait(signed);
+            return Noted::Waiting;
+        }
+        let noted = match self.cases.get_mut(&subject) {
+            Some(case) => case.eviction.note(signed),
+            None => {
+                let eviction = Eviction::new(signed);
+                let (strength, digest) = (strength(&eviction, records), eviction.digest());
+                self.cases.insert(subject, Case { eviction, strength, digest });
+                Noted::New
+            }
+        };
+        if noted.is_news() {
+            self.unsettled = true;
+            if let Some(case) = self.cases.get_mut(&subject) {
+                case.update(records);
+            }
+        }
+        noted
+    }
+
+    fn wait(&mut self, signed: SignedObservation) {
+        let of = |signed: &SignedObservation| {
+            let Observation { observer, subject, subject_seq, .. } = *signed.observation();
+            (observer, subject, subject_seq)
+        };
+        let place = of(&signed);
+        if let Some(held) = self.waiting.iter_mut().find(|held| of(held) == place) {
+            if held.observation().rank() < signed.observation().rank() {
+                *held = signed;
+            }
+            return;
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(signed);
+    }
+
+    /// Finds out who is evicted. Whether that changed.
+    ///
+    /// With each that goes, the others need the same or fewer witnesses (see
+    /// [`Electorate::quorum`]), so going over them until nobody is added finds the smallest set that
+    /// all agree on. What is needed can shrink only a few times; hence a few passes.
+    pub(super) fn settle(&mut self, records: &Records) -> bool {
+        if !core::mem::take(&mut self.unsettled) {
+            return false;
+        }
+        let before = core::mem::take(&mut self.evicted);
+        self.remaining = None;
+        if self.cases.is_empty() {
+            return !before.is_empty();
+        }
+        let mut remaining = self.electorate.clone();
+        loop {
+            let found = self.evicted.len();
+            for (subject, case) in &self.cases {
+                let Some(record) = records.get(subject).map(SignedRecord::record) else { continue };
+                let counted = Electorate::counts(record);
+                if self.evicted.contains(subject)
+                    || !remaining.quorum(record, counted).is_met(case.strength)
+                {
+                    continue;
+                }
+                self.evicted.insert(*subject);
+                if counted {
+                    remaining.remove(record);
+                }
+            }
+            if self.evicted.len() == found {
+                break;
+            }
+        }
+        self.remaining = (!self.evicted.is_empty()).then_some(remaining);
+        self.evicted != before
+    }
+
+    /// Whether a set of observations evicts its subject, and if not, what is missing.
+    pub(super) fn verdict(
+        &self,
+        eviction: &Eviction,
+        records: &Records,
+    ) -> Result<(), EvictionError> {
+        let subject = eviction.subject();
+        let record = records.get(&subject).ok_or(EvictionError::Unknown(subject))?.record();
+        if record.seq != eviction.subject_seq() {
+            return Err(EvictionError::OtherRecord {
+                subject,
+                got: eviction.subject_seq(),
+                current: record.seq,
+            });
+        }
+        let counted = Electorate::counts(record) && !self.is_evicted(&subject);
+        let electorate = self.remaining.as_ref().unwrap_or(&self.electorate);
+        electorate.quorum(record, counted).check(eviction, strength(eviction, records))
+    }
+}

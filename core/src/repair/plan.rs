@@ -1,0 +1,456 @@
+//! The plan of one chunk: what to rebuild, copy and drop; and who plans for an arc.
+//!
+//! Owns every decision about moving shards. Refuses to drop the only shard within reach of an
+//! index, or any while its keeper does not answer. The one idea: rebuild late and together, move
+//! 1:1 and at once, drop last.
+//!
+//! | shard | what happens |
+//! |---|---|
+//! | missing everywhere | rebuilt with all others when few are left, or after long |
+//! | on a node that is down | nothing; when the chunk is thin, just enough of them are rebuilt |
+//! | where it does not belong, or on a leaving node | copied to where it belongs |
+//! | twice | dropped where it does not belong, when its keeper answers |
+
+use core::time::Duration;
+
+use super::{
+    assign::{Homes, home_is_unfit},
+    facts::{ChunkFacts, Nodes, Standing},
+    held::{Held, Holdings},
+    policy::Policy,
+    skip::{Skip, Unfit},
+    strength::{Strength, measure},
+    target::{Need, Targets},
+};
+use crate::{
+    geometry::Geometry,
+    ids::{NodeId, ShardIndex},
+    ring::Ring,
+};
+
+/// How soon something is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Lane {
+    /// Thin chunks: before everything else, with the whole uplink.
+    Emergency,
+    /// Within the background's share.
+    Normal,
+}
+
+/// One thing to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Read k shards once and make several.
+    Rebuild {
+        /// How soon.
+        lane: Lane,
+        /// All shards that can be read, the best first: the first k are of different indices, then
+        /// come the rest, and second holders of an index at the end. Any k different ones will do.
+        sources: Vec<(ShardIndex, NodeId)>,
+        /// What to make, and who gets it.
+        make: Vec<(ShardIndex, NodeId)>,
+    },
+    /// Bring a shard where it belongs.
+    Copy {
+        /// The shard.
+        index: ShardIndex,
+        /// Who has it.
+        from: NodeId,
+        /// Who gets it.
+        to: NodeId,
+    },
+    /// Delete a shard that is held twice.
+    Drop {
+        /// The shard.
+        index: ShardIndex,
+        /// Who deletes it.
+        node: NodeId,
+        /// Who must prove, just before, that it has it.
+        kept_by: NodeId,
+    },
+}
+
+/// What to do with a chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkPlan {
+    /// What is left of it.
+    pub strength: Strength,
+    /// What to do, in this order.
+    pub actions: Vec<Action>,
+    /// What is not done, and why. A chunk that is as it should be has neither.
+    pub skips: Vec<Skip>,
+}
+
+/// Bytes over the network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Bytes of shards read from their holders.
+    pub read_bytes: u64,
+    /// Bytes of shards stored at others.
+    pub written_bytes: u64,
+}
+
+impl ChunkPlan {
+    /// What the plan moves.
+    pub fn traffic(&self, chunk: &ChunkFacts) -> Traffic {
+        let (mut read, mut written) = (0, 0);
+        for action in &self.actions {
+            match action {
+                Action::Rebuild { make, .. } => {
+                    read += chunk.geometry.data() as u64;
+                    written += make.len() as u64;
+                }
+                Action::Copy { .. } => {
+                    read += 1;
+                    written += 1;
+                }
+                Action::Drop { .. } => {}
+            }
+        }
+        let bytes = |shards: u64| shards.saturating_mul(chunk.shard_bytes);
+        Traffic { read_bytes: bytes(read), written_bytes: bytes(written) }
+    }
+}
+
+/// Who plans for an arc: the first node of its walk that answers and that we trust.
+pub fn steward(ring: &Ring, arc: u16, nodes: &impl Nodes) -> Option<NodeId> {
+    ring.walk(arc).find(|node| may_be_steward(nodes, node))
+}
+
+/// Whether a node can plan for others: it answers, and we trust it.
+pub fn may_be_steward(nodes: &impl Nodes, node: &NodeId) -> bool {
+    let facts = nodes.facts(node);
+    facts.trusted && matches!(facts.standing, Standing::Alive | Standing::Suspect)
+}
+
+/// Plans what to do with a chunk. Depends on nothing but its arguments, and not on the order of the
+/// claims. Takes some microseconds.
+pub fn plan_chunk(
+    ring: &Ring,
+    nodes: &impl Nodes,
+    chunk: &ChunkFacts,
+    policy: &Policy,
+) -> ChunkPlan {
+    let arc = Ring::arc(&chunk.chunk);
+    let placement = ring.placement(arc, chunk.geometry);
+    let holdings = Holdings::of(chunk, nodes);
+    let strength = measure(ring, nodes, chunk.geometry, &placement, &holdings);
+    let nothing = |skip| ChunkPlan { strength, actions: Vec::new(), skips: vec![skip] };
+    if nodes.cut_off() {
+        return nothing(Skip::CutOff);
+    }
+    if placement.is_empty() {
+        return nothing(Skip::EmptyRing);
+    }
+    let homes = Homes::assign(&placement, &holdings, nodes);
+    let facts = Facts { nodes, geometry: chunk.geometry, holdings: &holdings, homes: &homes };
+    let mut skips = Vec::new();
+
+    let rebuild = facts.what_to_rebuild(&strength, chunk.missing_for, policy, &mut skips);
+    let moves = facts.what_to_move(&mut skips);
+    let mut actions = Vec::new();
+    if rebuild.is_some() || !moves.is_empty() {
+        let is_emergency = rebuild.as_ref().is_some_and(|wish| wish.lane == Lane::Emergency);
+        let targets = Targets::new(ring, nodes, arc, chunk.geometry, &holdings, is_emergency);
+        actions = facts.with_targets(targets, rebuild.as_ref(), &moves, &mut skips);
+    }
+    if let Some(wish) = &rebuild {
+        facts.say_what_waits(wish, &strength, &actions, policy, &mut skips);
+    } else {
+        facts.drop_surplus(&mut actions, &mut skips);
+    }
+    facts.name_the_untrusted(&mut skips);
+    ChunkPlan { strength, actions, skips }
+}
+
+/// What is known, put in order.
+struct Facts<'a, N> {
+    nodes: &'a N,
+    geometry: Geometry,
+    holdings: &'a Holdings,
+    homes: &'a Homes<'a>,
+}
+
+/// What should be rebuilt.
+struct Wish {
+    lane: Lane,
+    /// All of these, which nobody holds.
+    all: Vec<ShardIndex>,
+    /// And of these as many as it takes, in this order.
+    some: Vec<(ShardIndex, Need)>,
+    /// To have so many of them.
+    some_count: usize,
+    /// Indices that nobody holds.
+    missing: Vec<ShardIndex>,
+}
+
+/// A shard that should be somewhere else.
+struct Move {
+    index: ShardIndex,
+    from: NodeId,
+    /// Why the node that it belongs on cannot take it.
+    unfit: Option<Unfit>,
+}
+
+impl<N: Nodes> Facts<'_, N> {
+    /// Rebuild now, or the reason why not.
+    fn what_to_rebuild(
+        &self,
+        strength: &Strength,
+        missing_for: Option<Duration>,
+        policy: &Policy,
+        skips: &mut Vec<Skip>,
+    ) -> Option<Wish> {
+        let &Strength { geometry, sure, hoped, presumed, .. } = strength;
+        let (needed, total) = (geometry.data(), geometry.total());
+        if sure == total {
+            return None;
+        }
+        if sure < needed {
+            skips.push(if hoped < needed {
+                Skip::NotEnough { exist: hoped, needed }
+            } else {
+                Skip::WaitingForDown { sure, needed, nodes: self.down_nodes() }
+            });
+            return None;
+        }
+        let not_sure = || geometry.indices().filter(|index| self.holdings.source(*index).is_none());
+        let is_missing = |index: &ShardIndex| self.holdings.holders(*index).is_empty();
+        let missing: Vec<ShardIndex> = not_sure().filter(is_missing).collect();
+        let threshold = policy.threshold.shards(geometry);
+        let is_frozen = self.nodes.frozen() && hoped > threshold;
+        let thin_line = if is_frozen { needed } else { policy.thin_line(geometry) };
+        let is_thin = sure <= thin_line;
+        // Of which no claim is known need not be gone: a node that is down may have it.
+        let is_due = missing.len() > presumed
+            && (hoped <= threshold || missing_for.is_some_and(|time| time >= policy.patience));
+        if !is_thin && !is_due {
+            if !missing.is_empty() {
+                skips.push(Skip::AboveThreshold { missing: missing.len(), hoped, threshold });
+            }
+            self.say_who_is_down(|_| true, skips);
+            return None;
+        }
+        let all = if is_due { missing.clone() } else { Vec::new() };
+        let mut some: Vec<(ShardIndex, Need)> = not_sure()
+            .filter(|index| !all.contains(index))
+            .map(|index| match is_missing(&index) {
+                true => (index, Need::Otherwise),
+                false => (index, Need::MayComeBack),
+            })
+            .collect();
+        // What nobody holds before what may come back.
+        some.sort_by_key(|(_, need)| *need == Need::MayComeBack);
+        let lane = if is_thin { Lane::Emergency } else { Lane::Normal };
+        let some_count = if is_thin { (thin_line + 1).saturating_sub(sure + all.len()) } else { 0 };
+        Some(Wish { lane, all, some, some_count, missing })
+    }
+
+    /// Shards that can be read and are not where they should be.
+    fn what_to_move(&self, skips: &mut Vec<Skip>) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for index in self.geometry.indices() {
+            let Some(source) = self.holdings.source(index) else { continue };
+            let home = *self.homes.of(index);
+            let holders = self.holdings.holders(index);
+            let is_home = self.homes.is_home(index);
+            if is_home && holders.iter().any(|held| held.node == home && held.is_sure()) {
+                continue;
+            }
+            let stays = |held: &Held| held.is_sure() && held.standing != Standing::Leaving;
+            let has_to_go = !holders.iter().any(stays);
+            let unfit = home_is_unfit(self.homes, index, self.nodes);
+            match unfit {
+                // Its own node has it and is down.
+                _ if is_home && !has_to_go => {}
+                Some(because) if !has_to_go => {
+                    let holder = source.node;
+                    skips.push(Skip::StaysDisplaced { index, holder, home, because });
+                }
+                _ => moves.push(Move { index, from: source.node, unfit }),
+            }
+        }
+        moves
+    }
+
+    /// Finds a node for each shard that is rebuilt or moved: first those that their own nodes
+    /// take, so that nobody else is put in these places.
+    fn with_targets(
+        &self,
+        mut targets: Targets<'_, N>,
+        rebuild: Option<&Wish>,
+        moves: &[Move],
+        skips: &mut Vec<Skip>,
+    ) -> Vec<Action> {
+        let all = || rebuild.into_iter().flat_map(|wish| &wish.all).copied();
+        let own = |index: ShardIndex| {
+            home_is_unfit(self.homes, index, self.nodes).is_none().then(|| *self.homes.of(index))
+        };
+        let mut make = Vec::new();
+        let mut copies = Vec::new();
+        for (index, node) in all().filter_map(|index| Some((index, own(index)?))) {
+            targets.place(index, node);
+            make.push((index, node));
+        }
+        for Move { index, from, .. } in moves.iter().filter(|shard| shard.unfit.is_none()) {
+            let to = *self.homes.of(*index);
+            targets.place(*index, to);
+            copies.push(Action::Copy { index: *index, from: *from, to });
+        }
+
+        let mut homeless = Vec::new();
+        for index in all().filter(|index| own(*index).is_none()) {
+            match targets.substitute(index, Need::Otherwise) {
+                Some(node) => make.push((index, node)),
+                None => homeless.push(index),
+            }
+        }
+        if let Some(wish) = rebuild {
+            let wanted = make.len() + wish.some_count;
+            for &(index, need) in &wish.some {
+                if make.len() == wanted {
+                    break;
+                }
+                let node = match own(index) {
+                    Some(node) => {
+                        targets.place(index, node);
+                        Some(node)
+                    }
+                    None => targets.substitute(index, need),
+                };
+                match node {
+                    Some(node) => make.push((index, node)),
+                    None => homeless.push(index),
+                }
+            }
+        }
+        for Move { index, from, .. } in moves.iter().filter(|shard| shard.unfit.is_some()) {
+            match targets.substitute(*index, Need::Otherwise) {
+                Some(to) => copies.push(Action::Copy { index: *index, from: *from, to }),
+                None => homeless.push(*index),
+            }
+        }
+        if let Some(&first) = homeless.first() {
+            let because = home_is_unfit(self.homes, first, self.nodes).expect("it has no target");
+            let home = *self.homes.of(first);
+            skips.push(Skip::NoTarget { indices: homeless, home, because });
+        }
+
+        let mut actions = Vec::new();
+        if let Some(wish) = rebuild.filter(|_| !make.is_empty()) {
+            make.sort_unstable();
+            actions.push(Action::Rebuild { lane: wish.lane, sources: self.sources(), make });
+        }
+        actions.extend(copies);
+        actions
+    }
+
+    /// All shards that can be read: each index once, from its best holder, those of alive nodes
+    /// and data shards first (they need no decoding); then the other holders.
+    fn sources(&self) -> Vec<(ShardIndex, NodeId)> {
+        let data = self.geometry.data();
+        let mut sources: Vec<_> = self
+            .geometry
+            .indices()
+            .flat_map(|index| self.holdings.holders(index).iter().enumerate())
+            .filter(|(_, held)| held.is_sure())
+            .collect();
+        sources.sort_by_key(|(nth, held)| {
+            let is_parity = held.index.as_usize() >= data;
+            (*nth, held.rank(), is_parity, held.index, held.node)
+        });
+        sources.into_iter().map(|(_, held)| (held.index, held.node)).collect()
+    }
+
+    /// Shards that are held twice go from nodes that hold more of this chunk than the ring gives
+    /// them, as far as the shard's own node has it and answers.
+    fn drop_surplus(&self, actions: &mut Vec<Action>, skips: &mut Vec<Skip>) {
+        let mut dropped: Vec<NodeId> = Vec::new();
+        for index in self.geometry.indices().filter(|index| self.homes.is_home(*index)) {
+            let holders = self.holdings.holders(index);
+            if holders.len() < 2 {
+                continue;
+            }
+            let home = *self.homes.of(index);
+            let keeper = holders.iter().find(|held| held.node == home);
+            let is_kept = keeper.is_some_and(|held| held.standing == Standing::Alive);
+            for held in holders.iter().filter(|held| held.node != home && held.is_sure()) {
+                let node = held.node;
+                let gone = dropped.iter().filter(|dropped| **dropped == node).count();
+                // The holder checks the same by its own ring before it deletes anything.
+                if self.holdings.count_on(&node) <= self.homes.slots(&node) + gone {
+                    continue;
+                }
+                if is_kept {
+                    dropped.push(node);
+                    actions.push(Action::Drop { index, node, kept_by: home });
+                } else {
+                    skips.push(Skip::SurplusKept { index, holder: node, home });
+                }
+            }
+        }
+    }
+
+    /// What is not rebuilt although something is.
+    fn say_what_waits(
+        &self,
+        wish: &Wish,
+        strength: &Strength,
+        actions: &[Action],
+        policy: &Policy,
+        skips: &mut Vec<Skip>,
+    ) {
+        let made: &[(ShardIndex, NodeId)] = match actions.first() {
+            Some(Action::Rebuild { make, .. }) => make,
+            _ => &[],
+        };
+        let is_made = |index: ShardIndex| made.iter().any(|made| made.0 == index);
+        let missing = wish.missing.iter().filter(|index| !is_made(**index)).count();
+        if wish.all.is_empty() && missing > 0 {
+            let threshold = policy.threshold.shards(self.geometry);
+            skips.push(Skip::AboveThreshold { missing, hoped: strength.hoped, threshold });
+        }
+        self.say_who_is_down(|index| !is_made(index), skips);
+    }
+
+    /// Names the nodes that are down and hold the only shards of some of these indices.
+    fn say_who_is_down(&self, of: impl Fn(ShardIndex) -> bool, skips: &mut Vec<Skip>) {
+        let nodes = sorted(self.only_holders().filter(|held| of(held.index)).map(|held| held.node));
+        if !nodes.is_empty() {
+            skips.push(Skip::DownCounts { nodes });
+        }
+    }
+
+    /// Nodes that are down and hold the only shard of an index, or should hold one and never said.
+    fn down_nodes(&self) -> Vec<NodeId> {
+        let slots = self.geometry.indices().map(|index| *self.homes.of(index));
+        let silent = slots.filter(|node| {
+            let facts = self.nodes.facts(node);
+            facts.trusted && facts.standing == Standing::Down && self.holdings.count_on(node) == 0
+        });
+        sorted(self.only_holders().map(|held| held.node).chain(silent))
+    }
+
+    /// What is on nodes that are down and nowhere else.
+    fn only_holders(&self) -> impl Iterator<Item = &Held> {
+        self.holdings.iter().filter(|held| self.holdings.source(held.index).is_none())
+    }
+
+    /// Nodes whose claims were not counted, or that were not given what belongs on them.
+    fn name_the_untrusted(&self, skips: &mut Vec<Skip>) {
+        let empty = self.geometry.indices().filter(|index| !self.homes.is_home(*index));
+        let passed_over =
+            empty.map(|index| *self.homes.of(index)).filter(|node| !self.nodes.facts(node).trusted);
+        let nodes = sorted(self.holdings.untrusted.iter().copied().chain(passed_over));
+        if !nodes.is_empty() {
+            skips.push(Skip::Untrusted { nodes });
+        }
+    }
+}
+
+fn sorted(nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut nodes: Vec<NodeId> = nodes.collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
