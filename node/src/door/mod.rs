@@ -1,0 +1,240 @@
+//! The door: gRPC for clients, over TLS that shows the node's own key.
+//!
+//! Owns the server and its limits: connections, calls, message sizes, windows. Refuses to decide
+//! anything about shards or nodes; the services in the modules below ask others.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `listen` | accepting, TLS |
+//! | `shards` | put streams, ranged gets, has |
+//! | `assemble` | shards out of messages |
+//! | `directory` | the list of nodes |
+//! | `info` | this node |
+
+use std::{sync::Arc, time::Duration};
+
+use copse_proto::{
+    FILE_DESCRIPTOR_SET,
+    door::{
+        directory_server::{self, DirectoryServer},
+        node_server::{self, NodeServer},
+        shards_server::{self, ShardsServer},
+    },
+    routes::Routes,
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::pb as reflection;
+
+use crate::shards::ShardService;
+
+mod assemble;
+mod directory;
+mod info;
+mod listen;
+mod shards;
+
+pub use directory::Records;
+pub use info::About;
+pub use listen::{Listener, Stream};
+
+/// Bytes of one message, at most, either way: a piece of a shard is half of it.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
+
+/// What a client may send ahead on one call, in bytes: a path of 100 ms at 1.3 Gbit/s.
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+
+/// What a client may send ahead on one connection, in bytes. It bounds what a stranger can pin here.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// Bytes of an HTTP/2 frame, at most: at the default of 16 KiB a shard is 50 frames.
+const FRAME_BYTES: u32 = 256 << 10;
+
+/// How often a silent client is asked whether it is there, and how long the answer may take: a client
+/// that vanished gives its memory back within 40 s.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Bytes of a call's headers, at most: ours have a few hundred.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// The services whose health is told; the empty name stands for all of them.
+const SERVED: [&str; 4] =
+    ["", shards_server::SERVICE_NAME, directory_server::SERVICE_NAME, node_server::SERVICE_NAME];
+
+/// What is served beside them.
+const STANDARD: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// How long connections without calls may take to close when the node stops: a client that lives
+/// answers in a round trip, and one that does not must not hold up the stop.
+const LINGER: Duration = Duration::from_secs(1);
+
+const _: () = {
+    assert!(assemble::PIECE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(MESSAGE_BYTES_MAX < STREAM_WINDOW_BYTES as usize);
+    assert!(STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
+};
+
+/// What a door is made of.
+pub struct Parts {
+    /// Where connections come from.
+    pub listener: Box<dyn Listener>,
+    /// The node's key in TLS.
+    pub tls: rustls::ServerConfig,
+    /// Connections at one time.
+    pub connections_max: u32,
+    /// Calls at one time on one connection.
+    pub streams_max: u32,
+    /// Put, get, has.
+    pub shards: ShardService,
+    /// The list of nodes.
+    pub records: Arc<dyn Records>,
+    /// This node.
+    pub about: Arc<dyn About>,
+    /// Ends it all.
+    pub stop: CancellationToken,
+}
+
+/// Why a door does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// The descriptors compiled in cannot be served.
+    #[error("gRPC reflection cannot be set up: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// An open door.
+pub struct Door {
+    served: JoinHandle<Result<(), tonic::transport::Error>>,
+    health: HealthReporter,
+    calls: Calls,
+}
+
+/// Counts the calls that move shards, so that a stop waits for them and not for idle clients.
+#[derive(Clone, Default)]
+struct Calls(watch::Sender<usize>);
+
+/// One of them, until it is dropped.
+struct Call(Calls);
+
+impl Calls {
+    fn begin(&self) -> Call {
+        self.0.send_modify(|running| *running += 1);
+        Call(self.clone())
+    }
+
+    async fn none(&self) {
+        // Fails only without a sender, which this is.
+        let _ = self.0.subscribe().wait_for(|running| *running == 0).await;
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|running| *running -= 1);
+    }
+}
+
+impl Door {
+    /// Opens the door; it closes when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// See [`DoorError`].
+    pub async fn open(parts: Parts) -> Result<Self, DoorError> {
+        let Parts { listener, tls, connections_max, streams_max, stop, .. } = parts;
+        let calls = Calls::default();
+        let shards =
+            shards::Shards { service: parts.shards, stop: stop.clone(), calls: calls.clone() };
+        let shards = ShardsServer::new(shards)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let directory = DirectoryServer::new(directory::Directory { records: parts.records })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let node = NodeServer::new(info::Info { about: parts.about })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+
+        let (health, health_server) = tonic_health::server::health_reporter();
+        for name in SERVED {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        // Named, since the descriptors hold services that others offer.
+        let describe = || {
+            SERVED
+                .into_iter()
+                .filter(|name| !name.is_empty())
+                .chain(STANDARD)
+                .fold(tonic_reflection::server::Builder::configure(), |builder, name| {
+                    builder.with_service_name(name)
+                })
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(reflection::v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(reflection::v1alpha::FILE_DESCRIPTOR_SET)
+        };
+        let (reflection_v1, reflection_v1alpha) =
+            (describe().build_v1()?, describe().build_v1alpha()?);
+
+        let connections = listen::accept(
+            listener,
+            TlsAcceptor::from(Arc::new(tls)),
+            usize::try_from(connections_max).unwrap_or(usize::MAX),
+            stop.clone(),
+        );
+        let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
+            .max_concurrent_streams(streams_max)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_max_header_list_size(HEADER_BYTES_MAX);
+        let routes = Routes::new()
+            .with(shards)
+            .with(directory)
+            .with(node)
+            .with(health_server)
+            .with(reflection_v1)
+            .with(reflection_v1alpha);
+        let served = tokio::spawn(async move {
+            let connections = ReceiverStream::new(connections);
+            server.serve_with_incoming_shutdown(routes, connections, stop.cancelled()).await
+        });
+        Ok(Self { served, health, calls })
+    }
+
+    /// Says in the health service that no more should be asked here.
+    pub async fn announce_stop(&self) {
+        for name in SERVED {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+
+    /// Waits for running calls to end, `grace` at most; `stop` must have been cancelled.
+    pub async fn closed(self, grace: Duration) {
+        let Self { mut served, calls, .. } = self;
+        let ended = tokio::select! {
+            ended = &mut served => Some(ended),
+            ended = tokio::time::timeout(grace, calls.none()) => {
+                if ended.is_err() {
+                    tracing::warn!(seconds = grace.as_secs(), "calls did not end in time: cut off");
+                }
+                tokio::time::timeout(LINGER, &mut served).await.ok()
+            }
+        };
+        match ended {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => tracing::warn!(%error, "the door failed"),
+            Some(Err(error)) => tracing::error!(%error, "the door's task failed"),
+            None => served.abort(),
+        }
+    }
+}

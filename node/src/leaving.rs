@@ -1,0 +1,171 @@
+//! Leaving the network: the node says so, hands everything over, and then is gone.
+//!
+//! Owns the word of the owner, kept in a file so that an interrupted departure goes on at the next
+//! start. Moves nothing itself: a leaving node is off the ring, so the stewards have its shards
+//! brought to where they belong, each dropped here only when its new holder has proved it.
+
+use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
+
+use copse_core::directory::NodeState;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{membership::Membership, shards::ShardService, store::ShardStore};
+
+/// The file that says that the node is leaving.
+const LEAVING_FILE: &str = "leaving";
+
+/// The file that says that it has left.
+const LEFT_FILE: &str = "left";
+
+/// How often it is looked whether all is handed over.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the news that it is gone may spread before the node ends: some rounds of gossip.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// The owner's word, in the node's directory.
+#[derive(Debug, Clone, Default)]
+pub struct Departure {
+    dir: Option<PathBuf>,
+    leaving: bool,
+}
+
+impl Departure {
+    /// Reads it.
+    pub fn load(dir: PathBuf) -> Self {
+        let leaving = dir.join(LEAVING_FILE).exists();
+        Self { dir: Some(dir), leaving }
+    }
+
+    /// Whether the node of a directory has left for good.
+    pub fn has_left(dir: &std::path::Path) -> bool {
+        dir.join(LEFT_FILE).exists()
+    }
+
+    /// What the node says of itself at its start.
+    pub const fn state(&self) -> NodeState {
+        if self.leaving { NodeState::Leaving } else { NodeState::Active }
+    }
+
+    fn write(&self, name: &str) -> io::Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let file = File::create(dir.join(name))?;
+        file.sync_all()?;
+        // The name, too, must be on the disk.
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The node stays.
+    Staying,
+    /// So many shards are still here, of so many at first.
+    Leaving {
+        /// Still here.
+        left: u64,
+        /// When it began, or at the last start.
+        of: u64,
+    },
+    /// Everything is handed over, and everybody told.
+    Gone,
+}
+
+/// The departure of one node. Clones are the same one.
+#[derive(Clone)]
+pub struct Leaving(Arc<Inner>);
+
+struct Inner {
+    departure: Departure,
+    membership: Membership,
+    shards: ShardService,
+    store: Arc<dyn ShardStore>,
+    wanted: watch::Sender<bool>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What a [`Leaving`] is made of.
+pub struct Parts {
+    /// The owner's word.
+    pub departure: Departure,
+    /// Where the node says that it leaves.
+    pub membership: Membership,
+    /// Takes nothing new then.
+    pub shards: ShardService,
+    /// What is to be handed over.
+    pub store: Arc<dyn ShardStore>,
+}
+
+impl Leaving {
+    /// A node that stays, unless it was told to leave before.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { departure, membership, shards, store } = parts;
+        let wanted = watch::Sender::new(departure.leaving);
+        let progress = watch::Sender::new(Progress::Staying);
+        Self(Arc::new(Inner { departure, membership, shards, store, wanted, progress }))
+    }
+
+    /// Leaves. When this returns, an interruption does not change that.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn leave(&self) -> io::Result<()> {
+        self.0.departure.write(LEAVING_FILE)?;
+        self.0.wanted.send_replace(true);
+        Ok(())
+    }
+
+    /// How far it is, and what comes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.0.progress.subscribe()
+    }
+
+    /// Returns when the node has left.
+    pub async fn done(&self) {
+        let mut progress = self.progress();
+        if progress.wait_for(|progress| *progress == Progress::Gone).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for the word, then until everything is handed over.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.depart() => {}
+        }
+    }
+
+    async fn depart(&self) {
+        let inner = &self.0;
+        if inner.wanted.subscribe().wait_for(|wanted| *wanted).await.is_err() {
+            return;
+        }
+        inner.shards.take_nothing_new();
+        if let Err(error) = inner.membership.set_state(NodeState::Leaving) {
+            tracing::error!(%error, "the node cannot say that it leaves");
+        }
+        let of = inner.store.stats().await.shards;
+        tracing::info!(shards = of, "leaving: shards are handed over");
+        loop {
+            let left = inner.store.stats().await.shards;
+            inner.progress.send_replace(Progress::Leaving { left, of: of.max(left) });
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let Err(error) = inner.membership.set_state(NodeState::Left) {
+            tracing::error!(%error, "the node cannot say that it has left");
+        }
+        tokio::time::sleep(FAREWELL).await;
+        if let Err(error) = inner.departure.write(LEFT_FILE) {
+            tracing::warn!(%error, "it could not be written down that the node has left");
+        }
+        tracing::info!("left: nothing is held here any more");
+        inner.progress.send_replace(Progress::Gone);
+    }
+}

@@ -1,0 +1,234 @@
+//! Memberships of real endpoints on the loopback address, from one contact to all knowing all.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use copse_core::directory::NodeState;
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{memory::FileMemory, *};
+use crate::{
+    peer::{
+        Answer, PeerHandler,
+        endpoint::{Congestion, PeerSocket, bind, open},
+        server::{Limits, serve},
+    },
+    tls::NodeTls,
+};
+
+const NETWORK: NetworkId = NetworkId::new([7; 32]);
+
+/// How long a condition is waited for: many times what it takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Handler(Membership, PeerPool);
+
+#[async_trait::async_trait]
+impl PeerHandler for Handler {
+    async fn handle(
+        &self,
+        from: NodeId,
+        op: Op,
+        _body: Bytes,
+        _background: bool,
+    ) -> Result<Answer, Refusal> {
+        match op {
+            Op::Gossip(message) => Ok(Outcome::Gossip(self.0.gossip(from, &message)?).into()),
+            Op::Reconcile(message) => {
+                Ok(Outcome::Reconcile(self.0.reconcile(from, &message)?).into())
+            }
+            Op::Ping(_) => Ok(Outcome::Ping(copse_proto::peer::Pong {}).into()),
+            _ => Err(Refusal::new(Reason::UnknownOperation, "only gossip here")),
+        }
+    }
+
+    fn heard(&self, from: NodeId) {
+        self.1.heard(from);
+    }
+}
+
+struct Node {
+    membership: Membership,
+    pool: PeerPool,
+    contact: Contact,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    endpoint: quinn::Endpoint,
+}
+
+struct Start {
+    number: u8,
+    network: NetworkId,
+    seq: u64,
+    address: SocketAddr,
+    contacts: Vec<Contact>,
+    memory: Option<Arc<dyn Memory>>,
+}
+
+fn start(number: u8, contacts: &[Contact]) -> Start {
+    let (network, address) = (NETWORK, ([127, 0, 0, 1], 0).into());
+    Start { number, network, seq: 1, address, contacts: contacts.to_vec(), memory: None }
+}
+
+impl Start {
+    fn go(self) -> Node {
+        // A restarted node must not draw the same connection ids again.
+        static RUN: AtomicU8 = AtomicU8::new(0);
+        let seed = [RUN.fetch_add(1, Ordering::Relaxed); 32];
+        let key = NodeKey::from_seed([self.number; 32]);
+        let tls = NodeTls::from_seed(&[self.number; 32]).expect("a key");
+        assert_eq!(tls.id(), key.id());
+        let socket = PeerSocket::Udp(bind(self.address).expect("a port"));
+        let endpoint = open(&tls, socket, Congestion::Cubic, seed).expect("an endpoint");
+        let address = endpoint.local_addr().expect("an address");
+        let contact = Contact { node: key.id(), addresses: vec![address] };
+        let record = NodeRecord {
+            network: self.network,
+            node: key.id(),
+            seq: self.seq,
+            addresses: vec![address],
+            grpc: Vec::new(),
+            relays: Vec::new(),
+            zone: String::new(),
+            capacity_bytes: 1 << 30,
+            state: NodeState::Active,
+            version: "test".to_owned(),
+        };
+        let membership = Membership::new(Options {
+            key,
+            record,
+            contacts: self.contacts,
+            memory: self.memory,
+            seed,
+            timeouts: Timeouts::default(),
+            clock: Arc::new(|| 1_700_000_000),
+            events: Events::default(),
+        })
+        .expect("a valid record");
+        let pool = PeerPool::new(endpoint.clone(), contact.node, membership.book(), 1);
+        let stop = CancellationToken::new();
+        let handler = Arc::new(Handler(membership.clone(), pool.clone()));
+        let serving = serve(endpoint.clone(), handler, Limits::default(), stop.clone());
+        let running = {
+            let (membership, pool, stop) = (membership.clone(), pool.clone(), stop.clone());
+            async move { membership.run(pool, stop).await }
+        };
+        let tasks = vec![tokio::spawn(serving), tokio::spawn(running)];
+        Node { membership, pool, contact, stop, tasks, endpoint }
+    }
+}
+
+impl Node {
+    fn known(&self) -> usize {
+        self.membership.with(Directory::len)
+    }
+
+    /// Ends it; its address is free then.
+    async fn end(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.expect("no panic");
+        }
+        self.endpoint.wait_idle().await;
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn all_know_all(nodes: &[Node]) -> bool {
+    let digests = |node: &Node| node.membership.with(|directory| *directory.digests());
+    nodes.iter().all(|node| node.known() == nodes.len() && digests(node) == digests(&nodes[0]))
+}
+
+#[tokio::test]
+async fn eight_nodes_started_from_one_address_know_each_other() {
+    let mut nodes = vec![start(1, &[]).go()];
+    let contact = nodes[0].contact.clone();
+    nodes.extend((2..=8).map(|number| start(number, std::slice::from_ref(&contact)).go()));
+    until("all know all", || all_know_all(&nodes)).await;
+    let rings: Vec<usize> =
+        nodes.iter().map(|node| node.membership.with(|all| all.ring().len())).collect();
+    assert_eq!(rings, [8; 8]);
+    for node in nodes {
+        node.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_node_finds_its_peers_by_what_it_remembers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let memory: Arc<dyn Memory> = Arc::new(FileMemory::new(dir.path().join("peers")));
+    let mut nodes = vec![start(1, &[]).go()];
+    let contact = nodes[0].contact.clone();
+    nodes.push(start(2, std::slice::from_ref(&contact)).go());
+    let third = Start { memory: Some(Arc::clone(&memory)), ..start(3, &[contact]) }.go();
+    until("the third knows all", || third.known() == 3).await;
+    third.end().await;
+    // The node by which it joined is gone for good; meanwhile a fourth has come.
+    nodes.push(start(4, std::slice::from_ref(&nodes[1].contact)).go());
+    until("the fourth knows all", || nodes[2].known() == 4).await;
+    nodes.remove(0).end().await;
+
+    // No contact, another address, and a clock that went back.
+    let third = Start { memory: Some(memory), seq: 0, ..start(3, &[]) }.go();
+    let own = third.membership.own().expect("its own record");
+    assert_eq!(own.record().seq, 2, "one more than it remembers of itself");
+    until("it knows the one that came meanwhile", || third.known() == 4).await;
+    until("the others know where it is now", || {
+        nodes.iter().all(|node| {
+            let known = node.membership.get(&third.contact.node);
+            known.is_some_and(|signed| signed.record() == own.record())
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_without_memory_signs_above_what_the_network_knows_of_it() {
+    let first = start(1, &[]).go();
+    let contacts = [first.contact.clone()];
+    let old = Start { seq: 100, ..start(2, &contacts) }.go();
+    until("it is known", || first.known() == 2).await;
+    let id = old.contact.node;
+    old.end().await;
+    let new = Start { seq: 5, ..start(2, &contacts) }.go();
+    until("its new record is known", || {
+        first.membership.get(&id).is_some_and(|signed| signed.record().seq == 101)
+    })
+    .await;
+    let known = first.membership.get(&id).expect("known");
+    assert_eq!(known.record().addresses, new.contact.addresses);
+}
+
+#[tokio::test]
+async fn a_node_of_another_network_is_refused_with_the_reason() {
+    let first = start(1, &[]).go();
+    let other = NetworkId::new([8; 32]);
+    let stranger = Start { network: other, ..start(2, std::slice::from_ref(&first.contact)) }.go();
+    let error = stranger
+        .membership
+        .compare(&stranger.pool, &first.contact)
+        .await
+        .expect_err("another network");
+    let refusal = error.refusal().expect("refused by the node itself");
+    assert_eq!(refusal.reason(), Reason::WrongNetwork);
+    assert!(refusal.message().contains(&NETWORK.to_string()), "{refusal}");
+    assert_eq!((first.known(), stranger.known()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_late_contact_is_waited_for() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    drop(socket);
+    let contact = Contact { node: NodeKey::from_seed([1; 32]).id(), addresses: vec![address] };
+    let second = start(2, &[contact]).go();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let first = Start { address, ..start(1, &[]) }.go();
+    until("they met", || first.known() == 2 && second.known() == 2).await;
+}

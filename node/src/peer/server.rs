@@ -1,0 +1,322 @@
+//! Incoming connections: accepts, reads requests within limits, hands them to the handler, answers.
+//!
+//! Owns the limits on what strangers can make this node hold: connections, requests at once, bytes
+//! of bodies. Refuses what is over them with a reason and goes on serving. A peer that breaks the
+//! protocol is logged once.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copse_core::{
+    ids::NodeId,
+    limits::{ARCS, GROUP_BYTES},
+};
+use copse_proto::{
+    holdings::{ARC_BYTES, LIST_BYTES_MAX},
+    peer::{Reply, Request},
+    status::{Reason, Refusal},
+};
+use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Op, Outcome, PeerHandler,
+    frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
+    spares::Spares,
+};
+use crate::tls::peer_id;
+
+/// The limits of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once. Each costs some 50 KiB while it is quiet.
+    pub connections_max: usize,
+    /// Connections from which on a newcomer must first show that its address is its own.
+    pub connections_unproved_max: usize,
+    /// Requests of one connection worked on at once; more wait in the peer's own memory.
+    pub requests_per_connection_max: usize,
+    /// Requests of all connections worked on at once.
+    pub requests_max: usize,
+    /// Bytes of request bodies held at once.
+    pub put_bytes_max: usize,
+    /// Bytes of answers' bodies held at once.
+    pub get_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            connections_unproved_max: 256,
+            requests_per_connection_max: 64,
+            requests_max: 512,
+            put_bytes_max: 64 << 20,
+            get_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Time for a handshake, from a peer's first packet on.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a request waits for its turn before it is refused: shorter than its asker waits.
+const QUEUE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// When a refused request may come again.
+const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
+
+/// How long requests may go on when the node stops.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Misbehaving peers and addresses that are remembered as logged.
+const LOGGED_MAX: usize = 1024;
+
+/// The unit of the byte limits: a semaphore counts to 2^29 at least.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// Connections are closed with this code when the node stops.
+const CLOSE_STOPPING: VarInt = VarInt::from_u32(2);
+
+/// Connections are closed with this code when their peer shows no node's key.
+const CLOSE_NO_ID: VarInt = VarInt::from_u32(3);
+
+const _: () = assert!(BODY_BYTES_MAX / PERMIT_BYTES < u32::MAX as usize);
+const _: () = assert!(ARCS * ARC_BYTES <= BODY_BYTES_MAX && LIST_BYTES_MAX <= BODY_BYTES_MAX);
+
+struct Shared {
+    handler: Arc<dyn PeerHandler>,
+    limits: Limits,
+    requests: Arc<Semaphore>,
+    put_bytes: Arc<Semaphore>,
+    get_bytes: Arc<Semaphore>,
+    logged: Mutex<BTreeSet<String>>,
+    spares: Spares,
+    stop: CancellationToken,
+}
+
+/// Serves until `stop` is cancelled; then lets open requests finish for a few seconds and closes
+/// the endpoint.
+pub async fn serve(
+    endpoint: quinn::Endpoint,
+    handler: Arc<dyn PeerHandler>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    // A body larger than the whole limit could never be admitted.
+    let bytes =
+        |limit: usize| Arc::new(Semaphore::new(limit.max(BODY_BYTES_MAX).div_ceil(PERMIT_BYTES)));
+    let shared = Arc::new(Shared {
+        handler,
+        limits,
+        requests: Arc::new(Semaphore::new(limits.requests_max)),
+        put_bytes: bytes(limits.put_bytes_max),
+        get_bytes: bytes(limits.get_bytes_max),
+        logged: Mutex::default(),
+        spares: Spares::default(),
+        stop: stop.clone(),
+    });
+    let mut connections = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { break };
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= limits.connections_max {
+            shared
+                .log_once(&incoming.remote_address().ip(), "too many connections, one is refused");
+            incoming.refuse();
+        } else if connections.len() >= limits.connections_unproved_max
+            && !incoming.remote_address_validated()
+        {
+            // Sends a token to the address; who faked it never sees that.
+            let _ = incoming.retry();
+        } else {
+            connections.spawn(serve_incoming(Arc::clone(&shared), incoming));
+        }
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drained).await;
+    endpoint.close(CLOSE_STOPPING, b"stopping");
+}
+
+async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
+    let remote = incoming.remote_address();
+    let handshake = async { incoming.accept()?.await };
+    let connection = match tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            return shared.log_once(&remote.ip(), &format!("a handshake failed: {error}"));
+        }
+        Err(_) => return debug!(%remote, "a handshake was never finished"),
+    };
+    let Some(peer) = peer_id(&connection) else {
+        return connection.close(CLOSE_NO_ID, b"no node id");
+    };
+    shared.handler.heard(peer);
+    serve_connection(&shared, &connection, peer).await;
+}
+
+async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: NodeId) {
+    let turns = Arc::new(Semaphore::new(shared.limits.requests_per_connection_max));
+    let mut requests = JoinSet::new();
+    loop {
+        // A turn first: requests over the limit are not even read.
+        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => break,
+            accepted = connection.accept_bi() => accepted,
+        };
+        // The connection is gone, for whatever reason: nothing to answer.
+        let Ok((send, receive)) = accepted else { break };
+        while requests.try_join_next().is_some() {}
+        let shared = Arc::clone(shared);
+        requests.spawn(async move {
+            serve_stream(&shared, peer, send, receive).await;
+            drop(turn);
+        });
+    }
+    while requests.join_next().await.is_some() {}
+}
+
+async fn serve_stream(
+    shared: &Shared,
+    peer: NodeId,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
+    let stopped = send.stopped();
+    let answered = tokio::select! {
+        biased;
+        answered = answer(shared, peer, &mut receive) => answered,
+        // The asker reset the stream or is gone: what it asked for is dropped.
+        _ = stopped => return,
+    };
+    let (reply, body, _held) = match answered {
+        Ok((outcome, body, held)) => {
+            (Reply { body_length: body.len() as u64, outcome: Some(outcome) }, body, held)
+        }
+        Err(refusal) => {
+            let _ = receive.stop(StreamCode::Refused.into());
+            (refused(refusal), Bytes::new(), Held::default())
+        }
+    };
+    let written = match frame::write(&mut send, &reply, body).await {
+        Err(error @ FrameError::HeaderOversized { .. }) => {
+            let reply = refused(Refusal::from(&error).with("help", "ask for less at once"));
+            frame::write(&mut send, &reply, Bytes::new()).await
+        }
+        other => other,
+    };
+    if let Err(error) = written {
+        debug!(peer = %peer.short(), %error, "an answer could not be sent");
+        let _ = send.reset(StreamCode::Cancelled.into());
+    }
+}
+
+fn refused(refusal: Refusal) -> Reply {
+    Reply { body_length: 0, outcome: Some(Outcome::Error(refusal.into())) }
+}
+
+/// What a request holds until its answer is written.
+#[derive(Default)]
+struct Held {
+    _turn: Option<OwnedSemaphorePermit>,
+    _get_bytes: Option<OwnedSemaphorePermit>,
+}
+
+async fn answer(
+    shared: &Shared,
+    peer: NodeId,
+    receive: &mut RecvStream,
+) -> Result<(Outcome, Bytes, Held), Refusal> {
+    let misread = |error: FrameError| {
+        if error.is_misbehaviour() {
+            shared.log_once(&peer.short(), &error.to_string());
+        }
+        Refusal::from(&error)
+    };
+    let request: Request =
+        frame::read_header(receive, frame::transfer_time(0)).await.map_err(misread)?;
+    // An operation of a newer version decodes to none.
+    let op = request.op.ok_or_else(|| {
+        shared.log_once(&peer.short(), "asks for an operation that this version does not know");
+        Refusal::new(Reason::UnknownOperation, "this node does not know the operation: update it")
+    })?;
+    let limit = if matches!(op, Op::PutShard(_)) { BODY_BYTES_MAX } else { 0 };
+    let length = frame::check_body_length(request.body_length, limit).map_err(misread)?;
+
+    let turn = admit(&shared.requests, 1).await?;
+    let put_bytes = admit(&shared.put_bytes, permits(length)).await?;
+    let body = frame::read_body(receive, length, &shared.spares).await.map_err(misread)?;
+    let get_bytes = match answer_bytes(&op) {
+        0 => None,
+        bytes => Some(admit(&shared.get_bytes, permits(bytes)).await?),
+    };
+    shared.handler.heard(peer);
+    let answer = shared.handler.handle(peer, op, body, request.background).await?;
+    drop(put_bytes);
+    Ok((answer.outcome, answer.body, Held { _turn: Some(turn), _get_bytes: get_bytes }))
+}
+
+/// Bytes of the answer's body, at most. A range is widened to whole groups at both ends; the
+/// whole of a shard of unknown length counts as the longest.
+fn answer_bytes(op: &Op) -> usize {
+    match op {
+        Op::GetShard(get) if get.length == 0 => BODY_BYTES_MAX,
+        Op::GetShard(get) => usize::try_from(get.length)
+            .unwrap_or(usize::MAX)
+            .saturating_add(2 * GROUP_BYTES)
+            .min(BODY_BYTES_MAX),
+        Op::ArcChanges(_) => ARCS * ARC_BYTES,
+        Op::ListArcs(_) => LIST_BYTES_MAX,
+        _ => 0,
+    }
+}
+
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+async fn admit(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, Refusal> {
+    let overloaded = || {
+        Refusal::new(Reason::Overloaded, "too many requests at once: try again in a second")
+            .retry_after(OVERLOADED_RETRY)
+    };
+    let admitted = Arc::clone(semaphore).acquire_many_owned(permits);
+    match tokio::time::timeout(QUEUE_TIME_MAX, admitted).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(overloaded()),
+    }
+}
+
+impl Shared {
+    /// Logs what someone did wrong the first time; later only for debugging.
+    fn log_once(&self, who: &impl ToString, what: &str) {
+        let peer = who.to_string();
+        let first = {
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.len() >= LOGGED_MAX {
+                logged.clear();
+            }
+            logged.insert(peer.clone())
+        };
+        if first {
+            warn!(%peer, "refused: {what}; further ones of this peer are not logged");
+        } else {
+            debug!(%peer, "refused: {what}");
+        }
+    }
+}

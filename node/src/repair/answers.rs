@@ -1,0 +1,199 @@
+//! What other nodes may ask about holdings, and to move: the answering side.
+//!
+//! Owns the rule by which this node gives a shard away. It refuses on doubt: a shard is dropped only
+//! when this node's own ring says that it should not have it (or the node is leaving), and another
+//! node has just proved that it holds it. Who asks does not matter, so nothing is gained by lying.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use copse_core::{
+    directory::NodeState,
+    geometry::Geometry,
+    ids::{NodeId, ShardId},
+    repair::Lane,
+    ring::Ring,
+};
+use copse_proto::{
+    convert,
+    holdings::{self, LIST_ARCS_MAX, LIST_BYTES_MAX, ListedShard, SHARD_ENTRY_BYTES},
+    peer,
+    status::{Reason, Refusal},
+};
+
+use super::{
+    exchange::Exchange,
+    facts::Views,
+    phases::{Phase, Phases},
+    report::{Counters, count},
+};
+use crate::{
+    refusals,
+    store::{HeldShard, RemovalReason, ShardStore, StoreRevision, StoreStats, Want, Writes},
+};
+
+/// Where a shard may be sent: the nodes that should have its chunk's shards, and as many behind them
+/// on the walk as take their place when they are full or away. In multiples of n.
+const TARGETS_WITHIN: usize = 3;
+
+/// The part of the capacity under which the rest is kept for what the ring gives this node.
+const TIGHT_BELOW: u64 = 20;
+
+/// Answers about this node's own shards.
+pub(super) struct Answers {
+    pub(super) own: NodeId,
+    pub(super) store: Arc<dyn ShardStore>,
+    pub(super) views: Views,
+    pub(super) exchange: Exchange,
+    pub(super) counters: Arc<Counters>,
+    pub(super) phases: Phases,
+}
+
+impl Answers {
+    /// Which arcs changed since a revision, and the body that lists them.
+    pub(super) async fn arc_changes(
+        &self,
+        asked: &peer::ArcChanges,
+    ) -> Result<(peer::ArcChangesReply, Bytes), Refusal> {
+        let since = StoreRevision { epoch: asked.epoch, revision: asked.revision };
+        let since = (since.epoch != 0).then_some(since);
+        let changes =
+            self.store.arc_changes(since).await.map_err(|error| refusals::of_read(&error))?;
+        let arcs: Vec<holdings::ArcDigest> = changes
+            .changed
+            .iter()
+            .map(|digest| holdings::ArcDigest {
+                arc: digest.arc,
+                shards: digest.shards,
+                sum: digest.sum,
+            })
+            .collect();
+        let stats = self.store.stats().await;
+        let reply = peer::ArcChangesReply {
+            fullness: fullness(&stats),
+            epoch: changes.now.epoch,
+            revision: changes.now.revision,
+            all: changes.all,
+        };
+        Ok((reply, holdings::encode_arcs(&arcs).into()))
+    }
+
+    /// The shards of some arcs, as many as fit.
+    pub(super) async fn list_arcs(
+        &self,
+        asked: &peer::ListArcs,
+    ) -> Result<(peer::ListArcsReply, Bytes), Refusal> {
+        if asked.arcs.len() > LIST_ARCS_MAX {
+            let text = format!("{} arcs are over the limit of {LIST_ARCS_MAX}", asked.arcs.len());
+            return Err(Refusal::new(Reason::Oversized, text));
+        }
+        let mut after = holdings::shard_of_key(&asked.after)?;
+        let (mut body, mut complete) = (Vec::new(), 0);
+        for &arc in &asked.arcs {
+            let arc = u16::try_from(arc).map_err(|_| {
+                Refusal::new(Reason::Malformed, format!("there is no arc {arc}; the last is 65535"))
+            })?;
+            let room = (LIST_BYTES_MAX - body.len()) / SHARD_ENTRY_BYTES;
+            let listed = self.store.list_arc(arc, after.take(), room);
+            let listed = listed.await.map_err(|error| refusals::of_read(&error))?;
+            for HeldShard { id, geometry, shard_bytes } in &listed {
+                let shard = ListedShard { id: *id, geometry: *geometry, shard_bytes: *shard_bytes };
+                holdings::encode_shard(&mut body, &shard);
+            }
+            if listed.len() >= room {
+                break;
+            }
+            complete += 1;
+        }
+        Ok((peer::ListArcsReply { complete }, body.into()))
+    }
+
+    /// Sends a shard to a node that should have it, has it proved, and drops it here.
+    pub(super) async fn hand_over(&self, asked: &peer::HandOver) -> Result<u64, Refusal> {
+        let id = convert::shard_id(&asked.chunk_id, asked.index)?;
+        let to = convert::node_id(&asked.to)?;
+        let read = self.store.read(id, Want::Whole).await;
+        let read = read.map_err(|error| refusals::of_read(&error))?;
+        let descriptor = convert::descriptor(&read.descriptor)?;
+        self.may_give_away(id, descriptor.geometry(), to).await?;
+        let bytes = read.data.len() as u64;
+        let sent = self.exchange.put(to, &descriptor, id, read.data, Lane::Normal).await?;
+        self.phases.reach(Phase::Sent, id.chunk).await;
+        self.exchange.prove(to, &descriptor, id).await?;
+        self.phases.reach(Phase::Moved, id.chunk).await;
+        self.remove(id, RemovalReason::HandedOver).await?;
+        count(&self.counters.moved_shards, 1);
+        count(&self.counters.moved_bytes, bytes);
+        tracing::debug!(shard = %id, to = %to.short(), "handed over");
+        Ok(sent)
+    }
+
+    /// Drops a shard that another node proves to hold.
+    pub(super) async fn release(&self, asked: &peer::Release) -> Result<(), Refusal> {
+        let id = convert::shard_id(&asked.chunk_id, asked.index)?;
+        let kept_by = convert::node_id(&asked.kept_by)?;
+        let first = self.store.read(id, Want::Range(0..1)).await;
+        let first = first.map_err(|error| refusals::of_read(&error))?;
+        let descriptor = convert::descriptor(&first.descriptor)?;
+        self.may_give_away(id, descriptor.geometry(), kept_by).await?;
+        self.exchange.prove(kept_by, &descriptor, id).await?;
+        self.remove(id, RemovalReason::Surplus).await?;
+        count(&self.counters.released_shards, 1);
+        tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");
+        Ok(())
+    }
+
+    async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<(), Refusal> {
+        self.store.remove(id, reason).await.map(|_| ()).map_err(|error| {
+            Refusal::new(Reason::StoreFailed, format!("shard {id} was not dropped: {error}"))
+        })
+    }
+
+    /// Whether this node should give a shard away, and that node take it.
+    async fn may_give_away(
+        &self,
+        id: ShardId,
+        geometry: Geometry,
+        to: NodeId,
+    ) -> Result<(), Refusal> {
+        let keeps = |why: String| {
+            Err(Refusal::new(Reason::KeepsShard, format!("shard {id} is kept here: {why}")))
+        };
+        if to == self.own {
+            return keeps("it would be given to this node itself".to_owned());
+        }
+        let view = self.views.now();
+        let held = self.store.held(id.chunk).await.map_err(|error| refusals::of_read(&error))?;
+        let entitled = slots(&view.ring, id, geometry, self.own);
+        if view.own_state == NodeState::Active && held.len() <= entitled {
+            return keeps(format!(
+                "by this node's ring it should hold {entitled} shards of the chunk, and it holds {}",
+                held.len()
+            ));
+        }
+        let arc = Ring::arc(&id.chunk);
+        if !view.ring.walk(arc).take(TARGETS_WITHIN * geometry.total()).any(|node| node == to) {
+            return keeps(format!("node {to} is not among those that should have it"));
+        }
+        Ok(())
+    }
+}
+
+/// How many shards of the chunk a node should hold.
+fn slots(ring: &Ring, id: ShardId, geometry: Geometry, node: NodeId) -> usize {
+    ring.placement(Ring::arc(&id.chunk), geometry)
+        .into_iter()
+        .filter(|&member| member == node)
+        .count()
+}
+
+/// How much more this node takes, as it travels: nothing when the store refuses; when less than a
+/// twentieth is free, only what the ring gives it.
+fn fullness(stats: &StoreStats) -> u32 {
+    let free = stats.capacity_bytes.saturating_sub(stats.used_bytes);
+    match stats.writes {
+        Writes::Accepted if free >= stats.capacity_bytes / TIGHT_BELOW => 0,
+        Writes::Accepted => 1,
+        Writes::Full(_) | Writes::Refused => 2,
+    }
+}

@@ -1,0 +1,475 @@
+//! What nodes say they hold: a mirror of the claims of the arcs that this node may have to look after.
+//!
+//! Owns the comparison with each node and the rows of the mirror. The one idea: a node tells which
+//! arcs changed since we last asked, so that asking costs one small message when nothing did; only
+//! arcs whose digest differs from the mirrored one are listed again. The rows are in the ledger, so
+//! that a restart lists nothing anew, and what a node held is known while it is away.
+//!
+//! Mirrored are the arcs on whose walk this node is among the first [`KEEPERS`]: whoever becomes an
+//! arc's steward knows its claims already.
+//!
+//! ```text
+//! row                               value
+//! "rd" ‖ arc u16 BE ‖ node 32       1 u8 ‖ digest of the mirrored list: shards u32 LE ‖ sum 16
+//! "rc" ‖ arc u16 BE ‖ node 32 ‖ part u16 BE
+//!                                   1 u8 ‖ the list as it came, 39 bytes a shard, 1024 to a part
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use copse_core::{
+    ids::{ID_BYTES, NodeId},
+    limits::ARCS,
+    repair::{self, Lane, Nodes},
+    ring::Ring,
+};
+use copse_proto::{
+    holdings::{self, ArcDigest, LIST_ARCS_MAX, ListedShard, SHARD_ENTRY_BYTES},
+    peer,
+    status::Refusal,
+};
+
+use super::{exchange::Exchange, facts::Opinions};
+use crate::{
+    beside::beside,
+    peer::{Op, Outcome, PeerError},
+    store::{
+        HeldShard, LEDGER_CHANGES_MAX, LEDGER_VALUE_BYTES_MAX, Ledger, LedgerChange, ShardStore,
+        StoreRevision, digest_of_arc,
+    },
+};
+
+/// The first nodes of an arc's walk, of those who may be its steward now, that mirror its claims:
+/// the steward and two who may follow.
+pub(super) const KEEPERS: usize = 3;
+
+/// Shards of one arc and node that are mirrored, at most: 40 MiB of rows. A node of 16 in a network
+/// of 16 PiB has that many.
+const LISTED_MAX: usize = 1 << 20;
+
+/// Shards in one row: 40 KiB, under what a row of the ledger may have.
+const PART_SHARDS: usize = 1 << 10;
+
+/// Rows changed at once: with lists, 5 MiB.
+const CHANGES_AT_ONCE: usize = 128;
+
+const _: () = assert!(LISTED_MAX / PART_SHARDS <= u16::MAX as usize);
+const _: () = assert!(PART_SHARDS * SHARD_ENTRY_BYTES < LEDGER_VALUE_BYTES_MAX);
+const _: () = assert!(CHANGES_AT_ONCE <= LEDGER_CHANGES_MAX);
+
+const ROW_VERSION: u8 = 1;
+const DIGEST_PREFIX: &[u8] = b"rd";
+const CLAIMS_PREFIX: &[u8] = b"rc";
+
+/// A digest without its arc.
+type Digest = (u32, [u8; 16]);
+
+const EMPTY: Digest = (0, [0; 16]);
+
+/// The mirror.
+pub(super) struct Claims {
+    own: NodeId,
+    store: Arc<dyn ShardStore>,
+    ledger: Arc<dyn Ledger>,
+    exchange: Exchange,
+    opinions: Opinions,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Which arcs are mirrored: a bit each.
+    wanted: Vec<u64>,
+    nodes: BTreeMap<NodeId, Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Up to where its changes are known; none: ask for all.
+    since: Option<StoreRevision>,
+    /// Of the wanted arcs.
+    arcs: BTreeMap<u16, Digests>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Digests {
+    /// What the node last said.
+    said: Digest,
+    /// Of the mirrored list.
+    mirrored: Digest,
+}
+
+impl Claims {
+    /// Loads the mirror's digests. Blocks on the ledger.
+    pub(super) fn load(
+        own: NodeId,
+        store: Arc<dyn ShardStore>,
+        exchange: Exchange,
+        opinions: Opinions,
+    ) -> io::Result<Self> {
+        let ledger = store.ledger();
+        let mut nodes: BTreeMap<NodeId, Known> = BTreeMap::new();
+        ledger.scan(DIGEST_PREFIX, &mut |key, value| {
+            if let (Some((arc, node)), Some(digest)) = (arc_and_node(key), digest_of(value)) {
+                let digests = Digests { said: digest, mirrored: digest };
+                nodes.entry(node).or_default().arcs.insert(arc, digests);
+            }
+            true
+        })?;
+        // Which arcs are wanted is not known yet: until the first `want`, none are.
+        let state = Mutex::new(State { wanted: vec![0; ARCS / 64], nodes });
+        Ok(Self { own, store, ledger, exchange, opinions, state })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a new ring, or other nodes that answer: what is mirrored changes, and nodes are asked for all arcs again if
+    /// there are new ones. Rows of arcs that are no longer wanted are removed. Blocks on the ledger.
+    pub(super) fn want(&self, ring: &Ring, nodes: &impl Nodes) -> io::Result<()> {
+        let mut wanted = vec![0u64; ARCS / 64];
+        for arc in 0..=u16::MAX {
+            let able = ring.walk(arc).filter(|node| repair::may_be_steward(nodes, node));
+            if able.take(KEEPERS).any(|node| node == self.own) {
+                wanted[usize::from(arc) / 64] |= 1 << (arc % 64);
+            }
+        }
+        let mut dropped = Vec::new();
+        {
+            let mut state = self.lock();
+            let more = wanted.iter().zip(&state.wanted).any(|(new, old)| new & !old != 0);
+            for (node, known) in &mut state.nodes {
+                if more {
+                    known.since = None;
+                }
+                known.arcs.retain(|&arc, _| {
+                    let kept = bit(&wanted, arc);
+                    if !kept {
+                        dropped.push((arc, *node));
+                    }
+                    kept
+                });
+            }
+            state.wanted = wanted;
+        }
+        dropped.into_iter().try_for_each(|(arc, node)| write(&*self.ledger, arc, node, EMPTY, &[]))
+    }
+
+    /// Asks a node what changed, and lists the arcs that did; how many were listed.
+    pub(super) async fn refresh(&self, node: NodeId) -> Result<usize, Refusal> {
+        let since = self.lock().nodes.get(&node).and_then(|known| known.since);
+        let (now, all, changed) = if node == self.own {
+            let changes = self.store.arc_changes(since).await;
+            let changes = changes.map_err(|error| crate::refusals::of_read(&error))?;
+            let digests = changes
+                .changed
+                .iter()
+                .map(|digest| (digest.arc, (digest.shards, digest.sum)))
+                .collect();
+            (changes.now, changes.all, digests)
+        } else {
+            self.ask_changes(node, since).await?
+        };
+        let stale = self.note(node, all, &changed);
+        let listed = stale.len();
+        self.list(node, stale).await?;
+        // Only now: what was not listed is asked for again.
+        if let Some(known) = self.lock().nodes.get_mut(&node) {
+            known.since = Some(now);
+        }
+        Ok(listed)
+    }
+
+    async fn ask_changes(
+        &self,
+        node: NodeId,
+        since: Option<StoreRevision>,
+    ) -> Result<(StoreRevision, bool, BTreeMap<u16, Digest>), Refusal> {
+        let (epoch, revision) = since.map_or((0, 0), |since| (since.epoch, since.revision));
+        let op = Op::ArcChanges(peer::ArcChanges { epoch, revision });
+        let (Outcome::ArcChanges(reply), body) = self.exchange.ask(node, op, Lane::Normal).await?
+        else {
+            return Err(PeerError::BadReply { node }.into());
+        };
+        let digests = holdings::decode_arcs(&body)?
+            .into_iter()
+            .map(|ArcDigest { arc, shards, sum }| (arc, (shards, sum)))
+            .collect();
+        self.opinions.fullness(node, reply.fullness);
+        let now = StoreRevision { epoch: reply.epoch, revision: reply.revision };
+        Ok((now, reply.all, digests))
+    }
+
+    /// Takes in what a node says; the wanted arcs of which the mirror differs.
+    fn note(&self, node: NodeId, all: bool, changed: &BTreeMap<u16, Digest>) -> Vec<u16> {
+        let mut state = self.lock();
+        let State { wanted, nodes } = &mut *state;
+        let known = nodes.entry(node).or_default();
+        if all {
+            for (arc, digests) in &mut known.arcs {
+                if !changed.contains_key(arc) {
+                    digests.said = EMPTY;
+                }
+            }
+        }
+        for (&arc, &said) in changed.iter().filter(|(arc, _)| bit(wanted, **arc)) {
+            known.arcs.entry(arc).or_insert(Digests { said, mirrored: EMPTY }).said = said;
+        }
+        let stale = known.arcs.iter().filter(|(_, digests)| digests.said != digests.mirrored);
+        stale.map(|(&arc, _)| arc).collect()
+    }
+
+    /// Lists arcs of a node and mirrors them.
+    async fn list(&self, node: NodeId, mut arcs: Vec<u16>) -> Result<(), Refusal> {
+        let (empty, held): (Vec<u16>, Vec<u16>) = {
+            let state = self.lock();
+            let said = |arc: &u16| {
+                let digests = state.nodes.get(&node).and_then(|known| known.arcs.get(arc));
+                digests.is_none_or(|digests| digests.said == EMPTY)
+            };
+            arcs.drain(..).partition(said)
+        };
+        for arc in empty {
+            self.mirror(node, arc, Vec::new()).await?;
+        }
+        let mut left = held.as_slice();
+        while let Some((&first, _)) = left.split_first() {
+            let (complete, shards) = if node == self.own {
+                (1, self.own_arc(first).await?)
+            } else {
+                self.ask_arcs(node, left).await?
+            };
+            let (done, rest) = left.split_at(complete.min(left.len()));
+            let mut of_arc: BTreeMap<u16, Vec<ListedShard>> = BTreeMap::new();
+            for shard in shards {
+                of_arc.entry(Ring::arc(&shard.id.chunk)).or_default().push(shard);
+            }
+            for arc in done {
+                let shards = of_arc.remove(arc).unwrap_or_default();
+                self.mirror(node, *arc, shards).await?;
+            }
+            left = rest;
+        }
+        Ok(())
+    }
+
+    async fn own_arc(&self, arc: u16) -> Result<Vec<ListedShard>, Refusal> {
+        let held = self.store.list_arc(arc, None, LISTED_MAX).await;
+        let held = held.map_err(|error| crate::refusals::of_read(&error))?;
+        let listed = |HeldShard { id, geometry, shard_bytes }: HeldShard| ListedShard {
+            id,
+            geometry,
+            shard_bytes,
+        };
+        Ok(held.into_iter().map(listed).collect())
+    }
+
+    /// As many whole arcs as one answer holds, one at least: how many, and their shards.
+    async fn ask_arcs(
+        &self,
+        node: NodeId,
+        arcs: &[u16],
+    ) -> Result<(usize, Vec<ListedShard>), Refusal> {
+        let mut asked: Vec<u32> = arcs.iter().take(LIST_ARCS_MAX).map(|&arc| arc.into()).collect();
+        let (mut after, mut shards) = (Vec::new(), Vec::<ListedShard>::new());
+        loop {
+            let op = Op::ListArcs(peer::ListArcs { arcs: asked.clone(), after });
+            let (Outcome::ListArcs(reply), body) =
+                self.exchange.ask(node, op, Lane::Normal).await?
+            else {
+                return Err(PeerError::BadReply { node }.into());
+            };
+            let part = holdings::decode_shards(&body)?;
+            let ascends = match (shards.last(), part.first()) {
+                (Some(last), Some(first)) => last.id < first.id,
+                _ => true,
+            };
+            let complete = reply.complete as usize;
+            if !ascends || complete > asked.len() || shards.len() + part.len() > LISTED_MAX {
+                return Err(PeerError::BadReply { node }.into());
+            }
+            let ended = part.last().map(|shard| shard.id);
+            shards.extend(part);
+            if complete > 0 {
+                // What belongs to an arc that was cut off is listed again with it.
+                let done: BTreeSet<u16> = arcs.iter().take(complete).copied().collect();
+                shards.retain(|shard| done.contains(&Ring::arc(&shard.id.chunk)));
+                return Ok((complete, shards));
+            }
+            // Not even the first arc was finished: the rest of it alone.
+            let Some(ended) = ended else { return Err(PeerError::BadReply { node }.into()) };
+            after = holdings::shard_key(ended).to_vec();
+            asked.truncate(1);
+        }
+    }
+
+    /// Replaces the mirrored list of one node's arc. Its digest is that of what was listed, not of
+    /// what was said before: the arc may have changed in between, and may change back.
+    async fn mirror(
+        &self,
+        node: NodeId,
+        arc: u16,
+        shards: Vec<ListedShard>,
+    ) -> Result<(), Refusal> {
+        let digest = digest_of_arc(shards.iter().map(|shard| shard.id));
+        let ledger = Arc::clone(&self.ledger);
+        let write = move || write(&*ledger, arc, node, digest, &shards);
+        blocking(write).await?;
+        let mut state = self.lock();
+        if let Some(known) = state.nodes.get_mut(&node)
+            && let Some(digests) = known.arcs.get_mut(&arc)
+        {
+            digests.mirrored = digest;
+            if *digests == (Digests { said: EMPTY, mirrored: EMPTY }) {
+                known.arcs.remove(&arc);
+            }
+        }
+        Ok(())
+    }
+
+    /// Who is said to hold anything in an arc, with the digest of the mirrored list.
+    pub(super) fn holders(&self, arc: u16) -> Vec<(NodeId, Digest)> {
+        let state = self.lock();
+        let held = |(&node, known): (&NodeId, &Known)| {
+            known.arcs.get(&arc).map(|digests| (node, digests.mirrored))
+        };
+        state.nodes.iter().filter_map(held).filter(|(_, digest)| *digest != EMPTY).collect()
+    }
+
+    /// A claim of a node, picked by two numbers from all that are mirrored. Blocks on the ledger.
+    pub(super) fn pick(
+        &self,
+        node: NodeId,
+        arc: usize,
+        shard: usize,
+    ) -> io::Result<Option<ListedShard>> {
+        let arc = {
+            let state = self.lock();
+            let Some(known) = state.nodes.get(&node).filter(|known| !known.arcs.is_empty()) else {
+                return Ok(None);
+            };
+            known.arcs.keys().nth(arc % known.arcs.len()).copied().unwrap_or(0)
+        };
+        let claims = self.of_arc(arc)?;
+        let shards = claims.into_iter().find(|(claimer, _)| *claimer == node);
+        let (_, shards) = shards.unwrap_or((node, Vec::new()));
+        Ok(shards.get(shard % shards.len().max(1)).copied())
+    }
+
+    /// All mirrored arcs that hold anything, ascending.
+    pub(super) fn arcs(&self) -> Vec<u16> {
+        let state = self.lock();
+        let arcs: BTreeSet<u16> =
+            state.nodes.values().flat_map(|known| known.arcs.keys().copied()).collect();
+        arcs.into_iter().collect()
+    }
+
+    /// The mirrored claims of an arc: for each node its shards. Blocks on the ledger.
+    pub(super) fn of_arc(&self, arc: u16) -> io::Result<Vec<(NodeId, Vec<ListedShard>)>> {
+        let prefix = [CLAIMS_PREFIX, &arc.to_be_bytes()].concat();
+        let mut claims: BTreeMap<NodeId, Vec<ListedShard>> = BTreeMap::new();
+        self.ledger.scan(&prefix, &mut |key, value| {
+            if let (Some((_, node)), Some(shards)) = (arc_and_node(key), list_of(value)) {
+                claims.entry(node).or_default().extend(shards);
+            }
+            true
+        })?;
+        Ok(claims.into_iter().collect())
+    }
+
+    /// Forgets a node that is gone for good. Blocks on the ledger.
+    pub(super) fn forget(&self, node: &NodeId) -> io::Result<()> {
+        let Some(known) = self.lock().nodes.remove(node) else { return Ok(()) };
+        known.arcs.keys().try_for_each(|&arc| write(&*self.ledger, arc, *node, EMPTY, &[]))
+    }
+}
+
+/// Replaces the rows of one node's arc. While it goes on there is no digest, so that a crash in the
+/// middle has the arc listed again.
+fn write(
+    ledger: &dyn Ledger,
+    arc: u16,
+    node: NodeId,
+    digest: Digest,
+    shards: &[ListedShard],
+) -> io::Result<()> {
+    let mut rows: Vec<LedgerChange> = vec![(row(DIGEST_PREFIX, arc, &node), None)];
+    ledger.scan(&row(CLAIMS_PREFIX, arc, &node), &mut |key, _| {
+        rows.push((key.to_vec(), None));
+        true
+    })?;
+    for (part, shards) in (0u16..).zip(shards.chunks(PART_SHARDS)) {
+        let mut list = vec![ROW_VERSION];
+        shards.iter().for_each(|shard| holdings::encode_shard(&mut list, shard));
+        let key = [&row(CLAIMS_PREFIX, arc, &node)[..], &part.to_be_bytes()].concat();
+        rows.push((key, Some(list)));
+    }
+    if digest != EMPTY {
+        rows.push((row(DIGEST_PREFIX, arc, &node), Some(digest_row(digest))));
+    }
+    rows.chunks(CHANGES_AT_ONCE).try_for_each(|part| ledger.apply(part.to_vec()))
+}
+
+/// Runs what blocks beside the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Refusal> {
+    match beside(work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(crate::refusals::internal(&error)),
+        Err(error) => Err(crate::refusals::internal(&error)),
+    }
+}
+
+fn bit(bits: &[u64], arc: u16) -> bool {
+    bits.get(usize::from(arc) / 64).is_some_and(|word| word & (1 << (arc % 64)) != 0)
+}
+
+fn row(prefix: &[u8], arc: u16, node: &NodeId) -> Vec<u8> {
+    [prefix, &arc.to_be_bytes(), node.as_bytes()].concat()
+}
+
+fn arc_and_node(key: &[u8]) -> Option<(u16, NodeId)> {
+    let (arc, node) = key.get(2..)?.split_first_chunk::<2>()?;
+    Some((u16::from_be_bytes(*arc), NodeId::from_slice(node.get(..ID_BYTES)?).ok()?))
+}
+
+fn digest_row((shards, sum): Digest) -> Vec<u8> {
+    [&[ROW_VERSION][..], &shards.to_le_bytes(), &sum].concat()
+}
+
+fn digest_of(value: &[u8]) -> Option<Digest> {
+    let [ROW_VERSION, rest @ ..] = value else { return None };
+    let (shards, sum) = rest.split_first_chunk::<4>()?;
+    Some((u32::from_le_bytes(*shards), sum.try_into().ok()?))
+}
+
+fn list_of(value: &[u8]) -> Option<Vec<ListedShard>> {
+    let [ROW_VERSION, list @ ..] = value else { return None };
+    holdings::decode_shards(list).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_these_bytes_and_read_back() {
+        let node = NodeId::new([7; 32]);
+        let key = row(DIGEST_PREFIX, 0x0102, &node);
+        assert_eq!(key[..4], *b"rd\x01\x02");
+        assert_eq!(arc_and_node(&key), Some((0x0102, node)));
+        let value = digest_row((3, [9; 16]));
+        assert_eq!(value[..5], [1, 3, 0, 0, 0]);
+        assert_eq!(digest_of(&value), Some((3, [9; 16])));
+        assert_eq!(digest_of(&value[1..]), None);
+        assert_eq!(arc_and_node(&key[..20]), None);
+        assert_eq!(list_of(&[1]), Some(Vec::new()));
+        assert_eq!(list_of(&[2]), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! Shards to and from other nodes in the background: paced, verified, proved.
+//!
+//! Owns what repair does with another node: ask what it has of a chunk, get a shard, put one, have
+//! one proved. Believes nothing: every answer is checked against the chunk's
+//! descriptor, and what a node did wrong is told to [`super::trust`].
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use copse_core::{
+    descriptor::Descriptor,
+    ids::{ChunkId, NetworkId, NodeId, ShardId, ShardIndex},
+    random::Random,
+    receipt::SignedReceipt,
+    repair::{self, Lane},
+    shard_tree,
+};
+use copse_proto::{
+    convert, door,
+    holdings::ListedShard,
+    peer,
+    status::{Reason, Refusal},
+};
+
+use super::{
+    pace::Pace,
+    trust::{Fault, Trust},
+};
+use crate::{
+    beside::beside,
+    peer::{Op, Outcome, PeerError, pool::PeerPool},
+    store::VerifiedShard,
+};
+
+/// Shards to and from other nodes. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Exchange(Arc<Inner>);
+
+struct Inner {
+    network: NetworkId,
+    peers: PeerPool,
+    pace: Pace,
+    trust: Trust,
+    random: Mutex<Random>,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        network: NetworkId,
+        peers: PeerPool,
+        pace: Pace,
+        trust: Trust,
+        seed: &[u8; 32],
+    ) -> Self {
+        let random = Mutex::new(Random::new(seed, "repair proofs"));
+        Self(Arc::new(Inner { network, peers, pace, trust, random }))
+    }
+
+    /// Asks a node something.
+    pub(super) async fn ask(
+        &self,
+        node: NodeId,
+        op: Op,
+        lane: Lane,
+    ) -> Result<(Outcome, Bytes), PeerError> {
+        let background = lane == Lane::Normal;
+        let answer = self.0.peers.request_as(node, op, Bytes::new(), background).await?;
+        Ok((answer.outcome, answer.body))
+    }
+
+    /// Which shards of a chunk a node says it has.
+    pub(super) async fn has(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+    ) -> Result<Vec<ShardIndex>, Refusal> {
+        let request =
+            door::HasRequest { target: Vec::new(), chunk_ids: vec![chunk.as_bytes().to_vec()] };
+        match self.ask(node, Op::HasShards(request), Lane::Normal).await? {
+            (Outcome::HasShards(reply), _) => {
+                let mut held = convert::has_reply(&reply, 1)?;
+                Ok(held.pop().unwrap_or_default())
+            }
+            _ => Err(PeerError::BadReply { node }.into()),
+        }
+    }
+
+    /// A whole shard that a node said it has.
+    pub(super) async fn get(
+        &self,
+        node: NodeId,
+        id: ShardId,
+        lane: Lane,
+    ) -> Result<VerifiedShard, Refusal> {
+        let (header, data) = self.read(node, id, 0, 0, lane).await?;
+        let checked =
+            beside(move || VerifiedShard::check(header.descriptor.into(), id.index, data));
+        match checked.await {
+            Ok(Ok(shard)) if shard.id() == id => Ok(shard),
+            Ok(_) => Err(self.caught(node, id, Fault::WrongBytes)),
+            Err(error) => Err(Refusal::new(Reason::Internal, error.to_string())),
+        }
+    }
+
+    /// Stores a shard on a node; how many bytes were sent. The node's receipt is checked.
+    pub(super) async fn put(
+        &self,
+        node: NodeId,
+        descriptor: &Descriptor,
+        id: ShardId,
+        data: Bytes,
+        lane: Lane,
+    ) -> Result<u64, Refusal> {
+        let sent = data.len() as u64;
+        let shard_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.0.pace.take(sent, lane).await?;
+        let op = Op::PutShard(peer::PutShard {
+            descriptor: descriptor.encode(),
+            index: id.index.0.into(),
+        });
+        let answer = self.0.peers.request_as(node, op, data, lane == Lane::Normal).await?;
+        let Outcome::PutShard(receipt) = answer.outcome else {
+            return Err(PeerError::BadReply { node }.into());
+        };
+        let covered = SignedReceipt::verify(&receipt.receipt, &receipt.signature)
+            .and_then(|signed| signed.covers(self.0.network, node, id, shard_bytes));
+        match covered {
+            Ok(()) => Ok(sent),
+            Err(error) => {
+                let text = format!("node {node} gave no good receipt for shard {id}: {error}");
+                Err(Refusal::new(Reason::BadReply, text))
+            }
+        }
+    }
+
+    /// Has a node prove that it holds a shard, by a random group of it.
+    pub(super) async fn prove(
+        &self,
+        node: NodeId,
+        descriptor: &Descriptor,
+        id: ShardId,
+    ) -> Result<(), Refusal> {
+        let wanted = self.random_range(descriptor.shard_bytes() as u64);
+        let (header, data) =
+            self.read(node, id, wanted.start, wanted.end - wanted.start, Lane::Emergency).await?;
+        if proves(descriptor, id, &wanted, &header, &data) {
+            self.0.trust.passed(node);
+            Ok(())
+        } else {
+            Err(self.caught(node, id, Fault::WrongBytes))
+        }
+    }
+
+    /// Checks a claim of a node by a random group, without knowing the chunk's descriptor.
+    pub(super) async fn audit(&self, node: NodeId, shard: &ListedShard) -> Result<(), Refusal> {
+        let id = shard.id;
+        let wanted = self.random_range(shard.shard_bytes.into());
+        let (header, data) =
+            self.read(node, id, wanted.start, wanted.end - wanted.start, Lane::Emergency).await?;
+        let proved = convert::descriptor(&header.descriptor).is_ok_and(|descriptor| {
+            descriptor.id() == id.chunk
+                && descriptor.geometry() == shard.geometry
+                && proves(&descriptor, id, &wanted, &header, &data)
+        });
+        if proved {
+            self.0.trust.passed(node);
+            Ok(())
+        } else {
+            Err(self.caught(node, id, Fault::WrongBytes))
+        }
+    }
+
+    fn random_range(&self, shard_bytes: u64) -> Range<u64> {
+        let mut random = self.0.random.lock().unwrap_or_else(PoisonError::into_inner);
+        repair::proof_range(shard_bytes, &mut random)
+    }
+
+    /// Reads from a node; length 0 is the whole shard.
+    async fn read(
+        &self,
+        node: NodeId,
+        id: ShardId,
+        offset: u64,
+        length: u64,
+        lane: Lane,
+    ) -> Result<(door::GetHeader, Bytes), Refusal> {
+        let op = Op::GetShard(door::GetRequest {
+            target: Vec::new(),
+            chunk_id: id.chunk.as_bytes().to_vec(),
+            index: id.index.0.into(),
+            offset,
+            length,
+        });
+        match self.ask(node, op, lane).await {
+            Ok((Outcome::GetShard(header), body)) => Ok((header, body)),
+            Ok(_) => Err(PeerError::BadReply { node }.into()),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                // It may have dropped the shard since it said that it has it. Does it still say so?
+                let lies = refusal.reason() == Reason::NotHeld
+                    && self.has(node, id.chunk).await?.contains(&id.index);
+                if lies { Err(self.caught(node, id, Fault::NotHeld)) } else { Err(refusal) }
+            }
+        }
+    }
+
+    /// Notes what a node did wrong.
+    fn caught(&self, node: NodeId, id: ShardId, fault: Fault) -> Refusal {
+        self.0.trust.caught(node, id, fault);
+        let text = format!("node {node} {fault} (shard {id})");
+        Refusal::new(Reason::BadReply, text).about("node", node)
+    }
+}
+
+/// Whether an answer proves the wanted bytes of a shard.
+fn proves(
+    descriptor: &Descriptor,
+    id: ShardId,
+    wanted: &Range<u64>,
+    header: &door::GetHeader,
+    data: &[u8],
+) -> bool {
+    let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let start = bytes(header.covered_offset);
+    let covered = start..start.saturating_add(bytes(header.covered_length));
+    let shard_bytes = descriptor.shard_bytes();
+    covered.start <= bytes(wanted.start)
+        && bytes(wanted.end) <= covered.end
+        && descriptor.shard_hash(id.index).is_some_and(|hash| {
+            shard_tree::verify(hash, shard_bytes, &covered, data, &header.proof).is_ok()
+        })
+}

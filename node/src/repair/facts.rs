@@ -1,0 +1,153 @@
+//! What the planner is told of nodes: how they stand, whether they have room, whether they are
+//! trusted.
+//!
+//! Owns the memory of who has no room. The one idea: a [`View`] is one moment
+//! of the directory and of who answers; plan and answer go by one and the same.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use copse_core::{
+    directory::NodeState,
+    ids::NodeId,
+    repair::{NodeFacts, Nodes, Room, Standing},
+    ring::Ring,
+};
+use tokio::time::Instant;
+
+use super::trust::Trust;
+
+/// How long what is known of a node's room counts. Everybody tells it at each round of asking.
+const ROOM_FOR: Duration = Duration::from_secs(300);
+
+/// Nodes whose room is remembered, at most.
+const ROOMS_MAX: usize = 1 << 16;
+
+/// One moment of the network, as this node sees it.
+#[derive(Debug)]
+pub struct View {
+    /// The ring of the directory.
+    pub ring: Arc<Ring>,
+    /// Equal for equal rings, also after a restart.
+    pub ring_id: [u8; 16],
+    /// What this node says of itself.
+    pub own_state: NodeState,
+    /// How all nodes of the directory stand.
+    pub standings: BTreeMap<NodeId, Standing>,
+    /// This node sees less than half of the weight.
+    pub cut_off: bool,
+    /// Nobody is evicted: many went silent together.
+    pub frozen: bool,
+    /// Why nobody is evicted or nothing is planned; empty when all is as usual.
+    pub guard: String,
+}
+
+/// Where the present view comes from.
+pub type Views = Arc<dyn Looks>;
+
+/// Gives the present view.
+pub trait Looks: Send + Sync + 'static {
+    /// The network as it is now.
+    fn now(&self) -> Arc<View>;
+
+    /// Why nobody is evicted or nothing is planned, with the times of now; empty when all is as
+    /// usual.
+    fn guard(&self) -> String;
+
+    /// A node that was down came back a moment ago, and more may follow: for how long they are
+    /// waited for.
+    fn returning(&self) -> Option<Duration>;
+}
+
+/// What this node itself found out about others. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Opinions {
+    trust: Trust,
+    rooms: Arc<Mutex<BTreeMap<NodeId, (Room, Instant)>>>,
+}
+
+impl Opinions {
+    pub(super) fn new(trust: Trust) -> Self {
+        Self { trust, rooms: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Room, Instant)>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, node: NodeId, room: Room) {
+        let mut rooms = self.lock();
+        if room == Room::Free {
+            rooms.remove(&node);
+            return;
+        }
+        if rooms.len() >= ROOMS_MAX {
+            rooms.retain(|_, (_, since)| since.elapsed() < ROOM_FOR);
+        }
+        if rooms.len() < ROOMS_MAX {
+            rooms.insert(node, (room, Instant::now()));
+        }
+    }
+
+    /// Notes that a node refused for want of room.
+    pub(super) fn full(&self, node: NodeId) {
+        self.note(node, Room::Full);
+    }
+
+    /// Notes what a node says about its room (see `ArcChangesReply`).
+    pub(super) fn fullness(&self, node: NodeId, said: u32) {
+        let room = match said {
+            0 => Room::Free,
+            1 => Room::Tight,
+            _ => Room::Full,
+        };
+        self.note(node, room);
+    }
+
+    /// A view and these opinions, for the planner.
+    pub(super) fn with(&self, view: &View) -> Facts {
+        let rooms = self.lock().clone();
+        let room = |node: &NodeId| match rooms.get(node) {
+            Some((room, since)) if since.elapsed() < ROOM_FOR => *room,
+            _ => Room::Free,
+        };
+        let facts = |(&node, &standing): (&NodeId, &Standing)| {
+            (node, NodeFacts { standing, room: room(&node), trusted: self.trust.trusts(&node) })
+        };
+        let nodes = view.standings.iter().map(facts).collect();
+        Facts { nodes, cut_off: view.cut_off, frozen: view.frozen }
+    }
+}
+
+/// The facts of one moment.
+pub(super) struct Facts {
+    nodes: BTreeMap<NodeId, NodeFacts>,
+    cut_off: bool,
+    frozen: bool,
+}
+
+impl Facts {
+    /// Notes that a node does not answer just now.
+    pub(super) fn silent(&mut self, node: NodeId) {
+        if let Some(facts) = self.nodes.get_mut(&node) {
+            facts.standing = Standing::Down;
+        }
+    }
+}
+
+impl Nodes for Facts {
+    fn facts(&self, node: &NodeId) -> NodeFacts {
+        self.nodes.facts(node)
+    }
+
+    fn cut_off(&self) -> bool {
+        self.cut_off
+    }
+
+    fn frozen(&self) -> bool {
+        self.frozen
+    }
+}

@@ -1,0 +1,191 @@
+//! What is to be done: the queue of core with its rows in the ledger, and who is woken by it.
+//!
+//! Owns the rows. Decides nothing: what is urgent and when it is tried again is the queue's matter.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use copse_core::{
+    repair::{Entry, Job, Kind, Offered, Priority, Queue, Row},
+    ring::Ring,
+};
+use copse_proto::door;
+use tokio::sync::{Notify, futures::Notified};
+
+use super::{
+    claims::blocking,
+    steward::{changes, row_key},
+};
+use crate::store::{LEDGER_CHANGES_MAX, Ledger, LedgerChange};
+
+/// Where the queue's rows are in the ledger.
+const QUEUE_PREFIX: &[u8] = b"rq";
+
+/// Jobs named in a status.
+const FAILING_MAX: usize = 16;
+
+/// The queue and those who work on it. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Jobs(Arc<Inner>);
+
+struct Inner {
+    queue: Mutex<Queue>,
+    ledger: Arc<dyn Ledger>,
+    wake: Notify,
+    /// Arcs of jobs that found nothing to do: what they were planned for may be the case again, and
+    /// no fingerprint would show it.
+    again: Mutex<BTreeSet<u16>>,
+}
+
+impl Jobs {
+    /// Loads the queue. Blocks on the ledger.
+    pub(super) fn load(ledger: Arc<dyn Ledger>, now_unix_ms: u64) -> io::Result<Self> {
+        let (mut queue, mut bad) = (Queue::new(), Vec::new());
+        ledger.scan(QUEUE_PREFIX, &mut |key, value| {
+            let loaded =
+                queue.load(key.get(QUEUE_PREFIX.len()..).unwrap_or_default(), value, now_unix_ms);
+            if let Err(error) = loaded {
+                tracing::error!(%error, "a row of the repair queue is of no use");
+                bad.push((key.to_vec(), None));
+            }
+            true
+        })?;
+        // Their chunks are found again by their arcs' fingerprints only if something changes there;
+        // so all arcs are looked at again.
+        if !bad.is_empty() {
+            ledger.scan(b"rf", &mut |key, _| {
+                bad.push((key.to_vec(), None));
+                true
+            })?;
+            bad.chunks(LEDGER_CHANGES_MAX).try_for_each(|part| ledger.apply(part.to_vec()))?;
+        }
+        Ok(Self(Arc::new(Inner {
+            queue: Mutex::new(queue),
+            ledger,
+            wake: Notify::new(),
+            again: Mutex::default(),
+        })))
+    }
+
+    /// Ready when [`wake`](Self::wake) was called after this.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.0.wake.notified()
+    }
+
+    /// When the next job may be tried, in unix milliseconds; none: there is none.
+    pub(super) fn next_at_unix_ms(&self) -> Option<u64> {
+        self.lock().next_at_unix_ms()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes jobs in: the rows to write, and whether one found no place.
+    pub(super) fn offer(&self, jobs: &[(Job, Priority)], now_unix_ms: u64) -> (Vec<Row>, bool) {
+        let mut queue = self.lock();
+        let (mut rows, mut deferred) = (Vec::new(), false);
+        for &(job, priority) in jobs {
+            match queue.offer(job, priority, now_unix_ms) {
+                Offered::Added(row) | Offered::Changed(row) => rows.push(prefixed(row)),
+                Offered::Known => {}
+                Offered::Deferred => deferred = true,
+            }
+        }
+        (rows, deferred)
+    }
+
+    /// Tells the workers that there may be something to do.
+    pub(super) fn wake(&self) {
+        self.0.wake.notify_waiters();
+    }
+
+    pub(super) fn next(&self, now_unix_ms: u64) -> Option<(Job, Entry)> {
+        self.lock().next(now_unix_ms)
+    }
+
+    pub(super) async fn strike_off(&self, job: Job) {
+        let row = self.lock().succeeded(job);
+        self.write(row).await;
+    }
+
+    /// Strikes off a job that had nothing to do, and has its arc planned again: it was planned for a
+    /// reason, which a moment's silence of a node may have hidden.
+    pub(super) async fn strike_off_needless(&self, job: Job) {
+        let arc = Ring::arc(&job.chunk);
+        let row = self.lock().succeeded(job);
+        let changes = row.map(|row| changes(prefixed(row))).into_iter();
+        self.apply(changes.chain([(row_key(arc), None)]).collect()).await;
+        self.0.again.lock().unwrap_or_else(PoisonError::into_inner).insert(arc);
+    }
+
+    /// The arcs to plan again, once.
+    pub(super) fn take_again(&self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.0.again.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) async fn put_off(&self, job: Job, now_unix_ms: u64, why: &str) {
+        let row = self.lock().failed(job, now_unix_ms, why);
+        self.write(row).await;
+    }
+
+    async fn write(&self, row: Option<Row>) {
+        if let Some(row) = row {
+            self.apply(vec![changes(prefixed(row))]).await;
+        }
+    }
+
+    async fn apply(&self, changes: Vec<LedgerChange>) {
+        let ledger = Arc::clone(&self.0.ledger);
+        if let Err(refusal) = blocking(move || ledger.apply(changes)).await {
+            // It is done or tried again after a restart, which is harmless.
+            tracing::error!(%refusal, "the repair queue cannot be written");
+        }
+    }
+
+    /// What the queue says of itself.
+    pub(super) fn tell(&self, info: &mut door::RepairInfo, now_unix_ms: u64) {
+        let queue = self.lock();
+        info.queue = queue
+            .counts_by_margin()
+            .into_iter()
+            .map(|(margin, count)| door::MarginCount { margin: margin.into(), count: count as u64 })
+            .collect();
+        info.oldest_seconds = queue.oldest_age_ms(now_unix_ms).unwrap_or(0) / 1000;
+        info.deferred = queue.deferred();
+        let mut failing: Vec<_> = queue.iter().filter(|(_, entry)| entry.attempts > 0).collect();
+        failing.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.attempts));
+        failing.truncate(FAILING_MAX);
+        let job = |(job, entry): (Job, &Entry)| door::RepairJob {
+            chunk_id: job.chunk.as_bytes().to_vec(),
+            kind: kind_name(job.kind).to_owned(),
+            attempts: entry.attempts,
+            age_seconds: now_unix_ms.saturating_sub(entry.priority.since_unix_ms) / 1000,
+            last_error: entry.last_error.clone(),
+        };
+        info.failing = failing.into_iter().map(job).collect();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+fn prefixed(row: Row) -> Row {
+    let at = |key: Vec<u8>| [QUEUE_PREFIX, &key].concat();
+    match row {
+        Row::Put { key, value } => Row::Put { key: at(key), value },
+        Row::Delete { key } => Row::Delete { key: at(key) },
+    }
+}
+
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Rebuild => "rebuild",
+        Kind::Copy => "copy",
+        Kind::Drop => "drop",
+    }
+}

@@ -1,0 +1,403 @@
+//! The copse grows back: this node's part in keeping every chunk at full strength.
+//!
+//! Owns the assembly of the parts below and their rounds. Decides nothing about shards: that is
+//! [`copse_core::repair`]. The one idea: every arc has one steward, the first node of its walk that
+//! answers; it knows who says to hold what, plans, and does what was planned. Who was steward before
+//! does not matter, and two at once do no harm.
+//!
+//! ```text
+//! nodes ─ what changed? ─▶ claims ─▶ steward ─ plan ─▶ jobs ─▶ rebuild · copy · drop ─▶ nodes
+//!                            │                          │
+//!                            └──────── ledger ──────────┘      scrub, audit: what is no longer so
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `facts` | how nodes stand, at one moment |
+//! | `claims` | who says to hold what: the mirror |
+//! | `steward` | which arcs changed; planning them |
+//! | `jobs` | the queue, and doing what is in it |
+//! | `exchange` | shards to and from others, verified and proved |
+//! | `answers` | what others may ask, and when a shard is given away |
+//! | `audit`, `trust` | checking claims; who was caught |
+//! | `scrub` | reading the own disk |
+//! | `pace` | how fast |
+//! | `phases` | marks for tests |
+//! | `report` | what is told of it |
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copse_core::{
+    identity::NodeKey,
+    ids::{NetworkId, NodeId},
+    random::Random,
+    repair::Policy,
+};
+use copse_proto::{door, peer, status::Refusal};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+mod answers;
+mod audit;
+mod claims;
+mod exchange;
+mod facts;
+mod jobs;
+mod pace;
+mod phases;
+mod report;
+mod scrub;
+mod steward;
+mod trust;
+mod worker;
+
+pub use facts::{Looks, View, Views};
+pub use pace::{Pace, Rates};
+pub use phases::{PAUSE_VARIABLE, Phase, Phases};
+pub(crate) use report::Events;
+
+use self::{
+    answers::Answers,
+    audit::Audit,
+    claims::{Claims, blocking},
+    exchange::Exchange,
+    facts::Opinions,
+    jobs::Jobs,
+    report::Counters,
+    scrub::{Scrub, ScrubState},
+    steward::Steward,
+    trust::Trust,
+    worker::Worker,
+};
+use crate::{peer::pool::PeerPool, shards::Clock, store::ShardStore};
+
+/// How repair behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// When missing shards are made again.
+    pub policy: Policy,
+    /// Between two rounds of asking what changed.
+    pub round_every: Duration,
+    /// Chunks worked on at one time.
+    pub parallel: usize,
+    /// How fast.
+    pub rates: Rates,
+    /// In what time the own disk is read once.
+    pub scrub_period: Duration,
+}
+
+/// What a [`Repair`] is made of.
+pub struct Parts {
+    /// The network, named in receipts.
+    pub network: NetworkId,
+    /// The node's key.
+    pub key: NodeKey,
+    /// The time of day.
+    pub clock: Clock,
+    /// Where shards are kept.
+    pub store: Arc<dyn ShardStore>,
+    /// The way to other nodes.
+    pub peers: PeerPool,
+    /// How the network looks.
+    pub views: Views,
+    /// Decisions are told there.
+    pub(crate) events: Events,
+    /// How fast.
+    pub pace: Pace,
+    /// How it behaves.
+    pub settings: Settings,
+    /// Where to stop, in tests.
+    pub phases: Phases,
+    /// Decides the random choices.
+    pub seed: [u8; 32],
+}
+
+/// Repair on this node. Clones are the same one.
+#[derive(Clone)]
+pub struct Repair(Arc<Inner>);
+
+struct Inner {
+    steward: Arc<Steward>,
+    claims: Arc<Claims>,
+    jobs: Jobs,
+    audit: Audit,
+    answers: Arc<Answers>,
+    worker: Arc<Worker>,
+    trust: Trust,
+    pace: Pace,
+    views: Views,
+    store: Arc<dyn ShardStore>,
+    clock: Clock,
+    events: Events,
+    counters: Arc<Counters>,
+    scrub: Arc<ScrubState>,
+    running: Arc<AtomicU64>,
+    settings: Settings,
+    phases: Phases,
+    hurry: Notify,
+    /// When how many jobs were done: for the rate.
+    since: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Repair {
+    /// Loads what was known before this start. Blocks on the ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn load(parts: Parts) -> io::Result<Self> {
+        let Parts {
+            network,
+            key,
+            clock,
+            store,
+            peers,
+            views,
+            events,
+            pace,
+            settings,
+            phases,
+            seed,
+        } = parts;
+        let own = key.id();
+        let (trust, counters) = (Trust::default(), Arc::new(Counters::default()));
+        let opinions = Opinions::new(trust.clone());
+        let exchange = Exchange::new(network, peers, pace.clone(), trust.clone(), &seed);
+        let claims =
+            Arc::new(Claims::load(own, Arc::clone(&store), exchange.clone(), opinions.clone())?);
+        let jobs = Jobs::load(store.ledger(), clock() * 1000)?;
+        let steward = Arc::new(Steward::load(steward::Parts {
+            own,
+            clock: Arc::clone(&clock),
+            policy: settings.policy,
+            views: Arc::clone(&views),
+            claims: Arc::clone(&claims),
+            jobs: jobs.clone(),
+            opinions: opinions.clone(),
+            ledger: store.ledger(),
+            events: events.clone(),
+            counters: Arc::clone(&counters),
+        })?);
+        let answers = Arc::new(Answers {
+            own,
+            store: Arc::clone(&store),
+            views: Arc::clone(&views),
+            exchange: exchange.clone(),
+            counters: Arc::clone(&counters),
+            phases,
+        });
+        let audit = Audit {
+            own,
+            claims: Arc::clone(&claims),
+            exchange: exchange.clone(),
+            trust: trust.clone(),
+            counters: Arc::clone(&counters),
+            random: Mutex::new(Random::new(&seed, "audits")),
+        };
+        let running = Arc::new(AtomicU64::new(0));
+        let worker = Arc::new(Worker {
+            own,
+            clock: Arc::clone(&clock),
+            policy: settings.policy,
+            views: Arc::clone(&views),
+            claims: Arc::clone(&claims),
+            jobs: jobs.clone(),
+            opinions,
+            exchange,
+            answers: Arc::clone(&answers),
+            store: Arc::clone(&store),
+            counters: Arc::clone(&counters),
+            phases,
+            memory: Worker::memory(),
+            running: Arc::clone(&running),
+        });
+        Ok(Self(Arc::new(Inner {
+            steward,
+            claims,
+            jobs,
+            audit,
+            answers,
+            worker,
+            trust,
+            pace,
+            views,
+            store,
+            clock,
+            events,
+            counters,
+            scrub: Arc::default(),
+            running,
+            settings,
+            phases,
+            hurry: Notify::new(),
+            since: Mutex::default(),
+        })))
+    }
+
+    /// Works until `stop` is cancelled.
+    pub async fn run(&self, stop: CancellationToken) {
+        let inner = &self.0;
+        let mut tasks = JoinSet::new();
+        for _ in 0..inner.settings.parallel {
+            tasks.spawn(Arc::clone(&inner.worker).run(stop.clone()));
+        }
+        let scrub = Scrub {
+            store: Arc::clone(&inner.store),
+            clock: Arc::clone(&inner.clock),
+            events: inner.events.clone(),
+            period: inner.settings.scrub_period,
+            state: Arc::clone(&inner.scrub),
+        };
+        tasks.spawn(scrub.run(stop.clone()));
+        let this = self.clone();
+        let rounds = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = rounds.cancelled() => {}
+                () = this.rounds() => {}
+            }
+        });
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of repair failed");
+            }
+        }
+    }
+
+    async fn rounds(&self) {
+        let inner = &self.0;
+        loop {
+            inner.steward.round().await;
+            inner.audit.round(&inner.views.now()).await;
+            let _ = tokio::time::timeout(inner.settings.round_every, inner.hurry.notified()).await;
+        }
+    }
+
+    /// Looks around now, not at the next round: something changed.
+    pub fn hurry(&self) {
+        self.0.hurry.notify_one();
+    }
+
+    /// Reads the own disk once, at once.
+    pub fn scrub_now(&self) {
+        self.0.scrub.ask();
+    }
+
+    /// How fast it may send.
+    pub fn pace(&self) -> &Pace {
+        &self.0.pace
+    }
+
+    /// Where it stops, in tests.
+    pub fn phases(&self) -> Phases {
+        self.0.phases
+    }
+
+    /// Answers another node's question about arcs.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub async fn arc_changes(
+        &self,
+        asked: &peer::ArcChanges,
+    ) -> Result<(peer::ArcChangesReply, Bytes), Refusal> {
+        self.0.answers.arc_changes(asked).await
+    }
+
+    /// Lists shards for another node.
+    ///
+    /// # Errors
+    /// When too much is asked, or the index cannot be read.
+    pub async fn list_arcs(
+        &self,
+        asked: &peer::ListArcs,
+    ) -> Result<(peer::ListArcsReply, Bytes), Refusal> {
+        self.0.answers.list_arcs(asked).await
+    }
+
+    /// Gives a shard to another node, if it should be there and not here.
+    ///
+    /// # Errors
+    /// When the shard stays here, with the reason.
+    pub async fn hand_over(&self, asked: &peer::HandOver) -> Result<peer::HandOverReply, Refusal> {
+        let sent_bytes = self.0.answers.hand_over(asked).await?;
+        Ok(peer::HandOverReply { sent_bytes })
+    }
+
+    /// Drops a shard that another node proves to hold, if it should be there and not here.
+    ///
+    /// # Errors
+    /// When the shard stays here, with the reason.
+    pub async fn release(&self, asked: &peer::Release) -> Result<peer::ReleaseReply, Refusal> {
+        self.0.answers.release(asked).await.map(|()| peer::ReleaseReply {})
+    }
+
+    /// Forgets what a node held that is gone for good.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub async fn forget(&self, node: NodeId) -> Result<(), Refusal> {
+        let claims = Arc::clone(&self.0.claims);
+        blocking(move || claims.forget(&node)).await
+    }
+
+    /// Why a node is not trusted.
+    pub fn untrusted(&self) -> std::collections::BTreeMap<NodeId, String> {
+        let named = self.0.trust.untrusted().into_iter();
+        named.map(|untrusted| (untrusted.node, format!("it {}", untrusted.fault))).collect()
+    }
+
+    /// What it says of itself.
+    pub async fn told(&self) -> (door::RepairInfo, door::ScrubInfo) {
+        let inner = &self.0;
+        let (view, tally) = (inner.views.now(), inner.steward.tally());
+        let mut info = door::RepairInfo {
+            guard: inner.views.guard(),
+            cut_off: view.cut_off,
+            chunks: report::margins(&tally.by_margin),
+            chunks_whole: tally.whole,
+            chunks_displaced: tally.displaced,
+            planned: inner.steward.has_planned(&view),
+            chunks_waiting: tally.waiting,
+            chunks_lost: tally.lost,
+            survives_nodes: tally.survives.map(|(nodes, _)| nodes),
+            survives_zones: tally.survives.map(|(_, zones)| zones),
+            running: inner.running.load(Relaxed),
+            counters: Some(inner.counters.told()),
+            events: inner.events.list(),
+            leaving_shards: match view.own_state {
+                copse_core::directory::NodeState::Active => 0,
+                _ => inner.store.stats().await.shards,
+            },
+            ..door::RepairInfo::default()
+        };
+        inner.jobs.tell(&mut info, (inner.clock)() * 1000);
+        info.eta_seconds = self.eta();
+        (info, inner.scrub.told())
+    }
+
+    /// How long the queue takes at the rate since it began to be worked on.
+    fn eta(&self) -> Option<u64> {
+        let (left, done) = (self.0.jobs.len() as u64, self.0.counters.jobs_done.load(Relaxed));
+        let mut since = self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if left == 0 {
+            *since = None;
+            return None;
+        }
+        let (start, before) = *since.get_or_insert((Instant::now(), done));
+        let made = done.saturating_sub(before);
+        if made == 0 {
+            return None;
+        }
+        let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(millis.saturating_mul(left) / made / 1000)
+    }
+}

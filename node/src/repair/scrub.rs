@@ -1,0 +1,195 @@
+//! Reading one's own disk again, slowly: rot is found while there is still enough to repair it.
+//!
+//! Owns the pace and the place. What is damaged the store sets apart; that changes the digest of its
+//! arc, so the steward sees a shard missing and has it made again. The place is kept over a restart.
+//!
+//! ```text
+//! row    value
+//! "rs"   1 u8 ‖ chunk id 32 ‖ shard index 1: the last shard that was read
+//! ```
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use copse_core::ids::ShardId;
+use copse_proto::{door, holdings};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{claims::blocking, report::Events};
+use crate::{
+    shards::Clock,
+    store::{ReadError, ShardStore},
+};
+
+const ROW_KEY: &[u8] = b"rs";
+const ROW_VERSION: u8 = 1;
+
+/// Shards looked up at one time; the place is written down as often.
+const BATCH: usize = 64;
+
+/// The longest sleep: the period may be changed, and a scrub be asked for.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// Between two rounds of an empty store.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The scrubber of one store.
+pub(super) struct Scrub {
+    pub(super) store: Arc<dyn ShardStore>,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    /// In what time everything is read once.
+    pub(super) period: Duration,
+    pub(super) state: Arc<ScrubState>,
+}
+
+/// What it says of itself, and what it may be told.
+#[derive(Default)]
+pub(super) struct ScrubState {
+    now: AtomicBool,
+    asked: Notify,
+    permille: AtomicU32,
+    read_bytes: AtomicU64,
+    damaged: AtomicU64,
+    rounds: AtomicU64,
+}
+
+impl ScrubState {
+    /// Reads everything once more, from the beginning and without pauses.
+    pub(super) fn ask(&self) {
+        self.now.store(true, Relaxed);
+        self.asked.notify_one();
+    }
+
+    /// As it travels.
+    pub(super) fn told(&self) -> door::ScrubInfo {
+        door::ScrubInfo {
+            permille: self.permille.load(Relaxed),
+            read_bytes: self.read_bytes.load(Relaxed),
+            damaged: self.damaged.load(Relaxed),
+            rounds: self.rounds.load(Relaxed),
+        }
+    }
+}
+
+impl Scrub {
+    /// Reads until `stop` is cancelled.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.read_on() => {}
+        }
+    }
+
+    async fn read_on(&self) {
+        let ledger = self.store.ledger();
+        let found = blocking(move || ledger.get(ROW_KEY)).await.ok().flatten();
+        let mut after = found.as_deref().and_then(read_row);
+        let mut hurried = false;
+        loop {
+            if self.state.now.swap(false, Relaxed) {
+                (after, hurried) = (None, true);
+            }
+            let batch = match self.store.list(after, BATCH).await {
+                Ok(batch) => batch,
+                Err(ReadError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the scrub cannot list what is held");
+                    self.rest(IDLE).await;
+                    continue;
+                }
+            };
+            let Some(&last) = batch.last() else {
+                if after.take().is_some() {
+                    self.state.rounds.fetch_add(1, Relaxed);
+                    if std::mem::take(&mut hurried) {
+                        self.tell_round();
+                    }
+                } else {
+                    self.rest(IDLE).await;
+                }
+                continue;
+            };
+            let started = Instant::now();
+            let mut bytes = 0;
+            for id in batch {
+                bytes += self.check(id).await;
+            }
+            after = Some(last);
+            self.keep(last).await;
+            if !hurried {
+                let pause = self.pause(bytes).await;
+                self.rest(pause.saturating_sub(started.elapsed())).await;
+            }
+        }
+    }
+
+    async fn check(&self, id: ShardId) -> u64 {
+        let arc = u32::from(copse_core::ring::Ring::arc(&id.chunk));
+        self.state.permille.store((arc * 1000) >> 16, Relaxed);
+        match self.store.check(id).await {
+            Ok(bytes) => {
+                self.state.read_bytes.fetch_add(bytes, Relaxed);
+                bytes
+            }
+            Err(ReadError::Corrupt { .. }) => {
+                self.state.damaged.fetch_add(1, Relaxed);
+                let text =
+                    format!("shard {id} is damaged on this disk: set apart, to be made again");
+                self.events.note((self.clock)(), text);
+                0
+            }
+            // Dropped meanwhile.
+            Err(ReadError::NotHeld { .. }) => 0,
+            Err(error) => {
+                tracing::warn!(shard = %id, %error, "the scrub cannot read a shard");
+                0
+            }
+        }
+    }
+
+    /// How long so many bytes may take, so that all are read within the period.
+    async fn pause(&self, bytes: u64) -> Duration {
+        let held = self.store.stats().await.shard_bytes.max(1);
+        let nanos = self.period.as_nanos() * u128::from(bytes) / u128::from(held);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(self.period)
+    }
+
+    /// Waits, unless a scrub is asked for.
+    async fn rest(&self, mut wait: Duration) {
+        while !wait.is_zero() && !self.state.now.load(Relaxed) {
+            let part = wait.min(SLEEP_MAX);
+            let _ = tokio::time::timeout(part, self.state.asked.notified()).await;
+            wait -= part;
+        }
+    }
+
+    async fn keep(&self, last: ShardId) {
+        let ledger = self.store.ledger();
+        let value = [&[ROW_VERSION][..], &holdings::shard_key(last)].concat();
+        let write = move || ledger.apply(vec![(ROW_KEY.to_vec(), Some(value))]);
+        if let Err(refusal) = blocking(write).await {
+            tracing::warn!(%refusal, "the scrub's place was not written down");
+        }
+    }
+
+    fn tell_round(&self) {
+        let damaged = self.state.damaged.load(Relaxed);
+        self.events.note(
+            (self.clock)(),
+            format!("scrub done as asked: {damaged} damaged shards since the start"),
+        );
+    }
+}
+
+fn read_row(value: &[u8]) -> Option<ShardId> {
+    let [ROW_VERSION, key @ ..] = value else { return None };
+    holdings::shard_of_key(key).ok().flatten()
+}

@@ -1,0 +1,460 @@
+//! Looking after arcs: finds those that changed, plans their chunks, and queues what is to be done.
+//!
+//! Owns the question whether an arc must be looked at. The one idea: an arc's fingerprint is all
+//! that its plan depends on (who is said to hold what, how these nodes stand, the ring); as long as
+//! it is the same as when the arc was last planned, nothing is done. It is written down in the same
+//! step as the jobs, so that neither a crash nor a restart loses or repeats anything.
+//!
+//! ```text
+//! row                 value
+//! "rf" ‖ arc u16 BE   1 u8 ‖ fingerprint 16 ‖ incomplete since u64 LE, unix seconds; 0: it is not
+//!                     ‖ tally (see `report.rs`)
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use copse_core::{
+    ids::NodeId,
+    repair::{
+        self, Action, ChunkFacts, ChunkPlan, Claim, Job, Kind, NodeFacts, Nodes, Policy, Priority,
+        Row, Skip,
+    },
+};
+use futures::{StreamExt as _, stream};
+
+use super::{
+    claims::{Claims, blocking},
+    facts::{Opinions, View, Views},
+    jobs::Jobs,
+    report::{Counters, Events, Tally, count},
+};
+use crate::{
+    shards::Clock,
+    store::{LEDGER_CHANGES_MAX, Ledger},
+};
+
+/// Nodes asked at one time what changed.
+const ASKED_AT_ONCE: usize = 8;
+
+/// Arcs planned in one go, without letting others have the thread.
+const ARCS_AT_ONCE: usize = 64;
+
+/// An arc with something that nobody can take is looked at again after so many seconds, though
+/// nothing changed: a node may have found room.
+const AGAIN_SECONDS: u64 = 600;
+
+const ROW_VERSION: u8 = 2;
+const ROW_PREFIX: &[u8] = b"rf";
+
+type Fingerprint = [u8; 16];
+
+/// What the plan of an arc depended on, and what it found.
+#[derive(Clone, Default)]
+struct Arcwise {
+    fingerprint: Fingerprint,
+    /// Since when a chunk of it has a shard missing, in unix seconds.
+    incomplete_since: Option<u64>,
+    /// When it is looked at again in any case.
+    again_at: Option<u64>,
+    tally: Tally,
+}
+
+/// The steward of all arcs that have this node first.
+pub(super) struct Steward {
+    own: NodeId,
+    clock: Clock,
+    policy: Policy,
+    views: Views,
+    claims: Arc<Claims>,
+    jobs: Jobs,
+    opinions: Opinions,
+    ledger: Arc<dyn Ledger>,
+    events: Events,
+    counters: Arc<Counters>,
+    arcs: Mutex<BTreeMap<u16, Arcwise>>,
+    /// The ring, and who of it may be no steward, for which the mirror was told what to hold.
+    mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
+    /// What the last round saw that planned all there was.
+    planned: Mutex<Weak<View>>,
+}
+
+/// What a [`Steward`] is made of.
+pub(super) struct Parts {
+    pub(super) own: NodeId,
+    pub(super) clock: Clock,
+    pub(super) policy: Policy,
+    pub(super) views: Views,
+    pub(super) claims: Arc<Claims>,
+    pub(super) jobs: Jobs,
+    pub(super) opinions: Opinions,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) events: Events,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// An arc that must be planned.
+#[derive(Clone, Copy)]
+struct Due {
+    arc: u16,
+    fingerprint: Fingerprint,
+    /// Since when a chunk of it has a shard missing.
+    since: Option<u64>,
+}
+
+/// An arc, planned.
+struct Planned {
+    arc: u16,
+    after: Arcwise,
+    jobs: Vec<(Job, Priority)>,
+}
+
+impl Steward {
+    /// Loads what was planned before. Blocks on the ledger.
+    pub(super) fn load(parts: Parts) -> io::Result<Self> {
+        let Parts { own, clock, policy, views, claims, jobs, opinions, ledger, events, counters } =
+            parts;
+        let mut arcs = BTreeMap::new();
+        ledger.scan(ROW_PREFIX, &mut |key, value| {
+            if let Some((arc, known)) = read_row(key, value) {
+                arcs.insert(arc, known);
+            }
+            true
+        })?;
+        Ok(Self {
+            own,
+            clock,
+            policy,
+            views,
+            claims,
+            jobs,
+            opinions,
+            ledger,
+            events,
+            counters,
+            arcs: Mutex::new(arcs),
+            mirrored_for: Mutex::default(),
+            planned: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Arcwise>> {
+        self.arcs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the arcs of this node hold, added up.
+    pub(super) fn tally(&self) -> Tally {
+        let arcs = self.lock();
+        arcs.values().map(|arc| &arc.tally).fold(Tally::default(), Tally::plus)
+    }
+
+    /// Whether all arcs are planned for the network as it is in this view.
+    pub(super) fn has_planned(&self, view: &Arc<View>) -> bool {
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        std::ptr::eq(planned.as_ptr(), Arc::as_ptr(view))
+    }
+
+    /// Asks everybody what changed, and plans what has to be planned; how many arcs were.
+    pub(super) async fn round(self: &Arc<Self>) -> usize {
+        let view = self.views.now();
+        if let Err(refusal) = self.follow_ring(&view).await {
+            tracing::error!(%refusal, "the mirror of claims cannot be written");
+            return 0;
+        }
+        let nodes: Vec<NodeId> = view
+            .standings
+            .iter()
+            .filter(|(_, standing)| standing.is_reachable())
+            .map(|(&node, _)| node)
+            .collect();
+        let refreshed =
+            stream::iter(nodes).map(async |node| (node, self.claims.refresh(node).await));
+        let mut refreshed = std::pin::pin!(refreshed.buffer_unordered(ASKED_AT_ONCE));
+        while let Some((node, result)) = refreshed.next().await {
+            if let Err(refusal) = result {
+                tracing::debug!(node = %node.short(), %refusal, "not told what changed");
+            }
+        }
+        if view.cut_off {
+            return 0;
+        }
+        self.plan_all(&view).await
+    }
+
+    /// Tells the mirror about a new ring, and about nodes that take no part for now: whoever is a
+    /// steward in their place must know what is held.
+    async fn follow_ring(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+    ) -> Result<(), copse_proto::status::Refusal> {
+        let nodes = self.opinions.with(view);
+        let members = view.ring.members().iter().map(|member| member.id);
+        let unable = members.filter(|node| !repair::may_be_steward(&nodes, node)).collect();
+        let now = Some((view.ring_id, unable));
+        if *self.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) == now {
+            return Ok(());
+        }
+        let (this, view) = (Arc::clone(self), Arc::clone(view));
+        blocking(move || {
+            this.claims.want(&view.ring, &nodes)?;
+            *this.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Plans the arcs of this node whose fingerprint changed.
+    async fn plan_all(self: &Arc<Self>, view: &Arc<View>) -> usize {
+        let (due, gone) = self.due(view);
+        if !gone.is_empty() {
+            let rows: Vec<_> = gone.iter().map(|&arc| (row_key(arc), None)).collect();
+            let ledger = Arc::clone(&self.ledger);
+            let write = move || {
+                rows.chunks(LEDGER_CHANGES_MAX).try_for_each(|part| ledger.apply(part.to_vec()))
+            };
+            if blocking(write).await.is_ok() {
+                self.lock().retain(|arc, _| !gone.contains(arc));
+            }
+        }
+        let mut planned = 0;
+        for part in due.chunks(ARCS_AT_ONCE) {
+            let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
+            planned += part.len();
+            if let Err(refusal) = blocking(move || this.plan_arcs(&view, &part)).await {
+                tracing::error!(%refusal, "arcs could not be planned; they are tried again");
+                return planned;
+            }
+        }
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(view);
+        planned
+    }
+
+    /// The arcs to plan, with their fingerprints, and those that are no longer ours.
+    fn due(&self, view: &View) -> (Vec<Due>, BTreeSet<u16>) {
+        let (now, nodes) = ((self.clock)(), self.opinions.with(view));
+        let again = self.jobs.take_again();
+        let known = {
+            let mut arcs = self.lock();
+            for (_, known) in arcs.iter_mut().filter(|(arc, _)| again.contains(arc)) {
+                known.fingerprint = Fingerprint::default();
+            }
+            arcs.clone()
+        };
+        let mut gone: BTreeSet<u16> = known.keys().copied().collect();
+        let mut due = Vec::new();
+        for arc in self.claims.arcs() {
+            if repair::steward(&view.ring, arc, &nodes) != Some(self.own) {
+                continue;
+            }
+            gone.remove(&arc);
+            let before = known.get(&arc);
+            let noted = before.and_then(|before| before.incomplete_since);
+            // Noted by a clock that was ahead: then it counts from now.
+            let since = noted.map(|since| since.min(now));
+            let overdue = since.is_some_and(|since| {
+                Duration::from_secs(now.saturating_sub(since)) >= self.policy.patience
+            });
+            let fingerprint = self.fingerprint(view, &nodes, arc, overdue);
+            let same = before.is_some_and(|before| {
+                let waits = |at| now < at && at <= now + AGAIN_SECONDS;
+                before.fingerprint == fingerprint
+                    && before.again_at.is_none_or(waits)
+                    && noted == since
+            });
+            if !same {
+                due.push(Due { arc, fingerprint, since });
+            }
+        }
+        (due, gone)
+    }
+
+    /// All that the plan of an arc depends on.
+    fn fingerprint(&self, view: &View, nodes: &impl Nodes, arc: u16, overdue: bool) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new_derive_key("copse arc fingerprint v1");
+        hasher.update(&view.ring_id).update(&[u8::from(overdue), u8::from(view.frozen)]);
+        // How the nodes stand on which shards belong, too.
+        let around = view.ring.walk(arc).take(AROUND);
+        let holders = self.claims.holders(arc);
+        let digests: BTreeMap<NodeId, (u32, [u8; 16])> = holders.into_iter().collect();
+        let all: BTreeSet<NodeId> = around.chain(digests.keys().copied()).collect();
+        for node in all {
+            let NodeFacts { standing, room, trusted } = nodes.facts(&node);
+            // Being late by seconds changes no plan that matters.
+            let standing = match standing {
+                repair::Standing::Suspect => repair::Standing::Alive,
+                other => other,
+            };
+            let (shards, sum) = digests.get(&node).copied().unwrap_or_default();
+            hasher.update(node.as_bytes()).update(&shards.to_le_bytes()).update(&sum);
+            hasher.update(&[standing as u8, room as u8, u8::from(trusted)]);
+        }
+        let mut fingerprint = [0; 16];
+        hasher.finalize_xof().fill(&mut fingerprint);
+        fingerprint
+    }
+
+    /// Plans arcs, and writes their jobs and fingerprints in one step. Blocks.
+    fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<()> {
+        let nodes = self.opinions.with(view);
+        for &Due { arc, fingerprint, since } in arcs {
+            let mut planned = self.plan_arc(view, &nodes, arc, fingerprint, since)?;
+            let (rows, deferred) = self.jobs.offer(&planned.jobs, (self.clock)() * 1000);
+            let mut rows: Vec<_> = rows.into_iter().map(changes).collect();
+            if deferred {
+                // It is looked at again at the next round; its jobs find a place then.
+                planned.after.fingerprint = Fingerprint::default();
+            }
+            // The fingerprint last: it says that all jobs are written down.
+            rows.push((row_key(arc), Some(row_value(&planned.after))));
+            rows.chunks(LEDGER_CHANGES_MAX)
+                .try_for_each(|part| self.ledger.apply(part.to_vec()))?;
+            self.lock().insert(planned.arc, planned.after);
+        }
+        self.jobs.wake();
+        Ok(())
+    }
+
+    fn plan_arc(
+        &self,
+        view: &View,
+        nodes: &impl Nodes,
+        arc: u16,
+        fingerprint: Fingerprint,
+        since: Option<u64>,
+    ) -> io::Result<Planned> {
+        let now = (self.clock)();
+        let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
+        let mut planned =
+            Planned { arc, after: Arcwise { fingerprint, ..Arcwise::default() }, jobs: Vec::new() };
+        for chunk in chunks_of(self.claims.of_arc(arc)?, missing_for) {
+            let plan = repair::plan_chunk(&view.ring, nodes, &chunk, &self.policy);
+            count(&self.counters.chunks_planned, 1);
+            planned.after.tally.add(&plan);
+            if plan.strength.hoped < chunk.geometry.total() {
+                planned.after.incomplete_since = since.or(Some(now));
+            }
+            if plan.skips.iter().any(may_change_unseen) {
+                planned.after.again_at = Some(now + AGAIN_SECONDS);
+            }
+            self.tell(&chunk, &plan);
+            let priority = Priority::of(&plan.strength, now * 1000);
+            planned.jobs.extend(
+                kinds(&plan).into_iter().map(|kind| (Job { chunk: chunk.chunk, kind }, priority)),
+            );
+        }
+        Ok(planned)
+    }
+
+    /// Names what a person should know.
+    fn tell(&self, chunk: &ChunkFacts, plan: &ChunkPlan) {
+        for skip in &plan.skips {
+            match skip {
+                Skip::NotEnough { .. } | Skip::WaitingForDown { .. } | Skip::NoTarget { .. } => {
+                    self.events
+                        .note((self.clock)(), format!("chunk {}: {skip}", chunk.chunk.short()));
+                }
+                _ => tracing::debug!(chunk = %chunk.chunk.short(), "{skip}"),
+            }
+        }
+    }
+}
+
+/// Nodes of the walk whose standing an arc's plan may depend on: three times the widest geometry in
+/// use. Those beyond take a shard only when all of these cannot.
+const AROUND: usize = 64;
+
+/// Whether the reason may go without any change that the fingerprint shows.
+fn may_change_unseen(skip: &Skip) -> bool {
+    matches!(skip, Skip::NoTarget { .. } | Skip::StaysDisplaced { .. } | Skip::SurplusKept { .. })
+}
+
+/// What kinds of work a plan has.
+fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
+    let kind = |action: &Action| match action {
+        Action::Rebuild { .. } => Kind::Rebuild,
+        Action::Copy { .. } => Kind::Copy,
+        Action::Drop { .. } => Kind::Drop,
+    };
+    plan.actions.iter().map(kind).collect()
+}
+
+/// The chunks of an arc, from what all nodes say about it. Of two nodes that say different things
+/// about a chunk's shape, the one that more nodes say counts; the others' claims do not.
+pub(super) fn chunks_of(
+    claims: Vec<(NodeId, Vec<copse_proto::holdings::ListedShard>)>,
+    missing_for: Option<Duration>,
+) -> Vec<ChunkFacts> {
+    let mut chunks: BTreeMap<_, BTreeMap<_, Vec<Claim>>> = BTreeMap::new();
+    for (node, shards) in claims {
+        for shard in shards {
+            chunks
+                .entry(shard.id.chunk)
+                .or_default()
+                .entry((shard.geometry, shard.shard_bytes))
+                .or_default()
+                .push(Claim { node, index: shard.id.index });
+        }
+    }
+    let facts = |(chunk, shapes): (_, BTreeMap<_, Vec<Claim>>)| {
+        let ((geometry, shard_bytes), claims) =
+            shapes.into_iter().max_by_key(|(_, claims)| claims.len())?;
+        let shard_bytes = u64::from(shard_bytes);
+        Some(ChunkFacts { chunk, geometry, shard_bytes, claims, missing_for })
+    };
+    chunks.into_iter().filter_map(facts).collect()
+}
+
+/// A row of the queue as a change of the ledger.
+pub(super) fn changes(row: Row) -> (Vec<u8>, Option<Vec<u8>>) {
+    match row {
+        Row::Put { key, value } => (key, Some(value)),
+        Row::Delete { key } => (key, None),
+    }
+}
+
+pub(super) fn row_key(arc: u16) -> Vec<u8> {
+    [ROW_PREFIX, &arc.to_be_bytes()].concat()
+}
+
+fn row_value(arc: &Arcwise) -> Vec<u8> {
+    let since = arc.incomplete_since.unwrap_or(0);
+    [&[ROW_VERSION][..], &arc.fingerprint, &since.to_le_bytes(), &arc.tally.encode()].concat()
+}
+
+fn read_row(key: &[u8], value: &[u8]) -> Option<(u16, Arcwise)> {
+    let arc = u16::from_be_bytes(key.get(2..)?.try_into().ok()?);
+    let [ROW_VERSION, rest @ ..] = value else { return None };
+    let (fingerprint, since) = rest.split_first_chunk::<16>()?;
+    let (since, tally) = since.split_first_chunk::<8>()?;
+    let since = u64::from_le_bytes(*since);
+    let incomplete_since = (since != 0).then_some(since);
+    let tally = Tally::decode(tally).ok()?;
+    Some((arc, Arcwise { fingerprint: *fingerprint, incomplete_since, again_at: None, tally }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_these_bytes_and_reads_back() {
+        let arc =
+            Arcwise { fingerprint: [7; 16], incomplete_since: Some(0x0102), ..Arcwise::default() };
+        assert_eq!(row_key(0x0a0b), *b"rf\x0a\x0b");
+        let value = row_value(&arc);
+        let expected =
+            [&[2][..], &[7; 16], &[2, 1, 0, 0, 0, 0, 0, 0], &Tally::default().encode()].concat();
+        assert_eq!(value, expected);
+        let (number, back) = read_row(&row_key(0x0a0b), &value).expect("a row");
+        assert_eq!(
+            (number, back.fingerprint, back.incomplete_since),
+            (0x0a0b, [7; 16], Some(0x0102))
+        );
+        assert!(read_row(b"rf\x0a", &value).is_none());
+        assert!(read_row(b"rf\x0a\x0b", &value[..20]).is_none());
+    }
+}

@@ -1,0 +1,478 @@
+//! Doing what was planned: takes jobs from the queue, plans each chunk again, and does that.
+//!
+//! Owns the doing; decides nothing. The one idea: a job names a chunk,
+//! not a deed. What is done follows from what the holders say at that moment, so a job that became
+//! pointless does nothing, and doing one twice is harmless.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copse_core::{
+    descriptor::Descriptor,
+    erasure::Codec,
+    ids::{NodeId, ShardId, ShardIndex},
+    repair::{
+        self, Action, ChunkFacts, ChunkPlan, Claim, Entry, Job, Kind, Lane, Nodes as _, Policy,
+    },
+    ring::Ring,
+};
+use copse_proto::{
+    peer,
+    status::{Reason, Refusal},
+};
+use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    answers::Answers,
+    claims::{Claims, blocking},
+    exchange::Exchange,
+    facts::{Facts, Opinions, View, Views},
+    jobs::{Jobs, kind_name},
+    phases::{Phase, Phases},
+    report::{Counters, count},
+    steward::chunks_of,
+};
+use crate::{
+    beside::beside,
+    peer::{Op, Outcome, PeerError},
+    shards::Clock,
+    store::{ShardStore, VerifiedShard, Want},
+};
+
+/// Memory for shards of chunks that are being rebuilt, in KiB: five chunks of 10+6.
+const BUFFER_KIB: u32 = 64 << 10;
+
+/// How long a worker sleeps at most: the clock may be set.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
+/// What a worker needs.
+pub(super) struct Worker {
+    pub(super) own: NodeId,
+    pub(super) clock: Clock,
+    pub(super) policy: Policy,
+    pub(super) views: Views,
+    pub(super) claims: Arc<Claims>,
+    pub(super) jobs: Jobs,
+    pub(super) opinions: Opinions,
+    pub(super) exchange: Exchange,
+    pub(super) answers: Arc<Answers>,
+    pub(super) store: Arc<dyn ShardStore>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) phases: Phases,
+    pub(super) memory: Arc<Semaphore>,
+    pub(super) running: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// What became of a job.
+enum Done {
+    /// It was done.
+    Yes,
+    /// There was nothing to do any more.
+    Needless(&'static str),
+}
+
+impl Worker {
+    /// Memory for all workers together.
+    pub(super) fn memory() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(BUFFER_KIB as usize))
+    }
+
+    /// Works until `stop` is cancelled.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let woken = self.jobs.woken();
+            // A node that is cut off has nobody to repair with: its jobs wait, and none has failed.
+            let next = match self.views.now().cut_off {
+                true => None,
+                false => self.jobs.next(self.now_ms()),
+            };
+            let Some((job, entry)) = next else {
+                let wait = self.jobs.next_at_unix_ms().map_or(SLEEP_MAX, |at| {
+                    Duration::from_millis(at.saturating_sub(self.now_ms()))
+                        .clamp(Duration::from_millis(50), SLEEP_MAX)
+                });
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = woken => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+                continue;
+            };
+            count(&self.running, 1);
+            let result = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                result = self.work(job, &entry) => result,
+            };
+            self.running.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            let chunk = job.chunk.short();
+            match result {
+                Ok(Done::Yes) => {
+                    count(&self.counters.jobs_done, 1);
+                    tracing::debug!(%chunk, kind = kind_name(job.kind), "repair done");
+                    self.jobs.strike_off(job).await;
+                }
+                Ok(Done::Needless(why)) => {
+                    count(&self.counters.jobs_cancelled, 1);
+                    tracing::debug!(%chunk, kind = kind_name(job.kind), why, "repair needless");
+                    self.jobs.strike_off_needless(job).await;
+                }
+                Err(refusal) => {
+                    count(&self.counters.jobs_failed, 1);
+                    tracing::info!(%chunk, kind = kind_name(job.kind), %refusal, "repair put off");
+                    self.jobs.put_off(job, self.now_ms(), refusal.message()).await;
+                }
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.clock)() * 1000
+    }
+
+    async fn work(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
+        let view = self.views.now();
+        let mut nodes = self.opinions.with(&view);
+        if view.cut_off {
+            return Err(Refusal::new(Reason::NodeUnreachable, view.guard.clone()));
+        }
+        let arc = Ring::arc(&job.chunk);
+        if repair::steward(&view.ring, arc, &nodes) != Some(self.own) {
+            return Ok(Done::Needless("another node is its steward now"));
+        }
+        let claims = Arc::clone(&self.claims);
+        let said = blocking(move || claims.of_arc(arc)).await?;
+        let found = chunks_of(said, None).into_iter().find(|facts| facts.chunk == job.chunk);
+        let Some(said) = found else {
+            return Ok(Done::Needless("nobody holds any of it"));
+        };
+        let (facts, silent) = self.ask_all(&view, &mut nodes, said, job.kind).await;
+        let plan = repair::plan_chunk(&view.ring, &nodes, &facts, &self.policy);
+        self.phases.reach(Phase::Planned, job.chunk).await;
+        self.wait_for_the_returning(&plan, entry)?;
+        match (self.carry_out(job, &facts, &plan).await?, silent) {
+            (Done::Needless(_), Some(refusal)) => Err(refusal),
+            (done, _) => Ok(done),
+        }
+    }
+
+    /// While nodes come back after an outage, chunks are thin one moment and whole the next: those
+    /// that are thin only for nodes that are down wait for the rest of them, though not for long.
+    fn wait_for_the_returning(&self, plan: &ChunkPlan, entry: &Entry) -> Result<(), Refusal> {
+        let Some(settle) = self.views.returning() else { return Ok(()) };
+        let strength = &plan.strength;
+        let enough = strength.hoped > self.policy.threshold.shards(strength.geometry);
+        let age = self.now_ms().saturating_sub(entry.priority.since_unix_ms);
+        let young = u128::from(age) < 2 * settle.as_millis();
+        let rebuilds = plan.actions.iter().any(|action| matches!(action, Action::Rebuild { .. }));
+        if enough && young && rebuilds {
+            let text = "nodes are coming back: the rest of them is waited for";
+            return Err(Refusal::new(Reason::NodeUnreachable, text));
+        }
+        Ok(())
+    }
+
+    /// Asks all who may hold shards of a chunk what they have of it now; and why one of them did
+    /// not say, if one did not.
+    async fn ask_all(
+        &self,
+        view: &View,
+        nodes: &mut Facts,
+        said: ChunkFacts,
+        kind: Kind,
+    ) -> (ChunkFacts, Option<Refusal>) {
+        let placed = view.ring.placement(Ring::arc(&said.chunk), said.geometry);
+        let asked: BTreeSet<NodeId> = said
+            .claims
+            .iter()
+            .map(|claim| claim.node)
+            .chain(placed)
+            .filter(|node| nodes.facts(node).standing.is_reachable())
+            .collect();
+        let chunk = said.chunk;
+        let answers = join_all(asked.iter().map(async |&node| {
+            let held = if node == self.own {
+                self.store.held(chunk).await.map_err(|error| crate::refusals::of_read(&error))
+            } else {
+                self.exchange.has(node, chunk).await
+            };
+            (node, held)
+        }))
+        .await;
+        // Of those that cannot be asked, what they said last.
+        let mut claims: Vec<Claim> =
+            said.claims.iter().filter(|claim| !asked.contains(&claim.node)).copied().collect();
+        let mut silent = None;
+        for (node, held) in answers {
+            match held {
+                Ok(held) => claims.extend(held.into_iter().map(|index| Claim { node, index })),
+                Err(refusal) => {
+                    tracing::debug!(node = %node.short(), %refusal, "not told what it holds");
+                    claims.extend(said.claims.iter().filter(|claim| claim.node == node));
+                    nodes.silent(node);
+                    silent = Some(refusal);
+                }
+            }
+        }
+        // That it was queued says that it has been missing for long enough; whether it still is,
+        // the claims say.
+        let missing_for = (kind == Kind::Rebuild).then_some(self.policy.patience);
+        (ChunkFacts { claims, missing_for, ..said }, silent)
+    }
+
+    async fn carry_out(
+        &self,
+        job: Job,
+        facts: &ChunkFacts,
+        plan: &ChunkPlan,
+    ) -> Result<Done, Refusal> {
+        let mut done = 0;
+        let mut problem = None;
+        for action in &plan.actions {
+            let result = match (job.kind, action) {
+                (Kind::Rebuild, Action::Rebuild { lane, sources, make }) => {
+                    self.rebuild(facts, *lane, sources, make).await
+                }
+                (Kind::Copy, Action::Copy { index, from, to }) => {
+                    self.copy(ShardId { chunk: job.chunk, index: *index }, *from, *to).await
+                }
+                (Kind::Drop, Action::Drop { index, node, kept_by }) => {
+                    self.drop(ShardId { chunk: job.chunk, index: *index }, *node, *kept_by).await
+                }
+                _ => continue,
+            };
+            match result {
+                Ok(()) => done += 1,
+                Err(refusal) => problem = Some(refusal),
+            }
+        }
+        match problem {
+            Some(refusal) => Err(refusal),
+            None if done > 0 => Ok(Done::Yes),
+            None => match plan.skips.first() {
+                // Too few or nowhere to go: it stays in the queue, and the status says why.
+                Some(
+                    skip @ (repair::Skip::NotEnough { .. }
+                    | repair::Skip::WaitingForDown { .. }
+                    | repair::Skip::NoTarget { .. }),
+                ) if job.kind == Kind::Rebuild => {
+                    Err(Refusal::new(Reason::TooFewShards, skip.to_string()))
+                }
+                _ => Ok(Done::Needless("the shards are there again")),
+            },
+        }
+    }
+
+    /// Reads any k shards, makes the wanted ones, stores them, and has them proved.
+    async fn rebuild(
+        &self,
+        facts: &ChunkFacts,
+        lane: Lane,
+        sources: &[(ShardIndex, NodeId)],
+        make: &[(ShardIndex, NodeId)],
+    ) -> Result<(), Refusal> {
+        let shards = (facts.geometry.data() + make.len()) as u64;
+        let kib = (shards * facts.shard_bytes).div_ceil(1 << 10).min(BUFFER_KIB.into());
+        let _memory = Arc::clone(&self.memory)
+            .acquire_many_owned(u32::try_from(kib).unwrap_or(BUFFER_KIB))
+            .await
+            .map_err(|error| crate::refusals::internal(&error))?;
+        let fetched = self.fetch(facts, lane, sources).await?;
+        self.phases.reach(Phase::Fetched, facts.chunk).await;
+        let wanted: Vec<ShardIndex> = make.iter().map(|(index, _)| *index).collect();
+        let made = beside(move || reconstruct(&fetched, &wanted));
+        let (descriptor, made) =
+            made.await.map_err(|error| crate::refusals::internal(&error))??;
+        self.phases.reach(Phase::Rebuilt, facts.chunk).await;
+        let stored = make.iter().zip(made).map(async |(&(index, to), data)| {
+            let id = ShardId { chunk: facts.chunk, index };
+            let bytes = data.len() as u64;
+            self.store_at(to, &descriptor, id, data, lane).await?;
+            self.phases.reach(Phase::Stored, facts.chunk).await;
+            self.prove_at(to, &descriptor, id).await?;
+            count(&self.counters.rebuilt_shards, 1);
+            count(&self.counters.rebuilt_bytes, bytes);
+            Ok::<(), Refusal>(())
+        });
+        let results = join_all(stored).await;
+        let problem = results.into_iter().find_map(Result::err);
+        self.phases.reach(Phase::Proved, facts.chunk).await;
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// k shards of different indices, from the best sources that give them.
+    async fn fetch(
+        &self,
+        facts: &ChunkFacts,
+        lane: Lane,
+        sources: &[(ShardIndex, NodeId)],
+    ) -> Result<Vec<VerifiedShard>, Refusal> {
+        let needed = facts.geometry.data();
+        let mut left = sources.iter();
+        let mut running = FuturesUnordered::new();
+        let mut have: BTreeMap<ShardIndex, VerifiedShard> = BTreeMap::new();
+        let mut problem = None;
+        loop {
+            while have.len() + running.len() < needed {
+                let Some(&(index, node)) = left.next() else { break };
+                if have.contains_key(&index) {
+                    continue;
+                }
+                let id = ShardId { chunk: facts.chunk, index };
+                running.push(async move { (index, self.shard_from(node, id, lane).await) });
+            }
+            match running.next().await {
+                Some((index, Ok(shard))) => {
+                    count(&self.counters.rebuild_read_bytes, shard.data().len() as u64);
+                    have.insert(index, shard);
+                }
+                Some((_, Err(refusal))) => problem = Some(refusal),
+                None => break,
+            }
+            if have.len() == needed {
+                break;
+            }
+        }
+        if have.len() == needed {
+            return Ok(have.into_values().collect());
+        }
+        let why = problem.map_or_else(String::new, |refusal| format!("; {}", refusal.message()));
+        Err(Refusal::new(
+            Reason::TooFewShards,
+            format!("have {} of the {needed} shards of chunk {}{why}", have.len(), facts.chunk),
+        ))
+    }
+
+    async fn shard_from(
+        &self,
+        node: NodeId,
+        id: ShardId,
+        lane: Lane,
+    ) -> Result<VerifiedShard, Refusal> {
+        if node != self.own {
+            return self.exchange.get(node, id, lane).await;
+        }
+        let read = self.store.read(id, Want::Whole).await;
+        let read = read.map_err(|error| crate::refusals::of_read(&error))?;
+        // What the store gives was verified: this only makes it of the same type.
+        let check = move || VerifiedShard::check(read.descriptor, id.index, read.data);
+        beside(check)
+            .await
+            .map_err(|error| crate::refusals::internal(&error))?
+            .map_err(|error| crate::refusals::of_check(&error))
+    }
+
+    async fn store_at(
+        &self,
+        to: NodeId,
+        descriptor: &Descriptor,
+        id: ShardId,
+        data: Bytes,
+        lane: Lane,
+    ) -> Result<(), Refusal> {
+        if to != self.own {
+            let sent = self.exchange.put(to, descriptor, id, data, lane).await;
+            return sent.map(|_| ()).inspect_err(|refusal| self.note_full(to, refusal));
+        }
+        let encoded = Bytes::from(descriptor.encode());
+        let check = move || VerifiedShard::check(encoded, id.index, data);
+        let verified = beside(check)
+            .await
+            .map_err(|error| crate::refusals::internal(&error))?
+            .map_err(|error| crate::refusals::of_check(&error))?;
+        let stored = self.store.put(verified).await;
+        stored
+            .map(|_| ())
+            .map_err(|error| crate::refusals::of_put(&error, self.own))
+            .inspect_err(|refusal| self.note_full(to, refusal))
+    }
+
+    fn note_full(&self, node: NodeId, refusal: &Refusal) {
+        if matches!(refusal.reason(), Reason::StoreFull | Reason::StoreFailed) {
+            self.opinions.full(node);
+        }
+    }
+
+    async fn prove_at(
+        &self,
+        to: NodeId,
+        descriptor: &Descriptor,
+        id: ShardId,
+    ) -> Result<(), Refusal> {
+        if to != self.own {
+            return self.exchange.prove(to, descriptor, id).await;
+        }
+        let read = self.store.read(id, Want::Whole).await;
+        read.map(|_| ()).map_err(|error| crate::refusals::of_read(&error))
+    }
+
+    /// Asks a holder to bring a shard where it belongs.
+    async fn copy(&self, id: ShardId, from: NodeId, to: NodeId) -> Result<(), Refusal> {
+        let op = peer::HandOver {
+            chunk_id: id.chunk.as_bytes().to_vec(),
+            index: id.index.0.into(),
+            to: to.as_bytes().to_vec(),
+        };
+        if from == self.own {
+            return self.answers.hand_over(&op).await.map(|_| ());
+        }
+        match self.exchange.ask(from, Op::HandOver(op), Lane::Normal).await {
+            Ok((Outcome::HandOver(_), _)) => Ok(()),
+            Ok(_) => Err(PeerError::BadReply { node: from }.into()),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                self.note_full(to, &refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Asks a holder to drop a shard that another one keeps.
+    async fn drop(&self, id: ShardId, node: NodeId, kept_by: NodeId) -> Result<(), Refusal> {
+        let op = peer::Release {
+            chunk_id: id.chunk.as_bytes().to_vec(),
+            index: id.index.0.into(),
+            kept_by: kept_by.as_bytes().to_vec(),
+        };
+        if node == self.own {
+            return self.answers.release(&op).await;
+        }
+        match self.exchange.ask(node, Op::Release(op), Lane::Normal).await? {
+            (Outcome::Release(_), _) => Ok(()),
+            _ => Err(PeerError::BadReply { node }.into()),
+        }
+    }
+}
+
+/// Makes shards from k others, each checked against the descriptor.
+fn reconstruct(
+    have: &[VerifiedShard],
+    wanted: &[ShardIndex],
+) -> Result<(Descriptor, Vec<Bytes>), Refusal> {
+    let wrong = |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
+    let first = have.first().ok_or_else(|| wrong(&"there is nothing to rebuild from"))?;
+    let descriptor = Descriptor::decode(first.descriptor()).map_err(|error| wrong(&error))?;
+    let shards: Vec<(ShardIndex, &[u8])> =
+        have.iter().map(|shard| (shard.id().index, &shard.data()[..])).collect();
+    let made = Codec::new(descriptor.geometry())
+        .reconstruct(&shards, wanted)
+        .map_err(|error| wrong(&error))?;
+    for (index, shard) in wanted.iter().zip(&made) {
+        // Each was rebuilt from k proved shards, so this can only fail if whoever made the chunk
+        // made it wrong. Storing it would not help anybody.
+        descriptor.check_shard(*index, shard).map_err(|error| {
+            Refusal::new(
+                Reason::ShardDamaged,
+                format!("the chunk was stored wrong, it cannot be repaired: {error}"),
+            )
+        })?;
+    }
+    Ok((descriptor, made.into_iter().map(Bytes::from).collect()))
+}

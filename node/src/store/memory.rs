@@ -1,0 +1,553 @@
+//! A store in memory that can be told to fail: for tests and the simulator.
+//!
+//! Owns no thread and no file, reads no clock but tokio's, iterates in order: the same calls give
+//! the same answers. Verifies what it serves exactly as the store on a disk does.
+//!
+//! A put is written, then synced, then acknowledged; with [`Faults::sync_delay`] there is time
+//! between the steps, in which a [`MemoryStore::crash`] can fall. Nothing is ever dead here: the room
+//! of what leaves the trash is free at once, and trash leaves when the next call looks at the clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use copse_core::{
+    geometry::Geometry,
+    ids::{ChunkId, ShardId, ShardIndex},
+};
+use tokio::sync::Notify;
+
+use super::{
+    ArcChanges, FullReason, HeldShard, Ledger, PutError, ReadError, RemovalReason, RemoveError,
+    Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
+    Want, Writes,
+    arcs::{Arcs, arc_of},
+    index::Due,
+    ledger::MemoryLedger,
+    reader::arc_from,
+    request::record_bytes,
+    segment::Removal,
+    shard,
+};
+
+/// What goes wrong, until it is changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Each new shard is refused as if by ENOSPC.
+    pub no_space: bool,
+    /// Writing fails with EIO.
+    pub fail_writes: bool,
+    /// Syncing fails with EIO: what was written is not acknowledged and is gone.
+    pub fail_syncs: bool,
+    /// Reading fails with EIO.
+    pub fail_reads: bool,
+    /// A disk that lies: says "synced" and did not, so that a crash takes acknowledged shards. No
+    /// store survives this; it is there to see that a checker notices.
+    pub lie_about_syncs: bool,
+    /// So many of the newest batches of the ledger are gone after a crash; 64 at most.
+    pub forgotten_batches: usize,
+    /// Time that each write takes.
+    pub write_delay: Duration,
+    /// Time that each sync takes. A crash ends it.
+    pub sync_delay: Duration,
+    /// Time that each read takes.
+    pub read_delay: Duration,
+}
+
+/// Shards in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    crashed: Notify,
+    ledger: Arc<MemoryLedger>,
+    capacity_bytes: u64,
+    trash: TrashOptions,
+}
+
+#[derive(Debug)]
+struct State {
+    shards: BTreeMap<ShardId, Held>,
+    arcs: Arcs,
+    /// What lies in the trash, the oldest first.
+    due: BTreeSet<Due>,
+    faults: Faults,
+    /// How often it crashed: a put under way then is not acknowledged.
+    crashes: u64,
+    closed: bool,
+    used_bytes: u64,
+    counters: Counters,
+    full: Option<FullReason>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    puts: u64,
+    duplicates: u64,
+    commits: u64,
+    reads: u64,
+    io_errors: u64,
+    corrupt: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    geometry: Geometry,
+    descriptor: Bytes,
+    groups: Bytes,
+    data: Bytes,
+    record_bytes: u64,
+    condition: Condition,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// Not acknowledged, and not found: gone after a crash.
+    Written,
+    /// May be found; if the disk lied, gone after a crash.
+    Live {
+        lied: bool,
+    },
+    Quarantined,
+    /// If the disk lied, live again after a crash.
+    Trashed {
+        removal: Removal,
+        lied: bool,
+    },
+}
+
+impl Held {
+    fn is_live(&self) -> bool {
+        matches!(self.condition, Condition::Live { .. })
+    }
+
+    fn trashed(&self) -> Option<Removal> {
+        match self.condition {
+            Condition::Trashed { removal, .. } => Some(removal),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn new(epoch: u64) -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            arcs: Arcs::new(StoreRevision { epoch, revision: 0 }, BTreeMap::new()),
+            due: BTreeSet::new(),
+            faults: Faults::default(),
+            crashes: 0,
+            closed: false,
+            used_bytes: 0,
+            counters: Counters::default(),
+            full: None,
+        }
+    }
+
+    /// Changes what a shard is, or takes it out, and keeps the arcs in step.
+    fn set(&mut self, id: ShardId, condition: Option<Condition>) {
+        let Some(held) = self.shards.get_mut(&id) else { return };
+        let was = held.is_live();
+        if let Some(removal) = held.trashed() {
+            self.due.remove(&Due::of(id, removal));
+        }
+        if let Some(Condition::Trashed { removal, .. }) = condition {
+            self.due.insert(Due::of(id, removal));
+        }
+        match condition {
+            Some(condition) => held.condition = condition,
+            None => {
+                self.used_bytes -= held.record_bytes;
+                self.shards.remove(&id);
+            }
+        }
+        let is = matches!(condition, Some(Condition::Live { .. }));
+        if was != is {
+            self.arcs.count(id, is);
+        }
+    }
+
+    /// Whether a call may look at shards; if not, why.
+    fn readable(&mut self) -> Result<(), ReadError> {
+        if self.closed {
+            return Err(ReadError::Closed);
+        }
+        if self.faults.fail_reads {
+            self.counters.io_errors += 1;
+            return Err(ReadError::Io { source: eio() });
+        }
+        Ok(())
+    }
+
+    /// The shard, if it may be served.
+    fn live(&self, id: ShardId) -> Result<&Held, ReadError> {
+        match self.shards.get(&id) {
+            Some(held) if held.is_live() => Ok(held),
+            Some(held) if held.condition == Condition::Quarantined => {
+                Err(ReadError::Corrupt { id })
+            }
+            _ => Err(ReadError::NotHeld { id }),
+        }
+    }
+
+    /// Sets a shard apart whose bytes are wrong.
+    fn quarantine<T>(&mut self, id: ShardId) -> Result<T, ReadError> {
+        self.set(id, Some(Condition::Quarantined));
+        self.counters.corrupt += 1;
+        Err(ReadError::Corrupt { id })
+    }
+}
+
+fn eio() -> Arc<io::Error> {
+    Arc::new(rustix::io::Errno::IO.into())
+}
+
+impl MemoryStore {
+    /// An empty store with room for so many bytes of records. Its clock stands still: nothing leaves
+    /// the trash.
+    pub fn new(capacity_bytes: u64) -> Self {
+        Self::with(capacity_bytes, TrashOptions::new(Arc::new(|| 0)), 0)
+    }
+
+    /// The same with these rules for its trash, and with an epoch of its own: stores that take turns
+    /// in the place of one must differ in it. Each crash adds 1.
+    pub fn with(capacity_bytes: u64, trash: TrashOptions, epoch: u64) -> Self {
+        Self {
+            state: Mutex::new(State::new(epoch)),
+            crashed: Notify::new(),
+            ledger: Arc::default(),
+            capacity_bytes,
+            trash,
+        }
+    }
+
+    /// The state, without what was due to leave the trash.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let short = state.full.is_some() || state.used_bytes > self.capacity_bytes / 16 * 15;
+        for proved_elsewhere in [false, true] {
+            let Some(until) = self.trash.due_until(proved_elsewhere, short) else { continue };
+            let first = Due::first(proved_elsewhere);
+            while let Some(due) = state.due.range(first..).next().copied()
+                && due.proved_elsewhere == proved_elsewhere
+                && due.since <= until
+            {
+                state.set(due.id, None);
+            }
+        }
+        state
+    }
+
+    /// Changes what goes wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// Power cut and restart: what was not synced is gone, puts under way are never acknowledged. A
+    /// closed store is open again.
+    pub fn crash(&self) {
+        let mut state = self.state();
+        state.crashes += 1;
+        state.closed = false;
+        let conditions: Vec<_> =
+            state.shards.iter().map(|(&id, held)| (id, held.condition)).collect();
+        for (id, condition) in conditions {
+            match condition {
+                Condition::Written | Condition::Live { lied: true } => state.set(id, None),
+                Condition::Trashed { lied: true, .. } => {
+                    state.set(id, Some(Condition::Live { lied: false }));
+                }
+                _ => {}
+            }
+        }
+        state.arcs.now.epoch = state.arcs.now.epoch.wrapping_add(1);
+        self.ledger.forget(state.faults.forgotten_batches);
+        drop(state);
+        self.crashed.notify_waiters();
+    }
+
+    /// Flips bits of one byte of a stored shard. Says whether it is held.
+    pub fn rot(&self, id: ShardId, byte: usize, mask: u8) -> bool {
+        let mut state = self.state();
+        let Some(held) = state.shards.get_mut(&id) else { return false };
+        let mut data = held.data.to_vec();
+        let at = byte % data.len().max(1);
+        if let Some(byte) = data.get_mut(at) {
+            *byte ^= mask;
+        }
+        held.data = data.into();
+        true
+    }
+
+    /// Waits as the faults say, or until a crash.
+    async fn delay(&self, of: fn(&Faults) -> Duration) {
+        let delay = of(&self.state().faults);
+        if !delay.is_zero() {
+            tokio::select! {
+                biased;
+                () = self.crashed.notified() => {}
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// Writes a shard, or finds it held. Gives the crash count it was written under.
+    fn write(&self, shard: &VerifiedShard) -> Result<Option<u64>, PutError> {
+        let (id, record_bytes) = (shard.id(), record_bytes(shard));
+        let mut state = self.state();
+        if state.closed {
+            return Err(PutError::Closed);
+        }
+        let held = state.shards.get(&id).map(|held| held.condition);
+        if matches!(held, Some(Condition::Live { .. })) {
+            state.counters.duplicates += 1;
+            return Ok(None);
+        }
+        let reason = if state.used_bytes + record_bytes > self.capacity_bytes {
+            Some(FullReason::Capacity)
+        } else {
+            state.faults.no_space.then_some(FullReason::NoSpace)
+        };
+        state.full = reason;
+        if let Some(reason) = reason {
+            return Err(PutError::Full {
+                reason,
+                used_bytes: state.used_bytes,
+                capacity_bytes: self.capacity_bytes,
+                free_bytes: self.capacity_bytes.saturating_sub(state.used_bytes),
+            });
+        }
+        if state.faults.fail_writes {
+            state.counters.io_errors += 1;
+            return Err(PutError::Io { id, source: eio() });
+        }
+        if matches!(held, Some(Condition::Trashed { .. })) {
+            // What lies in the trash stays there until the new record is synced.
+            return Ok(Some(state.crashes));
+        }
+        let held = Held {
+            geometry: shard.geometry(),
+            descriptor: shard.descriptor().clone(),
+            groups: shard.groups().clone(),
+            data: shard.data().clone(),
+            record_bytes,
+            condition: Condition::Written,
+        };
+        state.used_bytes += record_bytes;
+        if let Some(old) = state.shards.insert(id, held) {
+            state.used_bytes -= old.record_bytes;
+        }
+        Ok(Some(state.crashes))
+    }
+
+    /// Makes a written shard durable and visible.
+    fn sync(&self, shard: &VerifiedShard, written_in: u64) -> Result<Stored, PutError> {
+        let id = shard.id();
+        let mut state = self.state();
+        if state.crashes != written_in {
+            return Err(PutError::Closed);
+        }
+        state.counters.commits += 1;
+        let condition = state.shards.get(&id).map(|held| held.condition);
+        if state.faults.fail_syncs {
+            state.counters.io_errors += 1;
+            // Another put of the same shard may have been acknowledged meanwhile.
+            if condition == Some(Condition::Written) {
+                state.set(id, None);
+            }
+            return Err(PutError::Io { id, source: eio() });
+        }
+        match condition {
+            Some(Condition::Written | Condition::Trashed { .. }) => {}
+            Some(Condition::Live { .. }) => {
+                state.counters.duplicates += 1;
+                return Ok(Stored::AlreadyHeld);
+            }
+            // Its time in the trash was over meanwhile, or another sync failed: as if not written.
+            Some(Condition::Quarantined) | None => {
+                return Err(PutError::Io { id, source: eio() });
+            }
+        }
+        if let Some(held) = state.shards.get_mut(&id) {
+            held.data = shard.data().clone();
+        }
+        let lied = state.faults.lie_about_syncs;
+        state.set(id, Some(Condition::Live { lied }));
+        state.counters.puts += 1;
+        Ok(Stored::New)
+    }
+
+    /// Shows the readable shards from `from` on, in order.
+    fn readable<T>(
+        &self,
+        from: Bound<ShardId>,
+        collect: impl FnOnce(&mut dyn Iterator<Item = (ShardId, &Held)>) -> T,
+    ) -> Result<T, ReadError> {
+        let mut state = self.state();
+        state.readable()?;
+        let shards = state.shards.range((from, Bound::Unbounded));
+        Ok(collect(&mut shards.filter(|(_, held)| held.is_live()).map(|(&id, held)| (id, held))))
+    }
+}
+
+#[async_trait]
+impl ShardStore for MemoryStore {
+    async fn put(&self, shard: VerifiedShard) -> Result<Stored, PutError> {
+        self.delay(|faults| faults.write_delay).await;
+        let Some(written_in) = self.write(&shard)? else { return Ok(Stored::AlreadyHeld) };
+        self.delay(|faults| faults.sync_delay).await;
+        self.sync(&shard, written_in)
+    }
+
+    async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
+        self.delay(|faults| faults.read_delay).await;
+        let mut state = self.state();
+        state.readable()?;
+        let held = state.live(id)?;
+        let shard_bytes = held.data.len();
+        let covered = shard::covered(id, &want, shard_bytes)?;
+        let data = held.data.slice(covered.clone());
+        let descriptor = held.descriptor.clone();
+        let hash = shard::expected_hash(id, &descriptor, shard_bytes);
+        let proof =
+            hash.and_then(|hash| shard::prove(&hash, shard_bytes, &covered, &held.groups, &data));
+        let Some(proof) = proof else { return state.quarantine(id) };
+        state.counters.reads += 1;
+        Ok(ShardRead {
+            descriptor,
+            shard_bytes: shard_bytes as u64,
+            covered: covered.start as u64..covered.end as u64,
+            proof,
+            data,
+        })
+    }
+
+    async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
+        self.delay(|faults| faults.read_delay).await;
+        let mut state = self.state();
+        state.readable()?;
+        let held = state.live(id)?;
+        let record_bytes = held.record_bytes;
+        match shard::sound(id, &held.descriptor, &held.groups, &held.data) {
+            Some(_) => Ok(record_bytes),
+            None => state.quarantine(id),
+        }
+    }
+
+    async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
+        let crashes = self.state().crashes;
+        self.delay(|faults| faults.write_delay).await;
+        self.delay(|faults| faults.sync_delay).await;
+        let mut state = self.state();
+        if state.closed || state.crashes != crashes {
+            return Err(RemoveError::Closed);
+        }
+        let condition = match state.shards.get(&id).map(|held| held.condition) {
+            // There are no sound bytes to be kept.
+            Some(Condition::Quarantined) => None,
+            Some(Condition::Live { .. }) => Some(Condition::Trashed {
+                removal: Removal { since: self.trash.now(), reason },
+                lied: state.faults.lie_about_syncs,
+            }),
+            Some(Condition::Written | Condition::Trashed { .. }) | None => {
+                return Ok(Removed::NotHeld);
+            }
+        };
+        if state.faults.fail_writes || state.faults.fail_syncs {
+            state.counters.io_errors += 1;
+            return Err(RemoveError::Io { id, source: eio() });
+        }
+        state.counters.commits += 1;
+        state.set(id, condition);
+        Ok(Removed::Removed)
+    }
+
+    async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
+        let first = ShardId { chunk, index: ShardIndex(0) };
+        self.readable(Bound::Included(first), |shards| {
+            shards.take_while(|(id, _)| id.chunk == chunk).map(|(id, _)| id.index).collect()
+        })
+    }
+
+    async fn list(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<ShardId>, ReadError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.readable(from, |shards| shards.take(limit).map(|(id, _)| id).collect())
+    }
+
+    async fn arc_changes(&self, since: Option<StoreRevision>) -> Result<ArcChanges, ReadError> {
+        let state = self.state();
+        if state.closed { Err(ReadError::Closed) } else { Ok(state.arcs.changes(since)) }
+    }
+
+    async fn list_arc(
+        &self,
+        arc: u16,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<HeldShard>, ReadError> {
+        self.readable(arc_from(arc, after), |shards| {
+            let shards = shards.take_while(|(id, _)| arc_of(*id) == arc).take(limit);
+            let listed = shards.map(|(id, held)| {
+                // A shard is shorter than 4 GiB: its descriptor says so.
+                let shard_bytes = u32::try_from(held.data.len()).unwrap_or(u32::MAX);
+                HeldShard { id, geometry: held.geometry, shard_bytes }
+            });
+            listed.collect()
+        })
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.ledger) as Arc<dyn Ledger>
+    }
+
+    async fn stats(&self) -> StoreStats {
+        let state = self.state();
+        let mut stats = StoreStats {
+            shards: 0,
+            shard_bytes: 0,
+            quarantined: 0,
+            trashed: 0,
+            trashed_bytes: 0,
+            dead_bytes: 0,
+            used_bytes: state.used_bytes,
+            capacity_bytes: self.capacity_bytes,
+            free_bytes: self.capacity_bytes.saturating_sub(state.used_bytes),
+            writes: match state.full {
+                Some(FullReason::NoSpace) if !state.faults.no_space => Writes::Accepted,
+                full => full.map_or(Writes::Accepted, Writes::Full),
+            },
+            puts: state.counters.puts,
+            duplicates: state.counters.duplicates,
+            commits: state.counters.commits,
+            reads: state.counters.reads,
+            io_errors: state.counters.io_errors,
+            corrupt: state.counters.corrupt,
+            compactions: 0,
+        };
+        for held in state.shards.values() {
+            let bytes = held.data.len() as u64;
+            match held.condition {
+                Condition::Written => {}
+                Condition::Live { .. } => {
+                    stats.shards += 1;
+                    stats.shard_bytes += bytes;
+                }
+                Condition::Quarantined => stats.quarantined += 1,
+                Condition::Trashed { .. } => {
+                    stats.trashed += 1;
+                    stats.trashed_bytes += bytes;
+                }
+            }
+        }
+        stats
+    }
+
+    async fn close(&self) {
+        self.state().closed = true;
+    }
+}

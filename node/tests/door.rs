@@ -1,0 +1,281 @@
+//! A real node on real sockets, asked by a gRPC client: put, get, has, and everything that is wrong
+//! in ways a client may be wrong.
+
+mod support;
+
+use std::sync::Arc;
+
+use copse_core::{ids::ShardIndex, receipt::SignedReceipt, shard_tree};
+use copse_node::{dial, store::MemoryStore};
+use copse_proto::{
+    door::{
+        HasRequest, InfoRequest, ListRequest, directory_client::DirectoryClient,
+        node_client::NodeClient, put_reply, put_request,
+    },
+    status::{Reason, Refusal},
+};
+use support::{NETWORK, Put, TestNode, chunk, get, until};
+use tonic::Code;
+
+#[tokio::test]
+async fn a_shard_put_at_the_door_is_read_back_with_proof() {
+    let node = TestNode::start(None).await;
+    let chunk = chunk("4+2", 1, 3 << 20);
+    let mut put = Put::open(node.shards()).await;
+    for index in 0..6 {
+        put.shard(index.into(), None, &chunk, index).await;
+    }
+    for _ in 0..6 {
+        let reply = put.reply().await.expect("goes on").expect("an answer");
+        let Some(put_reply::Outcome::Receipt(receipt)) = reply.outcome else {
+            panic!("shard {} was refused: {:?}", reply.tag, reply.outcome);
+        };
+        let signed = SignedReceipt::verify(&receipt.receipt, &receipt.signature).expect("signed");
+        let index = ShardIndex(u8::try_from(reply.tag).expect("an index"));
+        let id = copse_core::ids::ShardId { chunk: chunk.id(), index };
+        let shard_bytes = u32::try_from(chunk.descriptor().shard_bytes()).expect("small");
+        signed.covers(NETWORK, node.id, id, shard_bytes).expect("for this shard");
+    }
+    drop(put.requests);
+    assert!(put.replies.message().await.expect("a clean end").is_none());
+
+    let whole = chunk.shard(ShardIndex(5));
+    let (header, data) = get(node.shards(), None, &chunk, 5, 0, 0).await.expect("whole");
+    assert_eq!(header.descriptor, chunk.descriptor().encode());
+    assert!(data == whole);
+    for (offset, length) in [(0, 1), (40_000, 4096), (whole.len() as u64 - 1, 1), (70_000, 0)] {
+        let found = get(node.shards(), None, &chunk, 5, offset, length).await;
+        let (header, data) = found.expect("a range");
+        let start = usize::try_from(header.covered_offset).expect("small");
+        let covered = start..start + usize::try_from(header.covered_length).expect("small");
+        let end = if length == 0 { whole.len() as u64 } else { offset + length };
+        assert!(covered.start as u64 <= offset && end <= covered.end as u64);
+        assert!(data == whole[covered.clone()]);
+        let root = chunk.descriptor().shard_hash(ShardIndex(5)).expect("six shards");
+        shard_tree::verify(root, whole.len(), &covered, &data, &header.proof).expect("proved");
+    }
+
+    let absent = get(node.shards(), None, &support::chunk("1+1", 99, 10), 0, 0, 0).await;
+    assert_eq!(absent.expect_err("not held").code(), Code::NotFound);
+    let outside = get(node.shards(), None, &chunk, 5, 1 << 40, 1).await.expect_err("outside");
+    assert_eq!(outside.code(), Code::OutOfRange);
+    assert_eq!(Refusal::from(&outside).reason(), Reason::OutOfRange);
+
+    let request = |ids| HasRequest { target: Vec::new(), chunk_ids: ids };
+    let id = chunk.id().as_bytes().to_vec();
+    let held = node.shards().has(request(vec![vec![7; 32], id.clone()])).await.expect("has");
+    let held: Vec<_> = held.into_inner().held.into_iter().map(|held| held.indices).collect();
+    assert_eq!(held, [vec![], vec![0, 1, 2, 3, 4, 5]]);
+    let refused = node.shards().has(request(vec![id; 1025])).await.expect_err("too many");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    node.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_door_leads_to_all_nodes() {
+    let near = TestNode::start(None).await;
+    let far = TestNode::start(Some(&near)).await;
+    let mut directory = DirectoryClient::new(near.door.clone());
+    until("the near node knows the far one", async || {
+        let mut list = directory.list(ListRequest {}).await.expect("a list").into_inner();
+        let mut count = 0;
+        while let Some(reply) = list.message().await.expect("records") {
+            count += reply.records.len();
+        }
+        count == 2
+    })
+    .await;
+
+    let chunk = chunk("2+1", 2, 1 << 20);
+    let mut put = Put::open(near.shards()).await;
+    put.shard(8, Some(far.id), &chunk, 1).await;
+    let reply = put.reply().await.expect("goes on").expect("an answer");
+    let Some(put_reply::Outcome::Receipt(receipt)) = reply.outcome else {
+        panic!("refused: {:?}", reply.outcome);
+    };
+    let signed = SignedReceipt::verify(&receipt.receipt, &receipt.signature).expect("signed");
+    assert_eq!(signed.receipt().node, far.id, "the far node has it, the near one does not");
+
+    for node in [&near, &far] {
+        let found = get(node.shards(), Some(far.id), &chunk, 1, 20_000, 10).await;
+        let (header, data) = found.expect("from either door");
+        let start = usize::try_from(header.covered_offset).expect("small");
+        assert!(data == chunk.shard(ShardIndex(1))[start..start + data.len()]);
+    }
+    let here = get(near.shards(), None, &chunk, 1, 0, 0).await.expect_err("not on the near node");
+    assert_eq!(here.code(), Code::NotFound);
+    let request = HasRequest {
+        target: far.id.as_bytes().to_vec(),
+        chunk_ids: vec![chunk.id().as_bytes().to_vec()],
+    };
+    let held = near.shards().has(request).await.expect("forwarded").into_inner().held;
+    assert_eq!(held[0].indices, [1]);
+
+    // A lie to the far node is refused there, and the refusal comes back as it was.
+    put.header(9, Some(far.id), chunk.descriptor().encode(), 0).await;
+    put.data(&vec![0; chunk.descriptor().shard_bytes()]).await;
+    assert_eq!(put.outcome().await, (9, Some("SHARD_MISMATCH".to_owned())));
+
+    let stranger = copse_core::ids::NodeId::new([3; 32]);
+    let nobody = get(near.shards(), Some(stranger), &chunk, 1, 0, 0).await.expect_err("unknown");
+    assert_eq!(Refusal::from(&nobody).reason(), Reason::UnknownNode);
+
+    let info = NodeClient::new(near.door.clone()).info(InfoRequest {}).await.expect("info");
+    let info = info.into_inner();
+    assert_eq!(info.node_id, near.id.as_bytes());
+    assert_eq!(info.peers.len(), 1);
+    assert!(info.peers[0].connected, "{:?}", info.peers);
+    far.node.shutdown().await;
+    let gone = get(near.shards(), Some(far.id), &chunk, 1, 0, 0).await.expect_err("stopped");
+    assert_eq!(gone.code(), Code::Unavailable, "{gone}");
+    near.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refused_shard_does_not_end_the_stream() {
+    let node = TestNode::start(None).await;
+    let (good, other) = (chunk("4+2", 3, 1 << 20), chunk("4+2", 4, 1 << 20));
+    let descriptor = || good.descriptor().encode();
+    let shard = good.shard(ShardIndex(0));
+    let mut put = Put::open(node.shards()).await;
+
+    // Wrong bytes, another index, another chunk's bytes, too few, too many.
+    let mut flipped = shard.to_vec();
+    flipped[shard.len() / 2] ^= 1;
+    let long = [shard, &[0]].concat();
+    for (tag, data) in [
+        (1, &flipped[..]),
+        (2, good.shard(ShardIndex(1))),
+        (3, other.shard(ShardIndex(0))),
+        (4, &shard[1..]),
+        (5, &long[..]),
+    ] {
+        put.header(tag, None, descriptor(), 0).await;
+        put.data(data).await;
+    }
+    // No such index; no descriptor; an oversized one; a target that is no node; a piece too large.
+    put.header(6, None, descriptor(), 6).await;
+    put.data(shard).await;
+    put.header(7, None, b"CPSD".to_vec(), 0).await;
+    put.header(8, None, vec![0; 100_000], 0).await;
+    put.part(put_request::Part::Header(copse_proto::door::PutHeader {
+        tag: 9,
+        target: vec![1, 2, 3],
+        descriptor: descriptor(),
+        index: 0,
+    }))
+    .await;
+    put.header(10, None, chunk("1+1", 5, 3 << 20).descriptor().encode(), 0).await;
+    put.data(&vec![0; (1 << 20) + 1]).await;
+    // And one that is right, and once more.
+    put.shard(11, None, &good, 0).await;
+    put.shard(12, None, &good, 0).await;
+
+    let mut answers = Vec::new();
+    for _ in 0..12 {
+        answers.push(put.outcome().await);
+    }
+    answers.sort();
+    let mismatch = || Some("SHARD_MISMATCH".to_owned());
+    let malformed = || Some("MALFORMED".to_owned());
+    let expected = [
+        (1, mismatch()),
+        (2, mismatch()),
+        (3, mismatch()),
+        (4, mismatch()),
+        (5, mismatch()),
+        (6, malformed()),
+        (7, malformed()),
+        (8, malformed()),
+        (9, malformed()),
+        (10, Some("OVERSIZED".to_owned())),
+        (11, None),
+        (12, None),
+    ];
+    assert_eq!(answers, expected);
+    let (_, data) = get(node.shards(), None, &good, 0, 0, 0).await.expect("the good one is there");
+    assert!(data == shard);
+    node.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn data_of_no_shard_ends_the_stream_behind_the_answers_that_are_due() {
+    let node = TestNode::start(None).await;
+    let good = chunk("2+1", 6, 100_000);
+    let mut put = Put::open(node.shards()).await;
+    put.shard(1, None, &good, 0).await;
+    put.data(b"more").await;
+    assert_eq!(put.outcome().await, (1, None));
+    let end = put.reply().await.expect_err("torn");
+    assert_eq!(end.code(), Code::InvalidArgument);
+    assert_eq!(Refusal::from(&end).reason(), Reason::Torn);
+
+    let mut empty = Put::open(node.shards()).await;
+    empty.requests.send(copse_proto::door::PutRequest { part: None }).await.expect("sent");
+    assert_eq!(empty.reply().await.expect_err("nothing in it").code(), Code::InvalidArgument);
+
+    // An end in the middle of a shard is told, and nothing of it is stored.
+    let mut half = Put::open(node.shards()).await;
+    half.header(2, None, good.descriptor().encode(), 1).await;
+    half.data(&good.shard(ShardIndex(1))[..100]).await;
+    drop(std::mem::replace(&mut half.requests, tokio::sync::mpsc::channel(1).0));
+    assert_eq!(half.outcome().await, (2, Some("SHARD_MISMATCH".to_owned())));
+    assert!(half.reply().await.expect("a clean end").is_none());
+    let absent = get(node.shards(), None, &good, 1, 0, 0).await.expect_err("not stored");
+    assert_eq!(absent.code(), Code::NotFound);
+    node.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_full_node_says_so_and_goes_on_serving() {
+    let node = TestNode::with_store(Arc::new(MemoryStore::new(1 << 20)), None).await;
+    let mut put = Put::open(node.shards()).await;
+    let mut stored = Vec::new();
+    let refusal = loop {
+        let seed = u8::try_from(stored.len()).expect("a megabyte is soon full");
+        let next = chunk("1+1", seed, 200_000);
+        put.shard(seed.into(), None, &next, 0).await;
+        let reply = put.reply().await.expect("goes on").expect("an answer");
+        match reply.outcome.expect("an outcome") {
+            put_reply::Outcome::Receipt(_) => stored.push(next),
+            put_reply::Outcome::Error(error) => break error,
+        }
+    };
+    assert!(stored.len() > 2, "{} fit", stored.len());
+    assert_eq!(refusal.code, Code::ResourceExhausted as u32);
+    assert_eq!(refusal.reason, "STORE_FULL");
+    assert!(refusal.message.contains("another node"), "{}", refusal.message);
+    for chunk in &stored {
+        let (_, data) = get(node.shards(), None, chunk, 0, 0, 0).await.expect("still served");
+        assert!(data == chunk.shard(ShardIndex(0)));
+    }
+    let info = NodeClient::new(node.door.clone()).info(InfoRequest {}).await.expect("info");
+    let store = info.into_inner().store.expect("a store");
+    assert!(!store.accepting && !store.refusing_reason.is_empty(), "{store:?}");
+    node.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn only_the_node_itself_is_behind_its_door() {
+    let (node, other) = (TestNode::start(None).await, TestNode::start(None).await);
+    let error = dial::dial(node.address, other.id).await.expect_err("another node's id");
+    assert!(matches!(error, dial::DialError::WrongNode { .. }), "{error}");
+    assert!(error.to_string().contains(&node.id.to_string()), "{error}");
+    other.node.shutdown().await;
+    node.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stopping_node_ends_its_streams_and_keeps_its_word() {
+    let node = TestNode::start(None).await;
+    let good = chunk("2+1", 7, 100_000);
+    let mut put = Put::open(node.shards()).await;
+    put.shard(1, None, &good, 0).await;
+    assert_eq!(put.outcome().await, (1, None));
+    let started = std::time::Instant::now();
+    node.node.shutdown().await;
+    assert!(started.elapsed() < support::PATIENCE);
+    let end = put.reply().await.expect_err("the node is gone");
+    assert_eq!(end.code(), Code::Unavailable, "{end}");
+    assert_eq!(Refusal::from(&end).reason(), Reason::ShuttingDown, "{end}");
+}
