@@ -1,0 +1,247 @@
+//! What the command line takes, with the help that people read.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use copse_core::geometry::Geometry;
+
+/// Shown under the help of `copse` itself.
+const AFTER: &str = "\
+Start:
+  copse join TOKEN            join a network (`copse-node token` on any node prints the token)
+  copse put photos            store a folder; prints its capability
+  copse get CAPABILITY        get it back
+
+A capability is the address and the key at once: whoever has it can read, nobody else can,
+and without it the data is lost to you too. Keep it like a key.
+
+Exit codes:
+  0 done                       6 refused: it would not survive the loss of one node
+  1 another error              7 no such path in the tree
+  2 wrong usage                8 the destination exists
+  3 done but for some files    9 wrong capability or token
+  4 too few shards are left   10 too little room on the nodes
+  5 too few nodes answer      11 less safe than it should be
+  130 interrupted; run the same command again to go on";
+
+/// Heading of the flags that every command has.
+const EVERYWHERE: &str = "With every command";
+
+/// Stores files in a network of other people's disks, encrypted before they leave this machine.
+#[derive(Debug, Parser)]
+#[command(name = "copse", version, after_help = AFTER, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Directory of this client's state: the network, its secret, its journal
+    /// [default: $COPSE_HOME, else $XDG_CONFIG_HOME/copse, else ~/.config/copse]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
+    pub(crate) home: Option<PathBuf>,
+    /// Print results as JSON on standard output
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub(crate) json: bool,
+    /// No progress and no remarks, only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
+    pub(crate) quiet: bool,
+    /// Say more on standard error; twice for every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = EVERYWHERE)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Join the network that a token names
+    Join {
+        /// What `copse-node token` printed
+        token: String,
+    },
+    /// Store files and folders; print the capability to read them
+    Put(Put),
+    /// Get a tree, a folder or a file back
+    Get {
+        /// A capability, or a path in one: CAPABILITY/some/path
+        capability: String,
+        /// Where to; `-` is standard output, for one file [default: its name, here]
+        destination: Option<PathBuf>,
+    },
+    /// Write a file, or a range of it, to standard output
+    Cat {
+        /// The file: CAPABILITY or CAPABILITY/some/path
+        capability: String,
+        /// Bytes FIRST-LAST (both included), FIRST- to the end, or -COUNT from the end
+        #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
+        range: Option<ByteRange>,
+    },
+    /// List a folder
+    Ls {
+        /// The folder: CAPABILITY or CAPABILITY/some/path
+        capability: String,
+        /// With modes, sizes and times
+        #[arg(short, long)]
+        long: bool,
+        /// With everything below
+        #[arg(short = 'R', long)]
+        recursive: bool,
+    },
+    /// List the nodes of the network and whether they answer
+    Nodes,
+    /// Check this client's state and its way to the network; say what to mend
+    Doctor,
+    /// Say how the network is: its nodes, and whether all chunks in it have their shards
+    ///
+    /// Asks every node. The first line says whether all is well. Exit codes: 0 nothing to do, or it
+    /// is being done; 3 nodes that are there did not say how their chunks are; 4 chunks are lost or
+    /// cannot be read now; 10 the loss of one more node would lose data.
+    Status,
+    /// Check that every chunk of a tree has all its shards; make those that are missing
+    ///
+    /// Asks the nodes that may hold them which shards they have. Exit codes, for how it is in the
+    /// end: 0 every chunk has all its shards; 10 some lack shards, all can be read; 4 some cannot be
+    /// read; 3 a part of the tree could not be looked into for another reason.
+    Check {
+        /// A capability, or a path in one: CAPABILITY/some/path
+        capability: String,
+        /// Make missing shards from those that are there, and store them; needs no other copy
+        #[arg(long)]
+        repair: bool,
+        /// Have every node prove a random part of each shard instead of taking its word
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Serve a tree to other programs over gRPC (package copse.files.v1)
+    Serve {
+        /// A capability, or a path in one
+        capability: String,
+        /// Where to listen: IP:PORT or unix:PATH
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
+        grpc: String,
+        /// Ask callers for the bearer token in this file; needed to listen beyond this machine
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Print the completion script of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// Files and folders; `-` is standard input
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Any DATA of DATA+PARITY shards rebuild a chunk [default: by the size of the network]
+    #[arg(long, value_name = "DATA+PARITY")]
+    pub(crate) geometry: Option<Geometry>,
+    /// Store even if the loss of one node would lose data
+    #[arg(long)]
+    pub(crate) allow_fragile: bool,
+    /// Name of what comes from standard input
+    #[arg(long, default_value = "stdin")]
+    pub(crate) name: String,
+}
+
+/// Bytes of a file, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ByteRange {
+    /// From a byte to another, both included.
+    Closed(u64, u64),
+    /// From a byte to the end.
+    From(u64),
+    /// The last so many.
+    Last(u64),
+}
+
+impl ByteRange {
+    /// First byte and number of bytes in a file of `size`; `None` when the first byte lies behind
+    /// the end.
+    pub(crate) fn within(self, size: u64) -> Option<(u64, u64)> {
+        match self {
+            Self::Closed(first, last) => {
+                (first < size).then(|| (first, last.min(size - 1) - first + 1))
+            }
+            Self::From(first) => (first <= size).then(|| (first, size - first)),
+            Self::Last(count) => Some((size - count.min(size), count.min(size))),
+        }
+    }
+}
+
+impl std::str::FromStr for ByteRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no range; write 0-99, 100- or -100");
+        let number = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        match (first, last) {
+            ("", "") => Err(wrong()),
+            ("", count) => Ok(Self::Last(number(count)?)),
+            (first, "") => Ok(Self::From(number(first)?)),
+            (first, last) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last {
+                    return Err(format!("the range {text} ends before it starts"));
+                }
+                Ok(Self::Closed(first, last))
+            }
+        }
+    }
+}
+
+/// Splits `CAPABILITY/some/path` at the first slash.
+pub(crate) fn split_path(text: &str) -> (&str, &str) {
+    text.split_once('/').unwrap_or((text, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        for code in crate::exit::ALL {
+            let named =
+                AFTER.lines().skip_while(|line| !line.starts_with("Exit codes")).any(|line| {
+                    let words: Vec<&str> = line.split_whitespace().collect();
+                    words.iter().any(|word| word.parse() == Ok(*code))
+                });
+            assert!(named, "code {code} is not in the help");
+        }
+    }
+
+    #[test]
+    fn ranges_are_read_and_cut_to_the_file() {
+        for (text, size, expected) in [
+            ("0-0", 10, Some((0, 1))),
+            ("3-5", 10, Some((3, 3))),
+            ("3-50", 10, Some((3, 7))),
+            ("10-12", 10, None),
+            ("10-", 10, Some((10, 0))),
+            ("11-", 10, None),
+            ("-4", 10, Some((6, 4))),
+            ("-40", 10, Some((0, 10))),
+            ("0-0", 0, None),
+        ] {
+            let range: ByteRange = text.parse().expect("a range");
+            assert_eq!(range.within(size), expected, "{text} of {size}");
+        }
+        for wrong in ["", "-", "5", "a-b", "5-4", "0-99999999999999999999"] {
+            assert!(wrong.parse::<ByteRange>().is_err(), "{wrong:?} was taken for a range");
+        }
+    }
+}

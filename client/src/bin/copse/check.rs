@@ -1,0 +1,318 @@
+//! `copse check`: whether a tree has all its shards, and making those that are missing.
+//!
+//! Owns the two forms of what `copse_client::check` found, and the exit code that goes with it.
+
+use std::{
+    fmt::Write as _,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+};
+
+use copse_client::{
+    check::{
+        CheckOptions, CheckProgress, CheckReport, Checker, NodeReport, Paths, Strength, Weak,
+        check_tree,
+    },
+    get::Downloader,
+    status::Count,
+    tree_read::TreeReader,
+};
+use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
+
+use crate::{
+    exit::{CliError, DATA_LOSS, DEGRADED, PARTIAL},
+    output,
+    progress::Progress,
+    put::{failures_json, show_failures},
+    session::Session,
+};
+
+/// Weak and mended chunks shown to people, each; --json lists up to a thousand.
+const CHUNKS_SHOWN: usize = 20;
+
+/// Paths shown for a chunk.
+const PATHS_SHOWN: usize = 3;
+
+pub(crate) async fn check(
+    session: &Session,
+    capability: &str,
+    options: CheckOptions,
+) -> Result<ExitCode, CliError> {
+    let (capability, path) = session.capability(capability)?;
+    let (_, network) = session.connect().await?;
+    let tree = TreeReader::new(Downloader::new(network.clone()), &capability)?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| CliError::other(format!("no random bytes: {error}")))?;
+    let checker = Checker::new(network, &seed);
+
+    let progress = Arc::new(CheckProgress::default());
+    let watched = Arc::clone(&progress);
+    let drawing = Progress::start("check", &progress.counters, session.global.quiet, move || {
+        let get = |count: &std::sync::atomic::AtomicU64| Count(count.load(Ordering::Relaxed));
+        format!(", {} chunks, {} of them weak", get(&watched.chunks), get(&watched.weak))
+    });
+    let report = check_tree(&tree, &capability, path, &checker, options, progress).await;
+    drop(drawing);
+    let report = report?;
+    if session.global.json {
+        println!("{}", as_json(&report, options));
+    } else {
+        print!("{}", text(&report, options));
+        show_failures(&report.unreadable, "not looked into");
+    }
+    Ok(ExitCode::from(code(&report)))
+}
+
+fn code(report: &CheckReport) -> u8 {
+    let unread = report.count(Strength::Lost) + report.count(Strength::Waiting);
+    if unread > 0 || report.unreadable_for_loss {
+        DATA_LOSS
+    } else if report.count(Strength::Thin) > 0 {
+        DEGRADED
+    } else if report.unreadable.count > 0 {
+        PARTIAL
+    } else {
+        0
+    }
+}
+
+fn headline(report: &CheckReport, options: CheckOptions) -> String {
+    let total = Count(report.chunks);
+    let of = |strength: Strength| Count(report.count(strength));
+    let advice = if options.repair { "" } else { "; --repair makes them" };
+    let mut line = if report.count(Strength::Lost) > 0 {
+        format!("DANGER: {} of {total} chunks are lost", of(Strength::Lost))
+    } else if report.count(Strength::Waiting) > 0 {
+        format!(
+            "DANGER: {} of {total} chunks cannot be read until nodes that did not answer come back",
+            of(Strength::Waiting)
+        )
+    } else if report.count(Strength::Thin) > 0 {
+        format!("{} of {total} chunks lack shards; all can be read{advice}", of(Strength::Thin))
+    } else {
+        format!("all {total} chunks have all their shards")
+    };
+    if report.unreadable.count > 0 {
+        line.push_str("; parts of the tree could not be looked into and are not counted");
+    }
+    line
+}
+
+fn text(report: &CheckReport, options: CheckOptions) -> String {
+    let mut out = headline(report, options) + "\n";
+    // Writing to a string does not fail.
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<10}{value}");
+    };
+    if let Some(survives) = report.survives {
+        let (nodes, zones) = (survives.nodes, survives.zones);
+        line("survives", format!("any {nodes} more nodes; any {zones} more zones"));
+    }
+    line(
+        "tree",
+        format!(
+            "{} files, {} folders, {}",
+            Count(report.files),
+            Count(report.directories),
+            output::bytes(report.bytes)
+        ),
+    );
+    for ((geometry, have), chunks) in report.by_shards.iter().rev() {
+        let total = geometry.total();
+        line("chunks", format!("{have}/{total} ({geometry}): {}", Count(*chunks)));
+    }
+    for weak in report.weakest.iter().take(CHUNKS_SHOWN) {
+        line(weak.strength.as_str(), weak_line(weak));
+    }
+    more(&mut line, report.chunks - report.count(Strength::Whole), "weak chunks");
+    for mended in report.mended.iter().take(CHUNKS_SHOWN) {
+        let total = mended.geometry.total();
+        let (before, after) = (mended.before, mended.after);
+        line("mended", format!("{} {before}/{total} -> {after}/{total}", mended.chunk.short()));
+    }
+    more(&mut line, report.mended_count, "mended chunks");
+    if options.repair {
+        line(
+            "repair",
+            format!(
+                "{} chunks mended with {} shards, {}; {} could not be made whole",
+                Count(report.mended_count),
+                Count(report.rebuilt_shards),
+                output::bytes(report.rebuilt_bytes),
+                Count(report.unmended)
+            ),
+        );
+    }
+    for node in &report.nodes {
+        for (name, value) in node_lines(node) {
+            line(name, value);
+        }
+    }
+    out
+}
+
+fn more(line: &mut impl FnMut(&str, String), count: u64, what: &str) {
+    let rest = count.saturating_sub(CHUNKS_SHOWN as u64);
+    if rest > 0 {
+        line("", format!("{} more {what}; --json lists them", Count(rest)));
+    }
+}
+
+fn weak_line(weak: &Weak) -> String {
+    let total = weak.geometry.total();
+    let mut text = format!("{} {}/{total}", weak.chunk.short(), weak.have);
+    if weak.have < weak.geometry.data() {
+        let _ = write!(text, " of {} needed", weak.geometry.data());
+    }
+    let _ = write!(text, "  {}", paths(&weak.paths));
+    if weak.silent > 0 {
+        let _ = write!(text, " ({} nodes that may hold more did not answer)", weak.silent);
+    }
+    if let Some(problem) = &weak.problem {
+        let _ = write!(text, ": {}", output::name(problem.as_bytes()));
+    }
+    text
+}
+
+fn paths(paths: &Paths) -> String {
+    let shown: Vec<String> = paths.first.iter().take(PATHS_SHOWN).map(|path| shown(path)).collect();
+    let rest = paths.first.len().saturating_sub(PATHS_SHOWN) as u64 + paths.more;
+    match rest {
+        0 => shown.join(", "),
+        rest => format!("{} and {} more", shown.join(", "), Count(rest)),
+    }
+}
+
+/// The tree itself has no name of its own.
+fn shown(path: &[u8]) -> String {
+    if path.is_empty() { "/".to_owned() } else { output::name(path) }
+}
+
+fn node_lines(node: &NodeReport) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let name = node.node.short();
+    let problem = output::name(node.problem.as_deref().unwrap_or_default().as_bytes());
+    if node.false_claims > 0 {
+        let count = Count(node.false_claims);
+        lines.push(("liar", format!("node {name} claims {count} shards falsely: {problem}")));
+    }
+    if node.damaged > 0 {
+        let count = Count(node.damaged);
+        lines.push(("damaged", format!("node {name} found {count} shards damaged: {problem}")));
+    }
+    if let Some(why) = &node.silent {
+        lines.push(("silent", format!("node {name}: {}", output::name(why.as_bytes()))));
+    }
+    lines
+}
+
+/// One JSON object. Fields are added, never renamed.
+fn as_json(report: &CheckReport, options: CheckOptions) -> Value {
+    let asked = report.nodes.len();
+    json!({
+        "headline": headline(report, options),
+        "deep": options.deep,
+        "repair": options.repair,
+        "files": report.files,
+        "directories": report.directories,
+        "symlinks": report.symlinks,
+        "bytes": report.bytes,
+        "chunks": report.chunks,
+        "whole": report.count(Strength::Whole),
+        "thin": report.count(Strength::Thin),
+        "waiting": report.count(Strength::Waiting),
+        "lost": report.count(Strength::Lost),
+        "survives_nodes": report.survives.map(|survives| survives.nodes),
+        "survives_zones": report.survives.map(|survives| survives.zones),
+        "by_shards": report.by_shards.iter().map(|((geometry, have), chunks)| json!({
+            "geometry": geometry.to_string(),
+            "have": have,
+            "need": geometry.data(),
+            "total": geometry.total(),
+            "chunks": chunks,
+        })).collect::<Vec<_>>(),
+        "weakest": report.weakest.iter().map(|weak| json!({
+            "chunk": weak.chunk.to_string(),
+            "strength": weak.strength.as_str(),
+            "have": weak.have,
+            "need": weak.geometry.data(),
+            "total": weak.geometry.total(),
+            "silent": weak.silent,
+            "paths": weak.paths.first.iter().map(|path| path_json(path)).collect::<Vec<_>>(),
+            "more_paths": weak.paths.more,
+            "problem": weak.problem,
+        })).collect::<Vec<_>>(),
+        "mended": report.mended.iter().map(|mended| json!({
+            "chunk": mended.chunk.to_string(),
+            "before": mended.before,
+            "after": mended.after,
+            "total": mended.geometry.total(),
+        })).collect::<Vec<_>>(),
+        "mended_chunks": report.mended_count,
+        "rebuilt_shards": report.rebuilt_shards,
+        "rebuilt_bytes": report.rebuilt_bytes,
+        "unmended_chunks": report.unmended,
+        "unreadable": failures_json(&report.unreadable),
+        "unreadable_count": report.unreadable.count,
+        "nodes_asked": asked,
+        "nodes_silent": report.nodes.iter().filter(|node| node.silent.is_some()).count(),
+        "nodes": report.nodes.iter().map(|node| json!({
+            "id": node.node.to_string(),
+            "silent": node.silent,
+            "claims": node.claims,
+            "proved": node.proved,
+            "false_claims": node.false_claims,
+            "damaged": node.damaged,
+            "problem": node.problem,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// A path; one that is not UTF-8 is exact in `hex`.
+fn path_json(path: &[u8]) -> Value {
+    match std::str::from_utf8(path) {
+        Ok(path) => json!(path),
+        Err(_) => json!({ "hex": HEXLOWER.encode(path) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(strengths: &[(Strength, u64)]) -> CheckReport {
+        let mut report = CheckReport::default();
+        for (strength, chunks) in strengths {
+            report.by_strength.insert(*strength, *chunks);
+            report.chunks += chunks;
+        }
+        report
+    }
+
+    #[test]
+    fn the_code_and_the_first_line_tell_the_worst() {
+        use Strength::{Lost, Thin, Waiting, Whole};
+        for (strengths, expected, line) in [
+            (&[(Whole, 3)][..], 0, "all 3 chunks have all their shards"),
+            (
+                &[(Whole, 3), (Thin, 2)],
+                DEGRADED,
+                "2 of 5 chunks lack shards; all can be read; --repair makes them",
+            ),
+            (&[(Thin, 2), (Waiting, 1)], DATA_LOSS, "DANGER: 1 of 3 chunks cannot be read"),
+            (&[(Waiting, 1), (Lost, 1)], DATA_LOSS, "DANGER: 1 of 2 chunks are lost"),
+        ] {
+            let report = report(strengths);
+            assert_eq!(code(&report), expected);
+            let shown = text(&report, CheckOptions::default());
+            assert!(shown.starts_with(line), "{shown}");
+        }
+        let mut unread = report(&[(Whole, 1)]);
+        unread.unreadable.add(std::path::Path::new("a"), &"torn");
+        assert_eq!(code(&unread), PARTIAL);
+        unread.unreadable_for_loss = true;
+        assert_eq!(code(&unread), DATA_LOSS);
+    }
+}

@@ -1,0 +1,212 @@
+//! `copse get` and `copse cat`.
+
+use std::{
+    io::Write as _,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use copse_client::{
+    content::{Block, FileReader},
+    get::Downloader,
+    transfer::{Counters, GetTreeError, get_tree},
+    tree_read::TreeReader,
+};
+use copse_core::tree::{Entry, Kind};
+use serde_json::json;
+
+use crate::{
+    args::ByteRange,
+    exit::{CliError, DATA_LOSS, EXISTS, OTHER, PARTIAL, USAGE},
+    output,
+    progress::Progress,
+    put::{failures_json, show_failures},
+    session::Session,
+};
+
+/// Zeros written at once for a hole that goes to standard output.
+const ZEROS_BYTES: usize = 64 << 10;
+
+impl From<GetTreeError> for CliError {
+    fn from(error: GetTreeError) -> Self {
+        match error {
+            GetTreeError::Read(error) => error.into(),
+            GetTreeError::Restore(error) => error.into(),
+            GetTreeError::Stopped => Self::interrupted(true),
+        }
+    }
+}
+
+pub(crate) async fn get(
+    session: &Session,
+    capability: &str,
+    destination: Option<PathBuf>,
+) -> Result<ExitCode, CliError> {
+    let source = source_of(capability);
+    let (capability, path) = session.capability(capability)?;
+    // `out/` names the same as `out`.
+    let destination = destination.map(|path| path.components().collect::<PathBuf>());
+    // Told before anything is fetched.
+    if let Some(destination) = destination.as_ref().filter(|path| *path != Path::new("-"))
+        && destination.symlink_metadata().is_ok()
+    {
+        return Err(exists(destination));
+    }
+    let (_, network) = session.connect().await?;
+    let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let entry = tree.lookup(path).await?;
+    if destination.as_deref() == Some(Path::new("-")) {
+        return copy_out(session, &tree, &entry, None).await;
+    }
+    let destination = match destination {
+        Some(destination) => destination,
+        None if entry.name.is_unnamed() => {
+            return Err(CliError::new(USAGE, "this tree has no name; name a destination"));
+        }
+        None => PathBuf::from(std::ffi::OsString::from_vec(entry.name.as_bytes().to_vec())),
+    };
+
+    let counters = Arc::new(Counters::default());
+    let progress = Progress::start("get", &counters, session.global.quiet, String::new);
+    let started = Instant::now();
+    let outcome = get_tree(&tree, entry, &destination, &source, counters).await;
+    drop(progress);
+    let mut outcome = outcome?;
+    let took = started.elapsed();
+    for failure in &mut outcome.failures.listed {
+        if failure.path.as_os_str().is_empty() {
+            // What was asked for has no path within itself.
+            failure.path.clone_from(&destination);
+        }
+    }
+    if session.global.json {
+        output::print(json!({
+            "destination": destination,
+            "files": outcome.files,
+            "bytes": outcome.bytes,
+            "resumed": outcome.resumed,
+            "seconds": took.as_secs_f64(),
+            "failures": failures_json(&outcome.failures),
+        }))?;
+    }
+    if outcome.failures.count > 0 {
+        show_failures(&outcome.failures, "not restored");
+        let code = if outcome.data_loss { DATA_LOSS } else { PARTIAL };
+        let what = match outcome.files {
+            0 => "nothing was restored".to_owned(),
+            files => format!(
+                "{} or folders could not be read; what could, {}, waits in {}.copse-partial/content",
+                output::count(outcome.failures.count, "file"),
+                output::count(files, "file"),
+                destination.display()
+            ),
+        };
+        return Err(CliError::new(
+            code,
+            format!("{what}; run the same command again when more nodes answer"),
+        ));
+    }
+    session.say(format!(
+        "got {}, {} in {:.1} s ({}) to {}{}",
+        output::count(outcome.files, "file"),
+        output::bytes(outcome.bytes),
+        took.as_secs_f64(),
+        output::rate(outcome.bytes, took),
+        destination.display(),
+        if outcome.resumed { ", going on from an interrupted try" } else { "" },
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exists(destination: &Path) -> CliError {
+    CliError::new(
+        EXISTS,
+        format!("{} exists; name another destination or remove it first", destination.display()),
+    )
+}
+
+/// What a restore is a part of, without giving the capability to whoever reads the disk.
+fn source_of(capability: &str) -> String {
+    blake3::derive_key("copse restore source v1", capability.trim().as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+pub(crate) async fn cat(
+    session: &Session,
+    capability: &str,
+    range: Option<ByteRange>,
+) -> Result<ExitCode, CliError> {
+    let (capability, path) = session.capability(capability)?;
+    let (_, network) = session.connect().await?;
+    let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let entry = tree.lookup(path).await?;
+    copy_out(session, &tree, &entry, range).await
+}
+
+/// Writes a file, or a range of it, to standard output.
+async fn copy_out(
+    session: &Session,
+    tree: &TreeReader,
+    entry: &Entry,
+    range: Option<ByteRange>,
+) -> Result<ExitCode, CliError> {
+    let Kind::File { size, .. } = entry.kind else {
+        return Err(CliError::new(USAGE, "this is no file; use `copse get` or `copse ls`"));
+    };
+    let (first, count) = match range {
+        None => (0, size),
+        Some(range) => range.within(size).ok_or_else(|| {
+            CliError::new(
+                USAGE,
+                format!("the range starts behind the end: the file has {size} bytes"),
+            )
+        })?,
+    };
+    let counters = Arc::new(Counters::default());
+    counters.bytes_total.store(count, std::sync::atomic::Ordering::Relaxed);
+    let quiet = session.global.quiet || range.is_some();
+    let progress = Progress::start("cat", &counters, quiet, String::new);
+    let mut stream = FileReader::new(tree.downloader().clone(), entry, first..first + count)?;
+    while let Some(part) = stream.next().await? {
+        let bytes = part.len();
+        let written = tokio::task::spawn_blocking(move || write_out(&part)).await;
+        match written.map_err(CliError::other)? {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                // The reader has had enough, as `head` does.
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(error) => {
+                return Err(CliError::new(
+                    OTHER,
+                    format!("cannot write to standard output: {error}"),
+                ));
+            }
+        }
+        counters.bytes_done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+    drop(progress);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_out(part: &Block) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match part {
+        Block::Data(bytes) => out.write_all(bytes)?,
+        Block::Hole(bytes) => {
+            let zeros = [0; ZEROS_BYTES];
+            let mut left = *bytes;
+            while left > 0 {
+                let count = left.min(ZEROS_BYTES as u64);
+                out.write_all(&zeros[..usize::try_from(count).unwrap_or(ZEROS_BYTES)])?;
+                left -= count;
+            }
+        }
+    }
+    out.flush()
+}

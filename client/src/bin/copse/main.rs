@@ -1,0 +1,104 @@
+//! `copse`: put files into a network and get them back.
+//!
+//! Thin: reads the command line, calls the library, prints. Results go to standard output, all else
+//! to standard error.
+
+// A command's output is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod check;
+mod exit;
+mod get;
+mod list;
+mod network;
+mod output;
+mod progress;
+mod put;
+mod serve;
+mod session;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use copse_client::check::CheckOptions;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use exit::CliError;
+use session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match cli.global.verbose {
+        0 => "error",
+        1 => "copse=info,copse_client=info,warn",
+        _ => "copse=debug,copse_client=debug,info",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("COPSE_LOG").unwrap_or_else(|_| filter.into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("copse: {}", output::sentence(&error.message));
+            ExitCode::from(error.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    if let Command::Completions { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "copse", &mut script);
+        output::print(String::from_utf8_lossy(&script).trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::other(format!("cannot start: {error}")))?;
+    // A service is stopped by signals; for it that is a good end.
+    let stops_itself = matches!(cli.command, Command::Serve { .. });
+    let resumable = matches!(cli.command, Command::Put(_) | Command::Get { .. });
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = command(cli) => result,
+            _ = tokio::signal::ctrl_c(), if !stops_itself => {
+                Err(CliError::interrupted(resumable))
+            }
+        }
+    });
+    // Threads that still read or write files are not waited for: what they did can be gone on
+    // with.
+    runtime.shutdown_background();
+    result
+}
+
+async fn command(cli: Cli) -> Result<ExitCode, CliError> {
+    let session = Session::new(cli.global)?;
+    match cli.command {
+        Command::Join { token } => network::join(&session, &token).await,
+        Command::Put(arguments) => put::put(&session, arguments).await,
+        Command::Get { capability, destination } => {
+            get::get(&session, &capability, destination).await
+        }
+        Command::Cat { capability, range } => get::cat(&session, &capability, range).await,
+        Command::Ls { capability, long, recursive } => {
+            list::ls(&session, &capability, long, recursive).await
+        }
+        Command::Nodes => network::nodes(&session).await,
+        Command::Status => status::status(&session).await,
+        Command::Check { capability, repair, deep } => {
+            check::check(&session, &capability, CheckOptions { deep, repair }).await
+        }
+        Command::Doctor => network::doctor(&session).await,
+        Command::Serve { capability, grpc, token_file } => {
+            serve::serve(&session, &capability, &grpc, token_file.as_deref()).await
+        }
+        Command::Completions { .. } => Ok(ExitCode::SUCCESS),
+    }
+}

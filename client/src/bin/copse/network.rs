@@ -1,0 +1,282 @@
+//! `copse join`, `copse nodes`, `copse doctor`: the way to the network.
+
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use copse_client::{network::Network, profile::Profile};
+use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken};
+use copse_proto::door::InfoReply;
+use futures::{StreamExt as _, stream};
+use serde_json::json;
+
+use crate::{
+    exit::{BAD_CAPABILITY, CliError, OTHER, UNREACHABLE},
+    output,
+    session::Session,
+};
+
+/// Nodes asked at once.
+const ASKED_AT_ONCE: usize = 32;
+
+pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, CliError> {
+    let token: JoinToken = token.parse().map_err(|error| CliError::new(BAD_CAPABILITY, error))?;
+    let new = Profile::open(&session.home).is_err();
+    let profile = Profile::join(&session.home, &token)?;
+    let network = profile.connect().await.map_err(|error| {
+        CliError::new(UNREACHABLE, format!("joined, but not connected: {error}"))
+    })?;
+    let nodes = network.view().ring.len();
+    if session.global.json {
+        output::print(
+            json!({ "network": network.id().to_string(), "nodes": nodes, "home": session.home }),
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    session.say(format!(
+        "joined network {} with {}",
+        network.id().short(),
+        output::count(nodes as u64, "node")
+    ));
+    if new {
+        session.say(format!(
+            "this client's secret is in {}: with a copy of it, equal files put from another \
+             machine are stored once",
+            session.home.join("secret").display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a node said, or why it did not.
+struct Answer {
+    node: NodeId,
+    info: Result<(InfoReply, Duration), String>,
+}
+
+async fn ask_all(network: &Network) -> BTreeMap<NodeId, Answer> {
+    let nodes: Vec<NodeId> =
+        network.view().directory.iter().map(|record| record.record().node).collect();
+    stream::iter(nodes)
+        .map(|node| async move {
+            let started = Instant::now();
+            let info = network.info(node).await;
+            let info =
+                info.map(|info| (info, started.elapsed())).map_err(|refusal| refusal.to_string());
+            (node, Answer { node, info })
+        })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .collect()
+        .await
+}
+
+pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
+    let (_, network) = session.connect().await?;
+    let answers = ask_all(&network).await;
+    let view = network.view();
+    if session.global.json {
+        let nodes: Vec<_> = view
+            .directory
+            .iter()
+            .map(|signed| {
+                let record = signed.record();
+                let info = answers.get(&record.node).map(|answer| &answer.info);
+                let reply = info.and_then(|info| info.as_ref().ok());
+                let store = reply.and_then(|(info, _)| info.store.as_ref());
+                json!({
+                    "id": record.node.to_string(),
+                    "zone": record.zone,
+                    "state": format!("{:?}", record.state).to_lowercase(),
+                    "capacity_bytes": record.capacity_bytes,
+                    "used_bytes": store.map(|store| store.disk_bytes),
+                    "shards": store.map(|store| store.shards),
+                    "accepting": store.map(|store| store.accepting),
+                    "refusing_reason": store.map(|store| store.refusing_reason.clone()),
+                    "quarantined": store.map(|store| store.quarantined),
+                    "addresses": record.addresses,
+                    "grpc": record.grpc,
+                    "version": record.version,
+                    "reachable": reply.is_some(),
+                    "latency_ms": reply.map(|(_, took)| took.as_secs_f64() * 1000.0),
+                    "error": info.and_then(|info| info.as_ref().err()),
+                })
+            })
+            .collect();
+        output::print(json!({ "network": network.id().to_string(), "nodes": nodes }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::print(format_args!(
+        "{:<10} {:<12} {:>10} {:>10} {:>8} {:>9}  ADDRESS",
+        "NODE", "ZONE", "USED", "CAPACITY", "SHARDS", "ANSWERS"
+    ))?;
+    for signed in view.directory.iter() {
+        let record = signed.record();
+        let address = record.grpc.first().map(ToString::to_string).unwrap_or_default();
+        let zone = if record.zone.is_empty() { "-" } else { &record.zone };
+        let capacity = output::bytes(record.capacity_bytes);
+        let (used, shards, answers, full) =
+            match answers.get(&record.node).map(|answer| &answer.info) {
+                Some(Ok((info, took))) => {
+                    let store = info.store.clone().unwrap_or_default();
+                    (
+                        output::bytes(store.disk_bytes),
+                        store.shards.to_string(),
+                        format!("{:.1} ms", took.as_secs_f64() * 1000.0),
+                        if store.accepting { "" } else { "  takes no shards" },
+                    )
+                }
+                _ => ("?".to_owned(), "?".to_owned(), "no".to_owned(), ""),
+            };
+        output::print(format_args!(
+            "{:<10} {:<12} {used:>10} {capacity:>10} {shards:>8} {answers:>9}  {address}{full}",
+            record.node.short(),
+            output::name(zone.as_bytes()),
+        ))?;
+    }
+    for answer in answers.values() {
+        if let Err(error) = &answer.info {
+            session.say(format!("node {}: {error}", answer.node.short()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One thing that was looked at.
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+    advice: String,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool, detail: impl ToString, advice: impl ToString) -> Self {
+        Self { name, ok, detail: detail.to_string(), advice: advice.to_string() }
+    }
+}
+
+pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
+    let mut checks = Vec::new();
+    examine(session, &mut checks).await;
+    let well = checks.iter().all(|check| check.ok);
+    if session.global.json {
+        let checks: Vec<_> = checks
+            .iter()
+            .map(|check| {
+                json!({
+                    "name": check.name,
+                    "ok": check.ok,
+                    "detail": check.detail,
+                    "advice": check.advice,
+                })
+            })
+            .collect();
+        output::print(json!({ "checks": checks }))?;
+    } else {
+        for check in &checks {
+            let mark = if check.ok { "ok " } else { "BAD" };
+            output::print(format_args!("{mark} {}: {}", check.name, check.detail))?;
+            if !check.ok {
+                output::print(format_args!("    {}", check.advice))?;
+            }
+        }
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(OTHER) })
+}
+
+async fn examine(session: &Session, checks: &mut Vec<Check>) {
+    let profile = match session.profile() {
+        Ok(profile) => profile,
+        Err(error) => {
+            checks.push(Check::new(
+                "state directory",
+                false,
+                session.home.display(),
+                error.message,
+            ));
+            return;
+        }
+    };
+    checks.push(Check::new(
+        "state directory",
+        true,
+        format!("{}, network {}", session.home.display(), profile.network().short()),
+        "",
+    ));
+    let network = match profile.connect().await {
+        Ok(network) => network,
+        Err(error) => {
+            checks.push(Check::new("network", false, "no node answers", error));
+            return;
+        }
+    };
+    let answers = ask_all(&network).await;
+    let silent: Vec<_> = answers.values().filter(|answer| answer.info.is_err()).collect();
+    let reached = answers.len() - silent.len();
+    checks.push(Check::new(
+        "nodes",
+        silent.is_empty(),
+        format!("{reached} of {} answer", answers.len()),
+        silent
+            .iter()
+            .map(|answer| {
+                let error = answer.info.as_ref().err().cloned().unwrap_or_default();
+                format!("node {}: {error}", answer.node.short())
+            })
+            .collect::<Vec<_>>()
+            .join("\n    "),
+    ));
+    let full: Vec<_> = answers
+        .values()
+        .filter_map(|answer| {
+            let store = answer.info.as_ref().ok()?.0.store.as_ref()?;
+            (!store.accepting)
+                .then(|| format!("node {}: {}", answer.node.short(), store.refusing_reason))
+        })
+        .collect();
+    checks.push(Check::new(
+        "room",
+        full.is_empty(),
+        if full.is_empty() { "every node takes shards".to_owned() } else { full.join("; ") },
+        "free their disks, raise their capacity, or add nodes",
+    ));
+    let damaged: Vec<_> = answers
+        .values()
+        .filter_map(|answer| {
+            let count = answer.info.as_ref().ok()?.0.store.as_ref()?.quarantined;
+            (count > 0).then(|| format!("node {}: {count} shards", answer.node.short()))
+        })
+        .collect();
+    checks.push(Check::new(
+        "damage",
+        damaged.is_empty(),
+        if damaged.is_empty() {
+            "no node has found a damaged shard".to_owned()
+        } else {
+            damaged.join("; ")
+        },
+        "look at the disks of these nodes; reads go around the damage",
+    ));
+    let count = network.view().ring.len();
+    let (ok, detail) = match Geometry::default_for(count) {
+        None => (false, format!("{count} node cannot survive its own loss")),
+        Some(geometry) => {
+            let survival = network.view().ring.survives(geometry);
+            (
+                survival.nodes > 0,
+                format!(
+                    "{geometry}, survives the loss of any {}",
+                    output::count(survival.nodes as u64, "node")
+                ),
+            )
+        }
+    };
+    checks.push(Check::new(
+        "default geometry",
+        ok,
+        detail,
+        "start another node: copse-node init --join TOKEN",
+    ));
+}

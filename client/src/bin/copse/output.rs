@@ -1,0 +1,204 @@
+//! How values are written for people: sizes, times, modes, names that would upset a terminal.
+//!
+//! Owns the way to standard output, too: a reader that has had enough is no error, a full disk is.
+
+use std::{
+    fmt::{Display, Write as _},
+    io::{self, Write as _},
+};
+
+use crate::exit::CliError;
+
+/// Prints a line of results. A reader that has had enough, as `head` does, ends the program well.
+pub(crate) fn print(line: impl Display) -> Result<(), CliError> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(unwritten(&error)),
+    }
+}
+
+/// Standard output does not take what is written there.
+pub(crate) fn unwritten(error: &io::Error) -> CliError {
+    CliError::other(format!("cannot write to standard output: {error}"))
+}
+
+/// So many of something: `1 file`, `2 files`.
+pub(crate) fn count(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time to wait: `45 s`, `3 min`, `2 h 10 min`.
+pub(crate) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..100 => format!("{seconds} s"),
+        100..6000 => format!("{} min", (seconds + 30) / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// A sentence in which control characters are escaped: it may hold names that others chose.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() || is_bidi_control(letter) {
+            safe.extend(letter.escape_default());
+        } else {
+            safe.push(letter);
+        }
+    }
+    safe
+}
+
+/// A size with a binary unit: `1.5 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut scaled = count;
+    let mut rest = 0;
+    while scaled >= 1024 && unit + 1 < UNITS.len() {
+        rest = scaled % 1024;
+        scaled /= 1024;
+        unit += 1;
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if unit == 0 || scaled >= 100 {
+        return format!("{scaled} {name}");
+    }
+    format!("{scaled}.{} {name}", rest * 10 / 1024)
+}
+
+/// Bytes a second over a time.
+pub(crate) fn rate(count: u64, took: std::time::Duration) -> String {
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+    format!("{}/s", bytes(count.saturating_mul(1000) / millis))
+}
+
+/// A mode as `ls -l` writes it.
+pub(crate) fn mode(kind: char, mode: u32) -> String {
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        text.push(if bits & 4 == 0 { '-' } else { 'r' });
+        text.push(if bits & 2 == 0 { '-' } else { 'w' });
+        text.push(match (bits & 1 != 0, mode & special != 0) {
+            (false, false) => '-',
+            (true, false) => 'x',
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+        });
+    }
+    text
+}
+
+/// Seconds since 1970 as `2026-11-22 14:55:01`, in UTC. Source: civil-from-days, H. Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms".
+pub(crate) fn time(seconds: i64) -> String {
+    let days = seconds.div_euclid(86_400);
+    let of_day = seconds.rem_euclid(86_400);
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
+
+/// A name in which control characters and bytes that are not UTF-8 are escaped: a name cannot
+/// write to the terminal, and two different names never look the same.
+pub(crate) fn name(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for part in bytes.utf8_chunks() {
+        for letter in part.valid().chars() {
+            if letter.is_control() || letter == '\\' || is_bidi_control(letter) {
+                text.extend(letter.escape_default());
+            } else {
+                text.push(letter);
+            }
+        }
+        for byte in part.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// Characters that turn the direction of text around, to make a name look like another.
+fn is_bidi_control(letter: char) -> bool {
+    matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (count, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (300 << 20, "300 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(bytes(count), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_795_359_301, "2026-11-22 14:55:01"),
+            (-1, "1969-12-31 23:59:59"),
+        ] {
+            assert_eq!(time(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn modes_look_like_those_of_ls() {
+        assert_eq!(mode('-', 0o644), "-rw-r--r--");
+        assert_eq!(mode('d', 0o1777), "drwxrwxrwt");
+        assert_eq!(mode('-', 0o4754), "-rwsr-xr--");
+        assert_eq!(mode('-', 0o2644), "-rw-r-Sr--");
+    }
+
+    #[test]
+    fn times_to_wait_are_rounded() {
+        for (seconds, expected) in
+            [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (7800, "2 h 10 min")]
+        {
+            assert_eq!(duration(seconds), expected);
+        }
+        assert_eq!((count(1, "file"), count(0, "file")), ("1 file".into(), "0 files".into()));
+    }
+
+    #[test]
+    fn no_sentence_reaches_the_terminal_raw() {
+        assert_eq!(
+            sentence("cannot write a\x1b[31mb\nc: \\x1b"),
+            "cannot write a\\u{1b}[31mb\\nc: \\x1b"
+        );
+    }
+
+    #[test]
+    fn no_name_reaches_the_terminal_raw() {
+        assert_eq!(name(b"a\x1b[31mb\nc\xff\\"), "a\\u{1b}[31mb\\nc\\xff\\\\");
+        assert_eq!(name("grün ✓".as_bytes()), "grün ✓");
+        assert_eq!(name("x\u{202e}gpj".as_bytes()), "x\\u{202e}gpj");
+    }
+}

@@ -1,0 +1,250 @@
+//! `copse put`.
+
+use std::{
+    fmt::Display,
+    io::Write as _,
+    os::unix::ffi::OsStringExt as _,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use copse_client::{
+    encode::{Budget, Encoder},
+    journal::Journal,
+    network::Network,
+    put::{PutOptions as SessionOptions, Uploader},
+    transfer::{
+        Counters, Failures, Kinds, PutOptions, PutOutcome, PutTarget, put_paths, put_stream,
+    },
+};
+use copse_core::{
+    capability::Capability,
+    geometry::Geometry,
+    tree::{Meta, Timestamp},
+};
+use serde_json::json;
+
+use crate::{
+    args::Put,
+    exit::{CliError, PARTIAL, REFUSED, USAGE},
+    output,
+    progress::Progress,
+    session::Session,
+};
+
+/// Failures shown; the rest is counted.
+const FAILURES_SHOWN: usize = 20;
+
+pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, CliError> {
+    let from_input = arguments.paths.iter().any(|path| path == Path::new("-"));
+    if from_input && arguments.paths.len() > 1 {
+        return Err(CliError::new(USAGE, "`-` stands alone: put the other paths separately"));
+    }
+    // Wrong paths are told before the network is asked for anything.
+    for path in arguments.paths.iter().filter(|_| !from_input) {
+        if let Err(error) = path.symlink_metadata() {
+            return Err(CliError::other(format!("cannot read {}: {error}", path.display())));
+        }
+    }
+    let (profile, network) = session.connect().await?;
+    let geometry = choose_geometry(session, &network, &arguments)?;
+
+    let budget = Budget::default();
+    let target = PutTarget {
+        uploader: Uploader::new(network.clone(), budget.clone(), SessionOptions::default()),
+        encoder: Encoder::new(profile.secret().clone(), budget),
+        network,
+    };
+    let options = PutOptions { geometry, journal: open_journal(session) };
+    let counters = Arc::new(Counters::default());
+    let uploader = target.uploader.clone();
+    let progress = Progress::start("put", &counters, session.global.quiet, move || match uploader
+        .progress()
+        .thinnest
+    {
+        None => String::new(),
+        Some((have, total)) if have == total => format!("  {have}/{total}"),
+        Some((have, total)) => format!("  {have}/{total} → {total}/{total}"),
+    });
+    let started = Instant::now();
+    let outcome = if from_input {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let meta =
+            Meta::new(0o644, Timestamp::new(seconds, now.subsec_nanos()).unwrap_or_default());
+        let input = Box::new(std::io::stdin());
+        put_stream(&target, arguments.name.into_bytes(), meta, input, options, counters).await
+    } else {
+        put_paths(&target, arguments.paths, options, counters).await
+    };
+    drop(progress);
+    report(session, &outcome?, geometry, started)
+}
+
+/// The code asked for or the network's default, if it survives the loss of any one node.
+fn choose_geometry(
+    session: &Session,
+    network: &Network,
+    arguments: &Put,
+) -> Result<Geometry, CliError> {
+    let view = network.view();
+    let nodes = view.ring.len();
+    let fragile = |why: String| {
+        CliError::new(REFUSED, format!("{why}; to store it all the same add --allow-fragile"))
+    };
+    let (geometry, chosen) = match (arguments.geometry, Geometry::default_for(nodes)) {
+        (Some(geometry), _) => (geometry, true),
+        (None, Some(geometry)) => (geometry, false),
+        (None, None) if arguments.allow_fragile => {
+            (Geometry::new(1, 0).map_err(CliError::other)?, false)
+        }
+        (None, None) => {
+            let plural = if nodes == 1 { "" } else { "s" };
+            return Err(fragile(format!(
+                "refused: the network has {nodes} node{plural}, and whatever is on one node is \
+                 lost with it; start another (copse-node init --join TOKEN)"
+            )));
+        }
+    };
+    let per_node = geometry.total().div_ceil(nodes.max(1));
+    if per_node > geometry.parity() {
+        let why = format!(
+            "refused: with {geometry} on {nodes} nodes one node holds {per_node} shards of a \
+             chunk, and only {} may be lost",
+            geometry.parity()
+        );
+        if !arguments.allow_fragile {
+            let advice = Geometry::default_for(nodes)
+                .map(|geometry| format!("; --geometry {geometry} would do"))
+                .unwrap_or_default();
+            return Err(fragile(why + &advice));
+        }
+        session.say("warning: the loss of one node will lose data");
+    } else if chosen && geometry.total() > nodes {
+        session.say(format!(
+            "note: {geometry} on {nodes} nodes puts up to {per_node} shards of a chunk on one node"
+        ));
+    }
+    Ok(geometry)
+}
+
+/// The journal is a help, not a need.
+fn open_journal(session: &Session) -> Option<Journal> {
+    match Journal::open(&session.home.join("journal")) {
+        Ok(journal) => Some(journal),
+        Err(error) => {
+            tracing::info!(%error, "going on without the journal");
+            None
+        }
+    }
+}
+
+fn report(
+    session: &Session,
+    outcome: &PutOutcome,
+    geometry: Geometry,
+    started: Instant,
+) -> Result<ExitCode, CliError> {
+    let took = started.elapsed();
+    let (kinds, bytes) = (&outcome.kinds, outcome.bytes);
+    let sent = outcome.progress.sent_bytes;
+    let (worst, target) = outcome.redundancy.worst.unwrap_or_default();
+    if session.global.json {
+        print_safely(
+            &outcome.capability,
+            json!({
+                "capability": outcome.capability.to_string(),
+                "files": kinds.files,
+                "directories": kinds.directories,
+                "symlinks": kinds.symlinks,
+                "bytes": bytes,
+                "sent_bytes": sent,
+                "chunks": outcome.progress.chunks + outcome.confirmed_chunks,
+                "chunks_confirmed": outcome.confirmed_chunks,
+                "shards_held": outcome.progress.shards_held,
+                "geometry": geometry.to_string(),
+                "redundancy_min": worst,
+                "redundancy_target": target,
+                "chunks_incomplete": outcome.redundancy.thin_chunks,
+                "seconds": took.as_secs_f64(),
+                "failures": failures_json(&outcome.failures),
+            }),
+        )?;
+    } else {
+        print_safely(&outcome.capability, &outcome.capability)?;
+    }
+    let safety = match outcome.redundancy.thin_chunks {
+        0 => "every chunk has all its shards".to_owned(),
+        _ => format!("the thinnest chunk has {worst} of {target} shards"),
+    };
+    session.say(format!(
+        "put {}, {} in {:.1} s ({}); sent {}; {safety}",
+        contents(kinds),
+        output::bytes(bytes),
+        took.as_secs_f64(),
+        output::rate(bytes, took),
+        output::bytes(sent),
+    ));
+    if outcome.redundancy.thin_chunks > 0 {
+        session.say(format!(
+            "{} safe but incomplete; run the same command again when all nodes answer",
+            match outcome.redundancy.thin_chunks {
+                1 => "1 chunk is".to_owned(),
+                chunks => format!("{chunks} chunks are"),
+            }
+        ));
+    }
+    if outcome.failures.count > 0 {
+        show_failures(&outcome.failures, "not stored");
+        return Err(CliError::new(
+            PARTIAL,
+            format!(
+                "{} of what was named could not be stored; the capability is of all the rest",
+                outcome.failures.count
+            ),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is in the tree: `3 files, 1 folder`.
+fn contents(kinds: &Kinds) -> String {
+    let all = [(kinds.files, "file"), (kinds.directories, "folder"), (kinds.symlinks, "link")];
+    let some: Vec<_> = all
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| output::count(count, what))
+        .collect();
+    if some.is_empty() { "an empty folder".to_owned() } else { some.join(", ") }
+}
+
+/// Prints a result with a capability in it. What is stored cannot be found again without it: when
+/// standard output does not take it, it goes to standard error.
+fn print_safely(capability: &Capability, result: impl Display) -> Result<(), CliError> {
+    writeln!(std::io::stdout().lock(), "{result}").map_err(|error| {
+        let CliError { code, message } = output::unwritten(&error);
+        CliError { code, message: format!("{message}; stored, the capability is {capability}") }
+    })
+}
+
+/// Failures are errors: they are shown even when quiet.
+pub(crate) fn show_failures(failures: &Failures, what: &str) {
+    for failure in failures.listed.iter().take(FAILURES_SHOWN) {
+        let path = output::name(&failure.path.clone().into_os_string().into_vec());
+        eprintln!("copse: {what}: {path}: {}", output::sentence(&failure.error));
+    }
+    let shown = failures.listed.len().min(FAILURES_SHOWN) as u64;
+    if failures.count > shown {
+        eprintln!("copse: {what}: {} more; --json lists them", failures.count - shown);
+    }
+}
+
+pub(crate) fn failures_json(failures: &Failures) -> Vec<serde_json::Value> {
+    failures
+        .listed
+        .iter()
+        .map(|failure| json!({ "path": failure.path.to_string_lossy(), "error": failure.error }))
+        .collect()
+}

@@ -1,0 +1,69 @@
+//! What every command starts from: the client's state directory and the network it has joined.
+
+use std::path::PathBuf;
+
+use copse_client::{network::Network, profile::Profile};
+use copse_core::{
+    capability::Capability,
+    tree::{Name, path},
+};
+use data_encoding::HEXLOWER;
+
+use crate::{
+    args::{Global, split_path},
+    exit::{BAD_CAPABILITY, CliError, USAGE},
+    output,
+};
+
+/// The global flags, and where the state is.
+pub(crate) struct Session {
+    pub(crate) global: Global,
+    pub(crate) home: PathBuf,
+}
+
+impl Session {
+    pub(crate) fn new(global: Global) -> Result<Self, CliError> {
+        let home = global.home.clone().or_else(Profile::default_dir).ok_or_else(|| {
+            CliError::new(USAGE, "there is no home directory; name one for copse with --home")
+        })?;
+        Ok(Self { global, home })
+    }
+
+    pub(crate) fn profile(&self) -> Result<Profile, CliError> {
+        Ok(Profile::open(&self.home)?)
+    }
+
+    pub(crate) async fn connect(&self) -> Result<(Profile, Network), CliError> {
+        let profile = self.profile()?;
+        let network = profile.connect().await?;
+        Ok((profile, network))
+    }
+
+    /// A capability, with or without a path behind it, of this network.
+    pub(crate) fn capability(&self, text: &str) -> Result<(Capability, Vec<Name>), CliError> {
+        let (capability, below) = split_path(text);
+        let bad = |error: &dyn std::fmt::Display| CliError::new(BAD_CAPABILITY, error);
+        let capability: Capability = capability.parse().map_err(|error| bad(&error))?;
+        let names = path::split(below.as_bytes()).map_err(|error| CliError::new(USAGE, error))?;
+        let joined = self.profile()?.network();
+        if let Err(other) = capability.check_network(joined) {
+            return Err(bad(&format!(
+                "the capability is of network {}, and {} has joined network {}: name the state \
+                 directory of that network with --home, or join it with a new one (copse --home \
+                 DIR join TOKEN)",
+                // As `short` writes it.
+                HEXLOWER.encode(&other.found[..4]),
+                self.home.display(),
+                joined.short(),
+            )));
+        }
+        Ok((capability, names))
+    }
+
+    /// Says something that is not a result, unless asked to be quiet.
+    pub(crate) fn say(&self, text: impl std::fmt::Display) {
+        if !self.global.quiet {
+            eprintln!("{}", output::sentence(&text.to_string()));
+        }
+    }
+}

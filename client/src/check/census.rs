@@ -1,0 +1,307 @@
+//! Who holds which shards of many chunks: the nodes' word, and proof of it.
+//!
+//! Owns whom to ask and in what order, and what each node was found to do. Needs no key of any
+//! chunk and writes nothing. The one idea: those along the walk are asked first, since there the
+//! shards should be; everybody else only for what is still missing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use copse_core::{
+    directory::NodeState,
+    ids::{NodeId, ShardIndex},
+    limits::GROUP_BYTES,
+    random::Random,
+    ring::Ring,
+    shard_tree::group_count,
+};
+use copse_proto::status::{Reason, Refusal};
+use futures::{StreamExt as _, stream};
+
+use super::health::{ChunkHealth, ChunkRef, Zones};
+use crate::{
+    buffers::Pool,
+    get::{facts::ChunkFacts, fetch::fetch},
+    network::Network,
+};
+
+/// How far along the walk nodes are asked first, in shards of the chunk: writers replace a holder
+/// within twice as many, and a node or two joined since.
+const WALK_SHARDS: usize = 3;
+
+/// Nodes asked at once for what they hold.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Proofs under way at once: 16 KiB each.
+const PROOFS_AT_ONCE: usize = 64;
+
+/// Idle buffers for shards that are read, in bytes.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// What a check has seen of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// The node.
+    pub node: NodeId,
+    /// Why it did not say what it holds, the last time; none when it always did.
+    pub silent: Option<String>,
+    /// Shards of this tree that it says it holds, less those below.
+    pub claims: u64,
+    /// Of these, proved.
+    pub proved: u64,
+    /// Shards that it says it holds and does not, or serves wrongly.
+    pub false_claims: u64,
+    /// Shards that it has itself found damaged.
+    pub damaged: u64,
+    /// What the last of the false or damaged ones was.
+    pub problem: Option<String>,
+}
+
+/// Checks and repairs the shards of chunks. What it learns of nodes it keeps for the whole run.
+pub struct Checker {
+    pub(super) network: Network,
+    pub(super) buffers: Arc<Pool>,
+    zones: Zones,
+    random: Mutex<Random>,
+    nodes: Mutex<BTreeMap<NodeId, NodeReport>>,
+}
+
+/// A claim to be proved: which chunk of the batch, which of its shards, whose.
+type Claim = (usize, ShardIndex, NodeId);
+
+impl Checker {
+    /// A checker for one run. `seed` chooses what is proved; nodes must not be able to guess it.
+    pub fn new(network: Network, seed: &[u8; 32]) -> Self {
+        Self {
+            zones: Zones::of(&network.view().directory),
+            random: Mutex::new(Random::new(seed, "copse check")),
+            nodes: Mutex::default(),
+            buffers: Pool::new(KEPT_BYTES_MAX),
+            network,
+        }
+    }
+
+    pub(super) fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
+    /// What was seen of each node that was asked.
+    pub fn nodes(&self) -> Vec<NodeReport> {
+        lock(&self.nodes).values().cloned().collect()
+    }
+
+    /// Finds the shards of chunks, at most 1024. With `deep`, a claim counts only if the node has
+    /// just proved a random group of the shard.
+    pub async fn check(&self, chunks: &[ChunkRef], deep: bool) -> Vec<ChunkHealth> {
+        let view = self.network.view();
+        let mut found: Vec<ChunkHealth> =
+            chunks.iter().map(|chunk| ChunkHealth::new(*chunk)).collect();
+        let near: Vec<BTreeSet<NodeId>> = chunks
+            .iter()
+            .map(|chunk| {
+                let walk = view.ring.walk(Ring::arc(&chunk.id));
+                let walk = walk.take(WALK_SHARDS * chunk.geometry.total());
+                // A zone cap can put a node on the list that lies further along the walk.
+                walk.chain(view.placement(&chunk.id, chunk.geometry)).collect()
+            })
+            .collect();
+        let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        for (at, nodes) in near.iter().enumerate() {
+            for node in nodes {
+                questions.entry(*node).or_default().push(at);
+            }
+        }
+        self.ask(&mut found, questions, deep).await;
+
+        let all: Vec<NodeId> = view
+            .directory
+            .iter()
+            .map(|signed| signed.record())
+            .filter(|record| record.state != NodeState::Left)
+            .map(|record| record.node)
+            .collect();
+        let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        for (at, health) in found.iter().enumerate() {
+            if health.have() < health.chunk.geometry.total() {
+                for node in all.iter().filter(|node| !near[at].contains(node)) {
+                    questions.entry(*node).or_default().push(at);
+                }
+            }
+        }
+        self.ask(&mut found, questions, deep).await;
+        found
+    }
+
+    /// Asks each node for its chunks, and for proofs if they are wanted.
+    async fn ask(
+        &self,
+        found: &mut [ChunkHealth],
+        questions: BTreeMap<NodeId, Vec<usize>>,
+        deep: bool,
+    ) {
+        let mut claims: Vec<Claim> = Vec::new();
+        {
+            let chunks: Vec<ChunkRef> = found.iter().map(|health| health.chunk).collect();
+            let chunks = &chunks;
+            let mut answers = stream::iter(questions)
+                .map(|(node, places)| async move {
+                    let answer = self.has(node, chunks, &places).await;
+                    (node, places, answer)
+                })
+                .buffer_unordered(ASKED_AT_ONCE);
+            while let Some((node, places, answer)) = answers.next().await {
+                match answer {
+                    Ok(held) => {
+                        for (at, indices) in places.into_iter().zip(held) {
+                            for index in indices {
+                                if found[at].add(index, node) {
+                                    self.note(node, |report| report.claims += 1);
+                                    claims.push((at, index, node));
+                                } else {
+                                    self.note_false(node, "it claims a shard that cannot be");
+                                }
+                            }
+                        }
+                    }
+                    Err(refusal) => {
+                        self.note_silent(node, &refusal);
+                        places.into_iter().for_each(|at| found[at].add_silent(node));
+                    }
+                }
+            }
+        }
+        if deep {
+            // By chunk and index, so that the proofs of one node do not come in a row.
+            claims.sort_unstable();
+            self.prove(found, claims).await;
+        }
+    }
+
+    /// What a node says it holds of some chunks.
+    async fn has(
+        &self,
+        node: NodeId,
+        chunks: &[ChunkRef],
+        places: &[usize],
+    ) -> Result<Vec<Vec<ShardIndex>>, Refusal> {
+        self.not_given_up(node)?;
+        let ids: Vec<_> = places.iter().map(|at| chunks[*at].id).collect();
+        match self.network.has(node, &ids).await {
+            // Its own door may be closed to us: once more, through another node.
+            Err(refusal) if refusal.reason() == Reason::NodeUnreachable => {
+                self.network.has(node, &ids).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// One that did not answer before is not waited for again until its time is up.
+    fn not_given_up(&self, node: NodeId) -> Result<(), Refusal> {
+        let silent = || lock(&self.nodes).get(&node).and_then(|seen| seen.silent.clone());
+        match self.network.holder(node).is_dead().then(silent).flatten() {
+            Some(why) => Err(Refusal::new(Reason::NodeUnreachable, why)),
+            None => Ok(()),
+        }
+    }
+
+    async fn prove(&self, found: &mut [ChunkHealth], claims: Vec<Claim>) {
+        let facts: Vec<Arc<ChunkFacts>> =
+            found.iter().map(|health| Arc::new(ChunkFacts::of_chunk(&health.chunk))).collect();
+        let facts = &facts;
+        let mut proofs = stream::iter(claims)
+            .map(|(at, index, node)| async move {
+                let proof = self.prove_one(&facts[at], index, node).await;
+                (at, index, node, proof)
+            })
+            .buffer_unordered(PROOFS_AT_ONCE);
+        while let Some((at, index, node, proof)) = proofs.next().await {
+            match proof {
+                Ok(()) => self.note(node, |report| report.proved += 1),
+                Err(refusal) => {
+                    found[at].remove(index, node);
+                    self.note_failure(&mut found[at], node, &refusal);
+                }
+            }
+        }
+    }
+
+    /// Has a node prove one random group of a shard.
+    pub(super) async fn prove_one(
+        &self,
+        facts: &Arc<ChunkFacts>,
+        index: ShardIndex,
+        node: NodeId,
+    ) -> Result<(), Refusal> {
+        self.not_given_up(node)?;
+        let group = lock(&self.random).below(group_count(facts.shard_bytes));
+        let start = group * GROUP_BYTES;
+        let range = start..(start + GROUP_BYTES).min(facts.shard_bytes);
+        self.read(facts, index, node, range).await.map(drop)
+    }
+
+    /// A range of a shard from a node, verified.
+    pub(super) async fn read(
+        &self,
+        facts: &Arc<ChunkFacts>,
+        index: ShardIndex,
+        node: NodeId,
+        range: Range<usize>,
+    ) -> Result<Bytes, Refusal> {
+        let (network, buffers) = (self.network.clone(), Arc::clone(&self.buffers));
+        let piece = fetch(network, Arc::clone(facts), node, index, range.clone(), buffers).await?;
+        Ok(piece.slice(&range))
+    }
+
+    /// A node did not give what it said it holds; its claim was taken back.
+    pub(super) fn note_failure(&self, health: &mut ChunkHealth, node: NodeId, refusal: &Refusal) {
+        self.note(node, |report| report.claims = report.claims.saturating_sub(1));
+        match refusal.reason() {
+            Reason::BadReply | Reason::NotHeld => self.note_false(node, refusal.message()),
+            Reason::ShardDamaged => self.note(node, |report| {
+                report.damaged += 1;
+                report.problem = Some(refusal.message().to_owned());
+            }),
+            _ => {
+                health.add_silent(node);
+                self.note_silent(node, refusal);
+            }
+        }
+    }
+
+    fn note_false(&self, node: NodeId, problem: &str) {
+        self.note(node, |report| {
+            report.false_claims += 1;
+            report.problem = Some(problem.to_owned());
+        });
+    }
+
+    pub(super) fn note_silent(&self, node: NodeId, refusal: &Refusal) {
+        self.note(node, |report| report.silent = Some(refusal.message().to_owned()));
+    }
+
+    pub(super) fn note(&self, node: NodeId, change: impl FnOnce(&mut NodeReport)) {
+        let mut nodes = lock(&self.nodes);
+        change(nodes.entry(node).or_insert_with(|| NodeReport {
+            node,
+            silent: None,
+            claims: 0,
+            proved: 0,
+            false_claims: 0,
+            damaged: 0,
+            problem: None,
+        }));
+    }
+
+    /// Whether a node was caught with a false claim in this run.
+    pub(super) fn was_caught(&self, node: NodeId) -> bool {
+        lock(&self.nodes).get(&node).is_some_and(|report| report.false_claims > 0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

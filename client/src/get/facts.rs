@@ -1,0 +1,164 @@
+//! What a reader has learnt of a chunk, kept for the next read of it.
+//!
+//! Owns the descriptor, verified once, and the places of shards that were not where the ring says.
+//! Bounded; all of it can be forgotten at any time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use copse_core::{
+    descriptor::Descriptor,
+    extent::Extent,
+    geometry::Geometry,
+    ids::{ChunkId, NodeId, ShardIndex},
+};
+
+use crate::check::ChunkRef;
+
+/// Chunks remembered, at most: about 1 KiB each.
+const CHUNKS_MAX: usize = 4096;
+
+/// Two items of a pack that lie no further apart than this are neighbours, in bytes.
+const NEAR_BYTES: usize = 64 << 10;
+
+/// Neighbours read in a row before more is expected: two may be chance.
+const STREAK_MIN: usize = 2;
+
+/// One chunk, as far as known.
+#[derive(Debug)]
+pub(crate) struct ChunkFacts {
+    pub(crate) id: ChunkId,
+    pub(crate) geometry: Geometry,
+    pub(crate) shard_bytes: usize,
+    known: OnceLock<(Vec<u8>, Arc<Descriptor>)>,
+    places: Mutex<HashMap<ShardIndex, Vec<NodeId>>>,
+    last: Mutex<LastRead>,
+}
+
+/// The small item read last, and how many before it lay side by side.
+#[derive(Debug, Default)]
+struct LastRead {
+    end: usize,
+    streak: usize,
+}
+
+impl ChunkFacts {
+    fn new(extent: &Extent) -> Self {
+        Self::of_chunk(&ChunkRef::from(extent))
+    }
+
+    /// Nothing is known yet but what a reference says.
+    pub(crate) fn of_chunk(chunk: &ChunkRef) -> Self {
+        Self {
+            id: chunk.id,
+            geometry: chunk.geometry,
+            shard_bytes: chunk.shard_bytes as usize,
+            known: OnceLock::new(),
+            places: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// The descriptor, from the bytes that a node sent. What does not hash to the chunk's id is
+    /// refused; what does is believed for good.
+    pub(super) fn descriptor(&self, bytes: &[u8]) -> Result<Arc<Descriptor>, &'static str> {
+        if let Some((known, descriptor)) = self.known.get()
+            && known == bytes
+        {
+            return Ok(Arc::clone(descriptor));
+        }
+        if *blake3::hash(bytes).as_bytes() != *self.id.as_bytes() {
+            return Err("the descriptor is another chunk's");
+        }
+        let descriptor = Arc::new(Descriptor::decode(bytes).map_err(|_| "no descriptor")?);
+        let (_, descriptor) = self.known.get_or_init(|| (bytes.to_vec(), descriptor));
+        Ok(Arc::clone(descriptor))
+    }
+
+    /// The descriptor and its bytes, once a node has sent it.
+    pub(crate) fn known(&self) -> Option<(Vec<u8>, Arc<Descriptor>)> {
+        self.known.get().cloned()
+    }
+
+    /// Whether the descriptor, once known, says something else than the reference to the chunk.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let (_, descriptor) = self.known.get()?;
+        if descriptor.geometry() != self.geometry {
+            return Some("it names another geometry");
+        }
+        (descriptor.shard_bytes() != self.shard_bytes).then_some("it names another shard size")
+    }
+
+    /// Whether small items are being read one after the other; this one, at `body` in the chunk's
+    /// body, is the next.
+    pub(super) fn is_next_to_the_last(&self, body: &Range<usize>) -> bool {
+        let mut last = lock(&self.last);
+        // Several may be read at once, so they come a little out of order.
+        let near = body.start.abs_diff(last.end) <= NEAR_BYTES && last.end > 0;
+        last.streak = if near { last.streak + 1 } else { 0 };
+        last.end = body.end;
+        last.streak >= STREAK_MIN
+    }
+
+    /// Nodes that said they have this shard.
+    pub(super) fn places(&self, index: ShardIndex) -> Vec<NodeId> {
+        lock(&self.places).get(&index).cloned().unwrap_or_default()
+    }
+
+    /// A node says it has this shard.
+    pub(super) fn add_place(&self, index: ShardIndex, node: NodeId) {
+        let mut places = lock(&self.places);
+        let nodes = places.entry(index).or_default();
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+
+    /// A node does not have this shard after all.
+    pub(super) fn remove_place(&self, index: ShardIndex, node: NodeId) {
+        if let Some(nodes) = lock(&self.places).get_mut(&index) {
+            nodes.retain(|known| *known != node);
+        }
+    }
+}
+
+/// The chunks that a reader knows something about.
+#[derive(Debug, Default)]
+pub(super) struct FactBook {
+    chunks: Mutex<Chunks>,
+}
+
+#[derive(Debug, Default)]
+struct Chunks {
+    facts: HashMap<ChunkId, Arc<ChunkFacts>>,
+    order: VecDeque<ChunkId>,
+}
+
+impl FactBook {
+    /// What is known of an extent's chunk. References to one chunk that contradict each other are
+    /// kept apart: only one can be true, and it must not suffer from the other.
+    pub(super) fn of(&self, extent: &Extent) -> Arc<ChunkFacts> {
+        let mut chunks = lock(&self.chunks);
+        if let Some(facts) = chunks.facts.get(&extent.chunk) {
+            let same = facts.geometry == extent.geometry
+                && facts.shard_bytes == extent.shard_bytes as usize;
+            return if same { Arc::clone(facts) } else { Arc::new(ChunkFacts::new(extent)) };
+        }
+        let facts = Arc::new(ChunkFacts::new(extent));
+        chunks.facts.insert(extent.chunk, Arc::clone(&facts));
+        chunks.order.push_back(extent.chunk);
+        if chunks.order.len() > CHUNKS_MAX
+            && let Some(oldest) = chunks.order.pop_front()
+        {
+            chunks.facts.remove(&oldest);
+        }
+        facts
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

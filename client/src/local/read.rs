@@ -1,0 +1,313 @@
+//! Reading one file from its first byte to its last, holes told apart from data.
+//!
+//! Owns the promise that what was read is one state of the file: size, time and inode are compared
+//! before and after, and a file that changed meanwhile is an error, not a mixture.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::SeekFrom as HoleSeek;
+
+/// Why a file could not be read as one state, told without its path.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFileError {
+    /// The system refused.
+    #[error("cannot be read: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Somebody wrote to it.
+    #[error("changed while it was read; put it again when it is at rest")]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl ReadFileError {
+    /// Which file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { path, .. } | Self::Changed { path } => path,
+        }
+    }
+}
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Device and inode.
+    pub inode: (u64, u64),
+    /// Bytes.
+    pub size: u64,
+    /// Last change of the content: seconds, nanoseconds.
+    pub mtime: (i64, i64),
+    /// Last change of content or metadata, which nobody can set back.
+    pub ctime: (i64, i64),
+}
+
+impl FileIdentity {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// What comes next in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment {
+    /// So many bytes of data. Fewer than asked for only before a hole or the end.
+    Data(usize),
+    /// So many bytes of zeros that take no space.
+    Hole(u64),
+    /// The end, reached without a change.
+    End,
+}
+
+/// A hole shorter than this is read as zeros, in bytes: below it an extent of its own costs more
+/// than it saves.
+const HOLE_BYTES_MIN: u64 = 64 << 10;
+
+/// Reads one file in order.
+#[derive(Debug)]
+pub struct FileReader {
+    path: PathBuf,
+    file: File,
+    identity: FileIdentity,
+    /// Next byte to read.
+    at: u64,
+    /// End of the data that starts at or before `at`; beyond it lies a hole or the end.
+    data_end: u64,
+    sparse: bool,
+}
+
+impl FileReader {
+    /// Opens the file; a symbolic link in its place is an error.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn open(path: &Path) -> Result<Self, ReadFileError> {
+        let io = |source| ReadFileError::Io { path: path.to_owned(), source };
+        let file = File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(ReadFileError::Changed { path: path.to_owned() });
+        }
+        let identity = FileIdentity::of(&file).map_err(io)?;
+        // A file with all its blocks has no holes worth asking the kernel about.
+        let sparse = metadata.blocks().saturating_mul(512) < metadata.size();
+        Ok(Self { path: path.to_owned(), file, identity, at: 0, data_end: 0, sparse })
+    }
+
+    /// The state of the file that is being read.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// The offset of the next byte.
+    pub fn offset(&self) -> u64 {
+        self.at
+    }
+
+    /// Tells what comes next, at most `bytes_max` of it if it is data. Then [`read`](Self::read) it
+    /// or [`skip`](Self::skip) it.
+    ///
+    /// # Errors
+    /// When the system refuses, or at the end, when the file is not what it was at the start.
+    pub fn next(&mut self, bytes_max: usize) -> Result<Segment, ReadFileError> {
+        if self.at >= self.identity.size {
+            return self.end();
+        }
+        if self.at >= self.data_end {
+            let (data, end) = self.data_from(self.at).map_err(|source| self.io(source))?;
+            self.data_end = end;
+            let hole = data - self.at;
+            if hole >= HOLE_BYTES_MIN || (hole > 0 && data >= self.identity.size) {
+                self.data_end = self.at;
+                return Ok(Segment::Hole(hole));
+            }
+        }
+        let left = self.data_end - self.at;
+        Ok(Segment::Data(usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)))
+    }
+
+    /// Fills the buffer with the next bytes.
+    ///
+    /// # Errors
+    /// When the system refuses, or the file ends before the buffer is full.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<(), ReadFileError> {
+        match self.file.read_exact(buffer) {
+            Ok(()) => {
+                self.at += buffer.len() as u64;
+                Ok(())
+            }
+            // Shorter than it was.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            Err(source) => Err(self.io(source)),
+        }
+    }
+
+    /// Goes over the next bytes without reading them.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn skip(&mut self, bytes: u64) -> Result<(), ReadFileError> {
+        self.at += bytes;
+        self.file.seek(SeekFrom::Start(self.at)).map_err(|source| self.io(source))?;
+        self.data_end = self.data_end.max(self.at);
+        Ok(())
+    }
+
+    /// Where data starts at or after `at`, and where it ends.
+    fn data_from(&self, at: u64) -> io::Result<(u64, u64)> {
+        let size = self.identity.size;
+        if !self.sparse {
+            return Ok((at, size));
+        }
+        let data = match rustix::fs::seek(&self.file, HoleSeek::Data(at)) {
+            Ok(data) => data.min(size),
+            // No data up to the end.
+            Err(rustix::io::Errno::NXIO) => return Ok((size, size)),
+            Err(_) => return self.rewind((at, size)),
+        };
+        let mut end = match rustix::fs::seek(&self.file, HoleSeek::Hole(data)) {
+            Ok(end) => end.min(size),
+            Err(_) => size,
+        };
+        // Short holes are read through.
+        while end < size {
+            let Ok(next) = rustix::fs::seek(&self.file, HoleSeek::Data(end)) else { break };
+            if next - end >= HOLE_BYTES_MIN {
+                break;
+            }
+            end = rustix::fs::seek(&self.file, HoleSeek::Hole(next)).unwrap_or(size).min(size);
+        }
+        self.rewind((data, end))
+    }
+
+    /// Puts the file's position back after asking for holes.
+    fn rewind<T>(&self, value: T) -> io::Result<T> {
+        rustix::fs::seek(&self.file, HoleSeek::Start(self.at))?;
+        Ok(value)
+    }
+
+    fn end(&mut self) -> Result<Segment, ReadFileError> {
+        let now = FileIdentity::of(&self.file).map_err(|source| self.io(source))?;
+        if now == self.identity { Ok(Segment::End) } else { Err(self.changed()) }
+    }
+
+    fn io(&self, source: io::Error) -> ReadFileError {
+        ReadFileError::Io { path: self.path.clone(), source }
+    }
+
+    fn changed(&self) -> ReadFileError {
+        ReadFileError::Changed { path: self.path.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::FileExt as _};
+
+    use super::*;
+
+    fn read_all(path: &Path) -> Result<(Vec<u8>, u64), ReadFileError> {
+        let mut reader = FileReader::open(path)?;
+        let (mut bytes, mut holes) = (Vec::new(), 0);
+        loop {
+            match reader.next(100_000)? {
+                Segment::Data(count) => {
+                    let mut buffer = vec![0; count];
+                    reader.read(&mut buffer)?;
+                    bytes.append(&mut buffer);
+                }
+                Segment::Hole(count) => {
+                    holes += count;
+                    bytes.resize(bytes.len() + usize::try_from(count).expect("small"), 0);
+                    reader.skip(count)?;
+                }
+                Segment::End => return Ok((bytes, holes)),
+            }
+        }
+    }
+
+    #[test]
+    fn holes_are_told_apart_and_the_bytes_are_the_same() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("sparse");
+        let file = File::create(&path).expect("writable");
+        file.write_all_at(&[1; 10_000], 3 << 20).expect("written");
+        file.write_all_at(&[2; 5], 9 << 20).expect("written");
+        file.set_len(12 << 20).expect("longer");
+        let (bytes, holes) = read_all(&path).expect("readable");
+        assert_eq!(bytes, fs::read(&path).expect("readable"));
+        assert!(holes > 11 << 20, "only {holes} bytes of holes were seen");
+    }
+
+    #[test]
+    fn empty_dense_and_skipped_files_read_right() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("f");
+        fs::write(&path, "").expect("writable");
+        assert_eq!(read_all(&path).expect("readable").0, b"");
+        let content: Vec<u8> = (0..250_000u32).map(|i| i.to_le_bytes()[0]).collect();
+        fs::write(&path, &content).expect("writable");
+        assert_eq!(read_all(&path).expect("readable").0, content);
+        let mut reader = FileReader::open(&path).expect("readable");
+        assert_eq!(reader.next(500_000).expect("readable"), Segment::Data(250_000));
+        reader.skip(249_990).expect("seekable");
+        assert_eq!(reader.next(100).expect("readable"), Segment::Data(10));
+        let mut buffer = [0; 10];
+        reader.read(&mut buffer).expect("readable");
+        assert_eq!(buffer[..], content[249_990..]);
+        assert_eq!(reader.next(100).expect("unchanged"), Segment::End);
+    }
+
+    #[test]
+    fn a_file_that_changes_is_an_error() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("f");
+        for change in ["longer", "shorter"] {
+            fs::write(&path, vec![1; 200_000]).expect("writable");
+            let mut reader = FileReader::open(&path).expect("readable");
+            let mut buffer = vec![0; 100_000];
+            reader.read(&mut buffer).expect("readable");
+            let length = if change == "longer" { 300_000 } else { 150_000 };
+            fs::write(&path, vec![2; length]).expect("writable");
+            let error = loop {
+                let step = reader.next(100_000).and_then(|segment| match segment {
+                    Segment::Data(count) => reader.read(&mut buffer[..count]),
+                    other => panic!("the change ({change}) was not seen: {other:?}"),
+                });
+                if let Err(error) = step {
+                    break error;
+                }
+            };
+            assert!(matches!(error, ReadFileError::Changed { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("f"), "x").expect("writable");
+        std::os::unix::fs::symlink("f", dir.path().join("l")).expect("a link");
+        assert!(FileReader::open(&dir.path().join("l")).is_err());
+    }
+}

@@ -1,0 +1,394 @@
+//! A client's view of a network: who is in it, where chunks lie, and a way to each node.
+//!
+//! Owns the directory, the ring made of it, and one channel for each node. Stores and reads nothing
+//! itself. The one idea: any node that can be reached is a way to all the others.
+
+mod refresh;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use copse_core::{
+    directory::Directory,
+    geometry::Geometry,
+    ids::{ChunkId, NetworkId, NodeId},
+    ring::Ring,
+};
+use copse_proto::{
+    convert::{self, target_field},
+    door::{self, node_client::NodeClient, shards_client::ShardsClient},
+    status::{Reason, Refusal},
+};
+use futures::future::select_ok;
+use tokio::time::Instant;
+use tonic::{Request, transport::Channel};
+
+use crate::{
+    connect::{Connector, open_channel},
+    error::NetworkError,
+    holders::{Holder, Holders},
+    profile::Door,
+};
+
+/// A node reached through another is tried directly again after this time.
+const RELAY_FOR: Duration = Duration::from_secs(60);
+
+/// Other nodes tried as a way to one that cannot be reached directly.
+const RELAYS_TRIED: usize = 3;
+
+/// An answer to a small question (has, info) that takes longer counts as none.
+pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A network as one client sees it. Cheap to clone; all clones share channels and judgements.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: NetworkId,
+    connector: Arc<dyn Connector>,
+    bootstrap: Vec<Door>,
+    view: RwLock<Arc<View>>,
+    nodes: Mutex<HashMap<NodeId, Arc<Way>>>,
+    holders: Holders,
+}
+
+/// The directory at one moment, and the ring made of it.
+#[derive(Debug)]
+pub struct View {
+    /// Every node known.
+    pub directory: Directory,
+    /// Where chunks lie.
+    pub ring: Ring,
+}
+
+impl View {
+    fn of(directory: Directory) -> Arc<Self> {
+        let ring = directory.ring();
+        Arc::new(Self { directory, ring })
+    }
+
+    /// This view with what a directory lists, after each was verified; none when it brings no news.
+    fn with(&self, list: &door::ListReply) -> Option<Arc<Self>> {
+        let mut directory = self.directory.clone();
+        let mut news = false;
+        for record in &list.records {
+            match directory.admit(&record.record, &record.signature) {
+                Ok((_, inserted)) => news |= inserted.is_news(),
+                // The rest may be good: one bad record must not hide a network.
+                Err(error) => tracing::debug!(%error, "a record was refused"),
+            }
+        }
+        // Without them, who was evicted would still be on our ring.
+        for observation in &list.observations {
+            match directory.admit_observation(&observation.observation, &observation.signature) {
+                Ok((_, noted)) => news |= noted.is_news(),
+                Err(error) => tracing::debug!(%error, "an observation was refused"),
+            }
+        }
+        news.then(|| Self::of(directory))
+    }
+
+    /// The nodes that may hold shards of a chunk, the likeliest first: its preference list, then
+    /// on along the ring, up to twice as many nodes as the chunk has shards. Writers replace a
+    /// holder only within this list, so that readers need not look further.
+    pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
+        self.ring.walk(Ring::arc(chunk)).take(2 * geometry.total()).collect()
+    }
+
+    /// The first holder of each shard of a chunk; empty when there are no nodes.
+    pub fn placement(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
+        self.ring.placement(Ring::arc(chunk), geometry)
+    }
+}
+
+/// The way to one node.
+#[derive(Default)]
+struct Way {
+    link: Mutex<Option<(Link, Option<Instant>)>>,
+    // Held while dialling, so that a hundred tasks that need a node dial it once.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+/// An open way to a node: straight, or through another.
+#[derive(Clone)]
+pub struct Link {
+    channel: Channel,
+    node: NodeId,
+    via: Option<NodeId>,
+}
+
+impl Link {
+    /// The node whose door is used.
+    pub fn via(&self) -> NodeId {
+        self.via.unwrap_or(self.node)
+    }
+
+    /// What to write into a request's `target`: nothing when the door is the node's own.
+    pub fn target(&self) -> Vec<u8> {
+        target_field(self.via.map(|_| self.node))
+    }
+
+    /// The shard service at the door.
+    pub fn shards(&self) -> ShardsClient<Channel> {
+        ShardsClient::new(self.channel.clone())
+    }
+}
+
+impl Network {
+    /// Connects: reaches at least one door and learns the directory from it.
+    ///
+    /// `known` are records from an earlier session; their doors are tried too.
+    ///
+    /// # Errors
+    /// When no door could be reached, with each attempt; when those reached belong to another
+    /// network.
+    pub async fn connect(
+        id: NetworkId,
+        bootstrap: Vec<Door>,
+        known: Directory,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Self, NetworkError> {
+        let network = Self {
+            inner: Arc::new(Inner {
+                id,
+                connector,
+                bootstrap,
+                view: RwLock::new(View::of(known)),
+                nodes: Mutex::default(),
+                holders: Holders::default(),
+            }),
+        };
+        network.refresh().await?;
+        tokio::spawn(refresh::keep_fresh(Arc::downgrade(&network.inner)));
+        Ok(network)
+    }
+
+    /// The network's id.
+    pub fn id(&self) -> NetworkId {
+        self.inner.id
+    }
+
+    /// The directory and ring of this moment.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.inner.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What this client has seen of the nodes.
+    pub fn holders(&self) -> &Holders {
+        &self.inner.holders
+    }
+
+    /// What this client has seen of one node.
+    pub fn holder(&self, node: NodeId) -> Arc<Holder> {
+        self.inner.holders.get(node)
+    }
+
+    /// A way to a node: its own door, or another's.
+    ///
+    /// # Errors
+    /// When neither can be reached.
+    pub async fn link(&self, node: NodeId) -> Result<Link, Refusal> {
+        let way = self.way(node);
+        if let Some(link) = way.open() {
+            return Ok(link);
+        }
+        let dialling = way.dialling.lock().await;
+        if let Some(link) = way.open() {
+            return Ok(link);
+        }
+        let direct = match self.open(node).await {
+            Ok(channel) => {
+                let link = Link { channel, node, via: None };
+                *lock(&way.link) = Some((link.clone(), None));
+                return Ok(link);
+            }
+            Err(closed) => closed,
+        };
+        drop(dialling);
+        // Where nobody listens the node is most likely down, and another node would take seconds to
+        // find out: it is asked only if the node stays like that.
+        if direct.refused && !self.holder(node).has_failed() {
+            return Err(direct.into());
+        }
+        for via in self.doors().into_iter().filter(|via| *via != node).take(RELAYS_TRIED) {
+            if let Ok(channel) = self.dial(via).await {
+                let link = Link { channel, node, via: Some(via) };
+                *lock(&way.link) = Some((link.clone(), Some(Instant::now() + RELAY_FOR)));
+                tracing::debug!(node = %node.short(), via = %via.short(), "through another node");
+                return Ok(link);
+            }
+        }
+        Err(direct.into())
+    }
+
+    /// A channel to the node's own door, opened once.
+    async fn dial(&self, node: NodeId) -> Result<Channel, Refusal> {
+        let way = self.way(node);
+        let own = |way: &Way| way.open().filter(|link| link.via.is_none());
+        if let Some(link) = own(&way) {
+            return Ok(link.channel);
+        }
+        let _dialling = way.dialling.lock().await;
+        if let Some(link) = own(&way) {
+            return Ok(link.channel);
+        }
+        let channel = self.open(node).await?;
+        *lock(&way.link) = Some((Link { channel: channel.clone(), node, via: None }, None));
+        Ok(channel)
+    }
+
+    async fn open(&self, node: NodeId) -> Result<Channel, Closed> {
+        let addresses = self.addresses(node);
+        if addresses.is_empty() {
+            return Err(Closed { why: "it has no gRPC address".to_owned(), refused: false });
+        }
+        let attempts = addresses.iter().map(|address| {
+            Box::pin(open_channel(Arc::clone(&self.inner.connector), node, *address))
+        });
+        match select_ok(attempts).await {
+            Ok((channel, _)) => Ok(channel),
+            Err(error) => Err(Closed { why: causes(&error), refused: was_refused(&error) }),
+        }
+    }
+
+    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        if let Some(record) = self.view().directory.get(&node) {
+            all.extend(&record.record().grpc);
+        }
+        for door in self.inner.bootstrap.iter().filter(|door| door.node == node) {
+            all.extend(&door.addresses);
+        }
+        let mut seen = std::collections::HashSet::new();
+        all.retain(|address| seen.insert(*address));
+        all
+    }
+
+    fn way(&self, node: NodeId) -> Arc<Way> {
+        Arc::clone(lock(&self.inner.nodes).entry(node).or_default())
+    }
+
+    /// Forgets a way that failed, so that the next request dials again.
+    pub fn forget(&self, link: &Link) {
+        let way = self.way(link.node);
+        let mut current = lock(&way.link);
+        if current.as_ref().is_some_and(|(open, _)| open.via == link.via) {
+            *current = None;
+        }
+    }
+
+    /// Which shards of each chunk a node says it holds. At most 1024 chunks.
+    ///
+    /// # Errors
+    /// When the node could not be asked or gave no sensible answer.
+    pub async fn has(
+        &self,
+        node: NodeId,
+        chunks: &[ChunkId],
+    ) -> Result<Vec<Vec<copse_core::ids::ShardIndex>>, Refusal> {
+        let asking = async {
+            let link = self.link(node).await?;
+            let request = door::HasRequest {
+                target: link.target(),
+                chunk_ids: chunks.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            };
+            match link.shards().has(request).await {
+                Ok(reply) => Ok(convert::has_reply(reply.get_ref(), chunks.len())?),
+                Err(status) => {
+                    self.forget(&link);
+                    Err(Refusal::from(status))
+                }
+            }
+        };
+        let started = Instant::now();
+        let answer = match tokio::time::timeout(QUESTION_TIMEOUT, asking).await {
+            Ok(answer) => answer,
+            Err(_) => Err(timed_out(QUESTION_TIMEOUT)),
+        };
+        let holder = self.holder(node);
+        match &answer {
+            Ok(_) => holder.answered(started.elapsed()),
+            Err(refusal) => holder.failed(refusal.to_string()),
+        }
+        answer
+    }
+
+    /// What a node says about itself. Asked at its own door only.
+    ///
+    /// # Errors
+    /// When it could not be asked.
+    pub async fn info(&self, node: NodeId) -> Result<door::InfoReply, Refusal> {
+        let asking = async {
+            let channel = self.dial(node).await?;
+            Ok(NodeClient::new(channel).info(Request::new(door::InfoRequest {})).await?)
+        };
+        match tokio::time::timeout(QUESTION_TIMEOUT, asking).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(timed_out(QUESTION_TIMEOUT)),
+        }
+    }
+}
+
+impl Way {
+    fn open(&self) -> Option<Link> {
+        let link = lock(&self.link);
+        let (link, until) = link.as_ref()?;
+        until.is_none_or(|until| until > Instant::now()).then(|| link.clone())
+    }
+}
+
+/// Why a door could not be opened.
+struct Closed {
+    why: String,
+    /// Whether the machine answered that nobody listens there.
+    refused: bool,
+}
+
+impl From<Closed> for Refusal {
+    fn from(closed: Closed) -> Self {
+        Self::new(Reason::NodeUnreachable, closed.why)
+    }
+}
+
+fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// The causes of an error: a transport's own message is only "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut next = Some(error);
+    let mut text = String::new();
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        // The outermost says only what is asked about anyway.
+        if line != "transport error" && !text.ends_with(&line) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&line);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+pub(crate) fn timed_out(after: Duration) -> Refusal {
+    let message = format!("no answer within {} s", after.as_secs());
+    Refusal::new(Reason::TimedOut, message)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

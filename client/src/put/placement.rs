@@ -1,0 +1,239 @@
+//! Which node each shard of one chunk goes to, and to which next when that fails.
+//!
+//! Owns the decision, as plain values: no clock, no network. Never gives up a node for another
+//! chunk; that is the holders' health. The one idea: an index sticks to its shard, only its node
+//! changes, and a chunk's shards stay as far apart as the nodes left allow.
+
+use std::collections::{HashMap, HashSet};
+
+use copse_core::{
+    geometry::Geometry,
+    ids::{NodeId, ShardIndex},
+};
+use copse_proto::status::Refusal;
+
+/// Times that one shard is sent to yet another node, at most: each costs its whole length.
+pub(crate) const SENDS_MAX: usize = 8;
+
+/// The shards of one chunk on their way to nodes.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    geometry: Geometry,
+    preferred: Vec<NodeId>,
+    // The walk, in order: preferred nodes and those that may replace them.
+    candidates: Vec<NodeId>,
+    slots: Vec<Slot>,
+    refused: HashMap<NodeId, Refusal>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    held: HashSet<NodeId>,
+    sent: HashSet<NodeId>,
+    sends: usize,
+}
+
+impl Placement {
+    pub(crate) fn new(
+        geometry: Geometry,
+        preferred: Vec<NodeId>,
+        mut candidates: Vec<NodeId>,
+    ) -> Self {
+        // A zone cap can put a node on the preference list that lies further on along the ring.
+        for node in &preferred {
+            if !candidates.contains(node) {
+                candidates.push(*node);
+            }
+        }
+        let slots = (0..geometry.total()).map(|_| Slot::default()).collect();
+        Self { geometry, preferred, candidates, slots, refused: HashMap::new() }
+    }
+
+    pub(crate) fn preferred(&self) -> &[NodeId] {
+        &self.preferred
+    }
+
+    pub(crate) fn candidates(&self) -> &[NodeId] {
+        &self.candidates
+    }
+
+    /// Distinct shards known to be on disk.
+    pub(crate) fn durable(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.held.is_empty()).count()
+    }
+
+    pub(crate) fn is_durable(&self, index: ShardIndex) -> bool {
+        self.slots.get(index.as_usize()).is_some_and(|slot| !slot.held.is_empty())
+    }
+
+    /// Whether a send of this shard is not answered yet.
+    pub(crate) fn is_on_its_way(&self, index: ShardIndex) -> bool {
+        self.slots.get(index.as_usize()).is_some_and(|slot| !slot.sent.is_empty())
+    }
+
+    /// Nodes that have not answered a send of this shard.
+    pub(crate) fn waiting_for(&self, index: ShardIndex) -> Vec<NodeId> {
+        self.slots
+            .get(index.as_usize())
+            .map_or_else(Vec::new, |slot| slot.sent.iter().copied().collect())
+    }
+
+    /// A send to this node did not happen.
+    pub(crate) fn not_sent(&mut self, index: ShardIndex, node: NodeId) {
+        if let Some(slot) = self.slots.get_mut(index.as_usize()) {
+            slot.sent.remove(&node);
+        }
+    }
+
+    /// Indices not on disk, as far as known.
+    pub(crate) fn missing(&self) -> Vec<ShardIndex> {
+        let all = (0..u8::MAX).map(ShardIndex).take(self.geometry.total());
+        all.filter(|index| !self.is_durable(*index)).collect()
+    }
+
+    /// A node holds this shard.
+    pub(crate) fn held(&mut self, index: ShardIndex, node: NodeId) {
+        if let Some(slot) = self.slots.get_mut(index.as_usize()) {
+            slot.sent.remove(&node);
+            slot.held.insert(node);
+        }
+    }
+
+    /// A node did not take this shard. It gets no other of this chunk.
+    pub(crate) fn refused(&mut self, index: ShardIndex, node: NodeId, why: Refusal) {
+        if let Some(slot) = self.slots.get_mut(index.as_usize()) {
+            slot.sent.remove(&node);
+        }
+        self.refused.insert(node, why);
+    }
+
+    /// Which nodes did not take a shard, and why.
+    pub(crate) fn refusals(&self) -> Vec<(NodeId, Refusal)> {
+        let mut all: Vec<_> = self.refused.iter().map(|(node, why)| (*node, why.clone())).collect();
+        all.sort_by_key(|(node, _)| *node);
+        all
+    }
+
+    /// The node to send this shard to next; the caller sends it. None when nobody is left.
+    ///
+    /// First the shard's own place on the preference list; then the node with the fewest shards
+    /// of this chunk, the earlier one on the walk; never more than n−k of one chunk on one node,
+    /// unless the preference list itself says so because there are so few nodes. Nodes that are
+    /// not `usable` now are a last resort.
+    pub(crate) fn next_for(
+        &mut self,
+        index: ShardIndex,
+        usable: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
+        let slot = self.slots.get(index.as_usize())?;
+        if slot.sends >= SENDS_MAX {
+            return None;
+        }
+        let free = |node: &NodeId| {
+            !self.refused.contains_key(node)
+                && !slot.sent.contains(node)
+                && !slot.held.contains(node)
+        };
+        let own = self.preferred.get(index.as_usize()).copied();
+        let own = own.filter(|node| slot.sends == 0 && free(node));
+        let cap = self.geometry.parity().max(1);
+        let replacement = || {
+            let counted = self
+                .candidates
+                .iter()
+                .filter(|node| free(node))
+                .map(|node| (!usable(*node), self.count(*node), *node));
+            // min_by_key takes the first of equals: the earlier on the walk.
+            counted
+                .filter(|(_, count, _)| *count < cap)
+                .min_by_key(|(unusable, count, _)| (*unusable, *count))
+                .map(|(_, _, node)| node)
+        };
+        let chosen = match own.filter(|node| usable(*node)) {
+            Some(node) => Some(node),
+            None => replacement().or(own),
+        }?;
+        let slot = &mut self.slots[index.as_usize()];
+        slot.sends += 1;
+        slot.sent.insert(chosen);
+        Some(chosen)
+    }
+
+    /// Shards of this chunk that are on a node or on their way to it or meant for it.
+    fn count(&self, node: NodeId) -> usize {
+        let on_it = |slot: &Slot| slot.held.contains(&node) || slot.sent.contains(&node);
+        let meant = |at: usize, slot: &Slot| {
+            slot.sends == 0 && slot.held.is_empty() && self.preferred.get(at) == Some(&node)
+        };
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(at, slot)| on_it(slot) || meant(*at, slot)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_proto::status::Reason;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nodes(count: u8) -> Vec<NodeId> {
+        (1..=count).map(|i| NodeId::new([i; 32])).collect()
+    }
+
+    fn gone() -> Refusal {
+        Refusal::new(Reason::NodeUnreachable, "gone")
+    }
+
+    #[test]
+    fn a_dead_nodes_shard_goes_to_the_next_of_the_walk_that_holds_none() {
+        let geometry: Geometry = "2+2".parse().expect("a geometry");
+        let walk = nodes(6);
+        let mut placement = Placement::new(geometry, walk[..4].to_vec(), walk.clone());
+        for (index, node) in (0..4).map(ShardIndex).zip(&walk) {
+            assert_eq!(placement.next_for(index, |_| true), Some(*node));
+        }
+        placement.refused(ShardIndex(1), walk[1], gone());
+        assert_eq!(placement.next_for(ShardIndex(1), |_| true), Some(walk[4]));
+        placement.refused(ShardIndex(2), walk[2], gone());
+        assert_eq!(placement.next_for(ShardIndex(2), |node| node != walk[5]), Some(walk[0]));
+        assert_eq!(placement.durable(), 0);
+        placement.held(ShardIndex(2), walk[0]);
+        assert_eq!((placement.durable(), placement.missing().len()), (1, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn no_node_gets_more_than_the_parity_and_every_end_is_reached(
+            data in 1usize..6,
+            parity in 0usize..5,
+            count in 1u8..12,
+            outcomes in prop::collection::vec(any::<(bool, bool)>(), 300),
+        ) {
+            let geometry = Geometry::new(data, parity).expect("a geometry");
+            let walk = nodes(count);
+            let preferred: Vec<_> =
+                (0..geometry.total()).map(|i| walk[i % walk.len()]).collect();
+            let planned = geometry.total().div_ceil(walk.len());
+            let mut placement = Placement::new(geometry, preferred, walk.clone());
+            let mut outcomes = outcomes.into_iter();
+            let mut on: HashMap<NodeId, usize> = HashMap::new();
+            for index in (0..u8::MAX).map(ShardIndex).take(geometry.total()) {
+                for (good, usable) in outcomes.by_ref() {
+                    let Some(node) = placement.next_for(index, |_| usable) else { break };
+                    if good {
+                        placement.held(index, node);
+                        *on.entry(node).or_default() += 1;
+                        break;
+                    }
+                    placement.refused(index, node, gone());
+                }
+            }
+            let stored: usize = on.values().sum();
+            prop_assert_eq!(placement.durable(), stored);
+            for shards in on.values() {
+                prop_assert!(*shards <= planned.max(geometry.parity()).max(1));
+            }
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The one Put stream that a session has with each holder.
+//!
+//! Owns the stream's window, the matching of answers to shards and the check of receipts. Decides
+//! nothing about where a shard goes when it fails. The one idea: shards follow each other on one
+//! stream, so a node can write many with one fsync, and a node's silence is noticed once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copse_core::{
+    ids::{NodeId, ShardId, ShardIndex},
+    receipt::SignedReceipt,
+};
+use copse_proto::{
+    door::{self, put_reply::Outcome as WireOutcome, put_request::Part},
+    status::{Reason, Refusal},
+};
+use futures::{StreamExt as _, stream};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Counters;
+use crate::{
+    encode::PreparedChunk,
+    holders::Holder,
+    network::{Link, Network, timed_out},
+};
+
+/// Bytes of shards sent to one holder and not yet answered, at most: as much as a node writes with
+/// one fsync. What waits behind it can still go elsewhere.
+const WINDOW_BYTES: usize = 8 << 20;
+
+/// Shards sent to one holder and not yet answered, at most: bounds what small shards queue up.
+const WINDOW_SHARDS: usize = 256;
+
+/// Shards waiting for one holder's window, at most. A holder whose queue is full is passed over.
+const QUEUE_SHARDS: usize = 1024;
+
+/// A piece of a shard in one message, in bytes.
+const PIECE_BYTES: usize = 512 << 10;
+
+/// A holder that neither takes a byte nor answers within this time is taken to be dead. Longer
+/// than a disk's worst pause.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same, when all that it was sent is safe elsewhere by now.
+const STALL_TIMEOUT_UNNEEDED: Duration = Duration::from_secs(2);
+
+/// How often a stream is looked after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A shard for a holder.
+pub(super) struct Job {
+    pub(super) chunk: Arc<PreparedChunk>,
+    pub(super) index: ShardIndex,
+    pub(super) done: Done,
+    pub(super) reply: mpsc::Sender<Outcome>,
+}
+
+/// Which shards of a chunk are on disk already, shared by all copies of its jobs: a job that is
+/// not needed any more is not sent.
+#[derive(Clone, Default)]
+pub(super) struct Done(Arc<[AtomicU64; 4]>);
+
+impl Done {
+    pub(super) fn set(&self, index: ShardIndex) {
+        self.0[index.as_usize() / 64].fetch_or(1 << (index.0 % 64), Ordering::Relaxed);
+    }
+
+    fn is_set(&self, index: ShardIndex) -> bool {
+        self.0[index.as_usize() / 64].load(Ordering::Relaxed) & (1 << (index.0 % 64)) != 0
+    }
+}
+
+/// What became of a job.
+pub(super) struct Outcome {
+    pub(super) node: NodeId,
+    pub(super) index: ShardIndex,
+    pub(super) fate: Fate,
+}
+
+/// What a holder did with a shard.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    /// It is on its disk, and there is a receipt.
+    Stored,
+    /// It is not.
+    Refused(Refusal),
+    /// It was not sent, since another holder had it first.
+    NotNeeded,
+}
+
+/// How a conversation with a holder ended.
+enum End {
+    /// The session is over.
+    Session,
+    /// The other side hung up while nothing was on its way.
+    Idle,
+    /// With shards on their way.
+    Failed(Refusal),
+}
+
+/// The way to hand shards to a holder.
+pub(super) struct HolderStream {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl HolderStream {
+    pub(super) fn open(network: Network, node: NodeId, counters: Arc<Counters>) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE_SHARDS);
+        let holder = network.holder(node);
+        tokio::spawn(Driver { network, node, holder, counters, tag: 0 }.run(queue));
+        Self { jobs }
+    }
+
+    /// Queues a shard. Gives it back when the holder is that far behind.
+    pub(super) fn send(&self, job: Job) -> Result<(), Job> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
+        })
+    }
+}
+
+struct Driver {
+    network: Network,
+    node: NodeId,
+    holder: Arc<Holder>,
+    counters: Arc<Counters>,
+    tag: u64,
+}
+
+/// A job on its way. It does not hold the chunk: its memory is free as soon as the connection has
+/// taken the bytes.
+struct Sent {
+    shard: ShardId,
+    shard_bytes: usize,
+    done: Done,
+    reply: mpsc::Sender<Outcome>,
+    at: Instant,
+}
+
+impl Sent {
+    fn new(job: Job) -> Self {
+        Self {
+            shard: ShardId { chunk: job.chunk.id(), index: job.index },
+            shard_bytes: job.chunk.shard_bytes(),
+            done: job.done,
+            reply: job.reply,
+            at: Instant::now(),
+        }
+    }
+}
+
+/// When the other side last did something.
+struct Progress {
+    taken: u64,
+    at: Instant,
+}
+
+impl Driver {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(first) = queue.recv().await {
+            let mut sent = HashMap::new();
+            let refusal = match self.network.link(self.node).await {
+                Ok(link) => match self.converse(&link, first, &mut queue, &mut sent).await {
+                    End::Session => return,
+                    End::Idle => {
+                        self.network.forget(&link);
+                        continue;
+                    }
+                    End::Failed(refusal) => {
+                        self.network.forget(&link);
+                        refusal
+                    }
+                },
+                Err(refusal) => {
+                    sent.insert(0, Sent::new(first));
+                    refusal
+                }
+            };
+            let node = self.node.short();
+            tracing::debug!(%node, %refusal, shards = sent.len(), "a put stream failed");
+            self.holder.failed(refusal.to_string());
+            // Everything that went into the stream, and what waits behind it, is for others now.
+            let waiting = std::iter::from_fn(|| queue.try_recv().ok());
+            for sent in sent.into_values().chain(waiting.map(Sent::new)) {
+                self.tell(&sent, Fate::Refused(refusal.clone()));
+            }
+        }
+    }
+
+    /// Talks to the holder until the session ends or the stream does.
+    async fn converse(
+        &mut self,
+        link: &Link,
+        first: Job,
+        queue: &mut mpsc::Receiver<Job>,
+        sent: &mut HashMap<u64, Sent>,
+    ) -> End {
+        let (outgoing, feed) = mpsc::channel(WINDOW_SHARDS);
+        let taken = Arc::new(AtomicU64::new(0));
+        let requests = ReceiverStream::new(feed)
+            .flat_map(pieces(Arc::clone(&taken), Arc::clone(&self.counters)));
+        let mut client = link.shards();
+        // The answers may only begin when the first shard has arrived: opening the stream and
+        // feeding it go on together.
+        let opening = client.put(requests);
+        let mut replies = Box::pin(stream::once(opening).flat_map(|opened| match opened {
+            Ok(replies) => replies.into_inner().left_stream(),
+            Err(status) => stream::once(async { Err(status) }).right_stream(),
+        }));
+        let failed = |message| End::Failed(Refusal::new(Reason::NodeUnreachable, message));
+        let opened_at = self.tag;
+        let mut in_flight = 0;
+        let mut open = true;
+        let mut next = Some(first);
+        let mut progress = Progress { taken: 0, at: Instant::now() };
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Some(job) = next.take() {
+                if job.done.is_set(job.index) {
+                    self.tell(&Sent::new(job), Fate::NotNeeded);
+                } else {
+                    if sent.is_empty() {
+                        progress.at = Instant::now();
+                    }
+                    in_flight += job.chunk.shard_bytes();
+                    let feed = self.feed(&job, link);
+                    self.tag += 1;
+                    sent.insert(self.tag, Sent::new(job));
+                    // There is room: the window is not larger than the channel.
+                    if outgoing.try_send(feed).is_err() {
+                        return failed("the stream closed");
+                    }
+                }
+            }
+            if !open && sent.is_empty() {
+                return End::Session;
+            }
+            let room = open && in_flight < WINDOW_BYTES && sent.len() < WINDOW_SHARDS;
+            tokio::select! {
+                biased;
+                // Not before the first shard is in the stream: the node may wait for it.
+                reply = replies.next(), if self.tag > opened_at => match reply {
+                    Some(Ok(reply)) => {
+                        progress.at = Instant::now();
+                        let Some(done) = sent.remove(&reply.tag) else { continue };
+                        in_flight -= done.shard_bytes;
+                        self.answered(&done, reply);
+                    }
+                    _ if sent.is_empty() => return End::Idle,
+                    Some(Err(status)) => return End::Failed(Refusal::from(status)),
+                    None => return failed("the node closed the stream before it answered"),
+                },
+                job = queue.recv(), if room => match job {
+                    Some(job) => next = Some(job),
+                    None => open = false,
+                },
+                _ = look.tick(), if !sent.is_empty() => {
+                    let now_taken = taken.load(Ordering::Relaxed);
+                    if now_taken != progress.taken {
+                        progress = Progress { taken: now_taken, at: Instant::now() };
+                    }
+                    // A silent node that nobody waits for any more must not hold memory.
+                    let needed = sent.values().any(|sent| !sent.done.is_set(sent.shard.index));
+                    let patience = if needed { STALL_TIMEOUT } else { STALL_TIMEOUT_UNNEEDED };
+                    if progress.at.elapsed() >= patience {
+                        return End::Failed(timed_out(patience));
+                    }
+                }
+            }
+        }
+    }
+
+    fn feed(&self, job: &Job, link: &Link) -> Feed {
+        let header = door::PutHeader {
+            tag: self.tag + 1,
+            target: link.target(),
+            descriptor: job.chunk.descriptor().to_vec(),
+            index: job.index.0.into(),
+        };
+        Feed { header, shard: job.chunk.shard(job.index) }
+    }
+
+    fn answered(&self, sent: &Sent, reply: door::PutReply) {
+        let result = match reply.outcome {
+            Some(WireOutcome::Receipt(receipt)) => self.check(sent, &receipt),
+            Some(WireOutcome::Error(error)) => Err(Refusal::from(error)),
+            None => Err(Refusal::new(Reason::BadReply, "an answer that says nothing")),
+        };
+        let fate = match result {
+            Ok(()) => {
+                self.holder.answered(sent.at.elapsed());
+                Fate::Stored
+            }
+            Err(refusal) => {
+                let problem = refusal.to_string();
+                match refusal.reason() {
+                    Reason::StoreFull => self.holder.full(problem),
+                    Reason::BadReply => self.holder.lied(problem),
+                    _ => self.holder.failed(problem),
+                }
+                Fate::Refused(refusal)
+            }
+        };
+        self.tell(sent, fate);
+    }
+
+    /// A receipt counts only if the holder itself signed it for this very shard.
+    fn check(&self, sent: &Sent, receipt: &door::Receipt) -> Result<(), Refusal> {
+        let bytes = u32::try_from(sent.shard_bytes).unwrap_or(u32::MAX);
+        SignedReceipt::verify(&receipt.receipt, &receipt.signature)
+            .and_then(|signed| signed.covers(self.network.id(), self.node, sent.shard, bytes))
+            .map_err(|error| Refusal::new(Reason::BadReply, format!("a bad receipt: {error}")))
+    }
+
+    fn tell(&self, sent: &Sent, fate: Fate) {
+        let index = sent.shard.index;
+        if matches!(fate, Fate::Stored) {
+            sent.done.set(index);
+        }
+        // There is room for one answer to each send; a chunk that is gone does not want it.
+        if sent.reply.try_send(Outcome { node: self.node, index, fate }).is_err() {
+            tracing::trace!("a chunk did not wait for an answer");
+        }
+    }
+}
+
+/// A shard as it goes into the stream.
+struct Feed {
+    header: door::PutHeader,
+    shard: Bytes,
+}
+
+/// Cuts shards into messages, as the connection asks for them.
+fn pieces(
+    taken: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+) -> impl FnMut(Feed) -> stream::Iter<Pieces> + Send + 'static {
+    move |feed| {
+        let (taken, counters) = (Arc::clone(&taken), Arc::clone(&counters));
+        stream::iter(Pieces { header: Some(feed.header), shard: feed.shard, taken, counters })
+    }
+}
+
+struct Pieces {
+    header: Option<door::PutHeader>,
+    shard: Bytes,
+    taken: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+impl Iterator for Pieces {
+    type Item = door::PutRequest;
+
+    fn next(&mut self) -> Option<door::PutRequest> {
+        if let Some(header) = self.header.take() {
+            return Some(door::PutRequest { part: Some(Part::Header(header)) });
+        }
+        if self.shard.is_empty() {
+            return None;
+        }
+        let piece = self.shard.split_to(self.shard.len().min(PIECE_BYTES));
+        self.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        self.counters.sent_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Some(door::PutRequest { part: Some(Part::Data(piece)) })
+    }
+}

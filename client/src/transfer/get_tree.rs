@@ -1,0 +1,291 @@
+//! Getting a tree back: the walk, the files at once, and what is written where.
+//!
+//! Owns how many files are under way and the order that makes a restore resumable. What cannot be
+//! read is noted and left out; then the destination does not appear, and what is there waits beside
+//! it for the next try.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use copse_core::tree::{Entry, Kind, Meta};
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinSet, spawn_blocking},
+};
+
+use super::{Counters, Failures};
+use crate::{
+    content::{Block, FileReader},
+    error::{GetError, ReadError},
+    local::{Metadata, Restore, RestoreError, RestoredFile},
+    tree_read::TreeReader,
+};
+
+/// Files under way at once, at most. A file over [`LARGE_BYTES`] counts for all of them: it is read
+/// ahead by itself.
+const FILES_MAX: u32 = 16;
+
+/// A file of more than this is restored alone, in bytes.
+const LARGE_BYTES: u64 = 4 << 20;
+
+/// The entries of a directory, as they are read.
+type Entries = BoxStream<'static, Result<Entry, ReadError>>;
+
+/// What came back.
+#[derive(Debug)]
+pub struct GetOutcome {
+    /// Files written, or there already from an interrupted try.
+    pub files: u64,
+    /// Bytes of content in them.
+    pub bytes: u64,
+    /// Whether it went on from an interrupted try.
+    pub resumed: bool,
+    /// What could not be read or written. When there is any, the destination was not made.
+    pub failures: Failures,
+    /// Whether any of these was for want of shards.
+    pub data_loss: bool,
+}
+
+/// Why nothing came back.
+#[derive(Debug, thiserror::Error)]
+pub enum GetTreeError {
+    /// The tree cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The destination cannot be written.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// A task stopped: the program is shutting down.
+    #[error("the transfer was stopped before it was complete")]
+    Stopped,
+}
+
+/// Writes an entry of a tree, and all below it, to `destination`. `source` names what it is: an
+/// interrupted try of the same source is gone on with.
+///
+/// # Errors
+/// When the destination exists or cannot be written. What cannot be read is listed in the outcome.
+pub async fn get_tree(
+    tree: &TreeReader,
+    entry: Entry,
+    destination: &Path,
+    source: &str,
+    counters: Arc<Counters>,
+) -> Result<GetOutcome, GetTreeError> {
+    counters.bytes_total.store(entry.counts().bytes, Ordering::Relaxed);
+    let restore = {
+        let (destination, source) = (destination.to_owned(), source.to_owned());
+        blocking(move || Restore::begin(&destination, &source)).await?
+    };
+    let walk = Walk {
+        tree: tree.clone(),
+        resumed: restore.resumed(),
+        restore: Arc::new(restore),
+        counters,
+        lost: Arc::default(),
+        room: Arc::new(Semaphore::new(FILES_MAX as usize)),
+        jobs: JoinSet::new(),
+        directories: Vec::new(),
+    };
+    walk.run(entry).await
+}
+
+/// A transfer under way.
+struct Walk {
+    tree: TreeReader,
+    resumed: bool,
+    restore: Arc<Restore>,
+    counters: Arc<Counters>,
+    lost: Arc<Mutex<Lost>>,
+    room: Arc<Semaphore>,
+    jobs: JoinSet<Result<(), RestoreError>>,
+    /// Every directory with what it shall look like in the end, each before its contents.
+    directories: Vec<(PathBuf, Metadata)>,
+}
+
+#[derive(Default)]
+struct Lost {
+    failures: Failures,
+    data_loss: bool,
+}
+
+impl Walk {
+    async fn run(mut self, root: Entry) -> Result<GetOutcome, GetTreeError> {
+        // The directories being listed, the innermost last.
+        let mut open: Vec<(PathBuf, Entries)> = Vec::new();
+        if let Some(inside) = self.entry(PathBuf::new(), root).await? {
+            open.push(inside);
+        }
+        while let Some((path, entries)) = open.last_mut() {
+            match entries.next().await {
+                Some(Ok(child)) => {
+                    let name = OsString::from_vec(child.name.as_bytes().to_vec());
+                    let path = path.join(name);
+                    if let Some(inside) = self.entry(path, child).await? {
+                        open.push(inside);
+                    }
+                }
+                None => drop(open.pop()),
+                Some(Err(error)) => {
+                    note(&self.lost, path, &error);
+                    open.pop();
+                }
+            }
+        }
+        while let Some(done) = self.jobs.join_next().await {
+            done.map_err(|_| GetTreeError::Stopped)??;
+        }
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        if lost.failures.count == 0 {
+            let restore = Arc::into_inner(self.restore).ok_or(GetTreeError::Stopped)?;
+            let directories = self.directories;
+            blocking(move || restore.finish(&directories)).await?;
+        }
+        Ok(GetOutcome {
+            files: self.counters.files_done.load(Ordering::Relaxed),
+            bytes: self.counters.bytes_done.load(Ordering::Relaxed),
+            resumed: self.resumed,
+            failures: lost.failures,
+            data_loss: lost.data_loss,
+        })
+    }
+
+    /// Makes an entry, or starts to; a directory is to be listed.
+    async fn entry(
+        &mut self,
+        path: PathBuf,
+        entry: Entry,
+    ) -> Result<Option<(PathBuf, Entries)>, GetTreeError> {
+        let metadata = metadata_of(&entry);
+        match &entry.kind {
+            Kind::Directory { .. } => {
+                let (restore, at) = (self.restore.clone(), path.clone());
+                blocking(move || restore.directory(&at)).await?;
+                self.directories.push((path.clone(), metadata));
+                Ok(Some((path, self.tree.list(&entry)?.boxed())))
+            }
+            Kind::Symlink { target } => {
+                let (restore, target) = (self.restore.clone(), target.clone());
+                blocking(move || restore.symlink(&path, &target, &metadata)).await?;
+                Ok(None)
+            }
+            Kind::File { .. } => {
+                while let Some(done) = self.jobs.try_join_next() {
+                    done.map_err(|_| GetTreeError::Stopped)??;
+                }
+                let weight = if metadata.size > LARGE_BYTES { FILES_MAX } else { 1 };
+                let Ok(permit) = self.room.clone().acquire_many_owned(weight).await else {
+                    return Err(GetTreeError::Stopped);
+                };
+                let job = File {
+                    tree: self.tree.clone(),
+                    restore: self.restore.clone(),
+                    counters: self.counters.clone(),
+                    lost: self.lost.clone(),
+                };
+                self.jobs.spawn(async move {
+                    let result = job.restore(&path, &entry, metadata).await;
+                    drop(permit);
+                    result
+                });
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// One file under way.
+struct File {
+    tree: TreeReader,
+    restore: Arc<Restore>,
+    counters: Arc<Counters>,
+    lost: Arc<Mutex<Lost>>,
+}
+
+impl File {
+    async fn restore(
+        self,
+        path: &Path,
+        entry: &Entry,
+        metadata: Metadata,
+    ) -> Result<(), RestoreError> {
+        let (restore, at) = (self.restore.clone(), path.to_owned());
+        let Some(mut file) = blocking(move || restore.file(&at, &metadata)).await? else {
+            self.counters.add_known(metadata.size);
+            Counters::add(&self.counters.files_done, 1);
+            return Ok(());
+        };
+        self.counters.add_known(file.offset());
+        let mut stream = match FileReader::new(
+            self.tree.downloader().clone(),
+            entry,
+            file.offset()..metadata.size,
+        ) {
+            Ok(stream) => stream,
+            Err(error) => {
+                note(&self.lost, path, &error);
+                return Ok(());
+            }
+        };
+        loop {
+            match stream.next().await {
+                Ok(None) => break,
+                Ok(Some(part)) => {
+                    let bytes = part.len();
+                    file = blocking(move || write(file, &part)).await?;
+                    Counters::add(&self.counters.bytes_done, bytes);
+                }
+                Err(error) => {
+                    note(&self.lost, path, &error);
+                    return Ok(());
+                }
+            }
+        }
+        blocking(move || file.finish()).await?;
+        Counters::add(&self.counters.files_done, 1);
+        Ok(())
+    }
+}
+
+fn write(mut file: RestoredFile, part: &Block) -> Result<RestoredFile, RestoreError> {
+    match part {
+        Block::Data(bytes) => file.write(bytes)?,
+        Block::Hole(bytes) => file.hole(*bytes)?,
+    }
+    Ok(file)
+}
+
+fn note(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
+    let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+    lost.failures.add(path, error);
+    lost.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
+}
+
+/// Runs file system work on a thread where it may block.
+async fn blocking<T: Send + 'static, E: From<RestoreError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(RestoreError::Stopped(error.to_string()).into()),
+    }
+}
+
+fn metadata_of(entry: &Entry) -> Metadata {
+    let Meta { mode, modified, .. } = &entry.meta;
+    let size = match &entry.kind {
+        Kind::File { size, .. } => *size,
+        _ => 0,
+    };
+    Metadata {
+        mode: *mode,
+        mtime_seconds: modified.seconds(),
+        mtime_nanos: modified.nanoseconds(),
+        size,
+    }
+}

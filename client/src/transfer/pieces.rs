@@ -1,0 +1,248 @@
+//! The pieces of files under way: encoded and stored by tasks, recalled when stored before.
+//!
+//! Owns those tasks, the bound on them, and what the journal is asked and told. Knows no tree and no
+//! order: each piece tells its extent to whoever waits for it. The one idea: what the journal knows
+//! is believed only when the network still holds it.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use copse_core::{
+    chunk::EncodedChunk, extent::Extent, geometry::Geometry, layout::Layout,
+    limits::PACKED_BYTES_MAX,
+};
+use futures::future::join_all;
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
+
+use super::{Counters, PutTarget, PutTreeError};
+use crate::{
+    encode::{PlaintextBuffer, PreparedChunk},
+    journal::{Journal, JournalKey},
+    local::{FileIdentity, FileReader, ReadFileError},
+    network::Network,
+};
+
+/// Pieces of files under way at once, at most: read, asked for, encoded or sent. Memory is bounded
+/// by the encoder's budget; this bounds the tasks that wait for it.
+pub(super) const PIECES_MAX: usize = 64;
+
+/// Context of the key that journal entries are looked up by.
+const JOURNAL_CONTEXT: &str = "copse client journal v1";
+
+/// The tasks of one transfer. Lives on the transfer's blocking thread.
+pub(super) struct Pieces {
+    target: PutTarget,
+    runtime: Handle,
+    geometry: Geometry,
+    journal: Option<Arc<Mutex<Journal>>>,
+    journal_context: [u8; 32],
+    counters: Arc<Counters>,
+    /// Chunks that the journal knew and the network holds.
+    confirmed: Arc<AtomicU64>,
+    /// Tasks that encode and store.
+    jobs: JoinSet<Result<(), PutTreeError>>,
+}
+
+/// A piece whose extent is noted in the journal when it is stored.
+#[derive(Clone)]
+pub(super) struct Known {
+    path: PathBuf,
+    key: JournalKey,
+    identity: FileIdentity,
+    offset: u64,
+    bytes: usize,
+}
+
+impl Pieces {
+    pub(super) fn new(
+        target: &PutTarget,
+        geometry: Geometry,
+        journal: Option<Journal>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let mut context = blake3::Hasher::new_derive_key(JOURNAL_CONTEXT);
+        context.update(target.encoder.secret().as_bytes()).update(target.network.id().as_bytes());
+        Self {
+            target: target.clone(),
+            runtime: Handle::current(),
+            geometry,
+            journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
+            journal_context: *context.finalize().as_bytes(),
+            counters,
+            confirmed: Arc::default(),
+            jobs: JoinSet::new(),
+        }
+    }
+
+    /// Plaintext of a full chunk.
+    pub(super) fn piece_bytes(&self) -> usize {
+        Layout::largest(self.geometry).plaintext_bytes_max()
+    }
+
+    /// Chunks that the journal knew and the network holds, so far.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// What the journal would call this piece; nothing for pieces that are packed.
+    pub(super) fn known(&self, path: &Path, reader: &FileReader, bytes: usize) -> Option<Known> {
+        if bytes <= PACKED_BYTES_MAX || self.journal.is_none() {
+            return None;
+        }
+        let offset = reader.offset();
+        let identity = reader.identity();
+        let key =
+            JournalKey::new(&self.journal_context, &identity, self.geometry, offset, bytes as u64);
+        Some(Known { path: path.to_owned(), key, identity, offset, bytes })
+    }
+
+    /// Where the journal says that this piece is.
+    pub(super) fn recall(&self, known: &Known) -> Option<Extent> {
+        let journal = self.journal.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = journal.get(&known.key).ok()??;
+        let extent = Extent::decode(&value).ok()?;
+        (extent.plaintext_bytes as usize == known.bytes).then_some(extent)
+    }
+
+    /// An empty buffer for a piece; waits while too much is under way.
+    pub(super) fn buffer(&self) -> PlaintextBuffer {
+        let mut buffer = self.runtime.block_on(self.target.encoder.plaintext());
+        buffer.clear();
+        buffer
+    }
+
+    /// Waits for what a transfer has under way.
+    pub(super) fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Stores a piece as a chunk of its own. Its extent comes before the chunk is safe.
+    pub(super) fn store(
+        &mut self,
+        buffer: PlaintextBuffer,
+        known: Option<Known>,
+    ) -> oneshot::Receiver<Extent> {
+        let (tell, extent) = oneshot::channel();
+        let job = Job::of(self, known);
+        self.jobs.spawn_on(async move { job.store(buffer, tell).await }, &self.runtime);
+        extent
+    }
+
+    /// Stores a chunk that is made already. Waits while memory is short: nothing else makes these.
+    pub(super) fn store_chunk(&mut self, chunk: EncodedChunk) {
+        let prepared = self.runtime.block_on(self.target.encoder.budget().admit(chunk));
+        let job = Job::of(self, None);
+        self.jobs.spawn_on(async move { job.upload(prepared).await }, &self.runtime);
+    }
+
+    /// A piece that was stored before; if it is not held any more, it is read and stored again.
+    pub(super) fn confirm(&mut self, known: Known, extent: Extent) -> oneshot::Receiver<Extent> {
+        let (tell, receiver) = oneshot::channel();
+        let job = Job::of(self, Some(known.clone()));
+        let confirmed = self.confirmed.clone();
+        let confirming = async move {
+            if is_whole(&job.target.network, &extent).await {
+                confirmed.fetch_add(1, Ordering::Relaxed);
+                job.counters.add_known(known.bytes as u64);
+                // Nobody listens when the file was abandoned.
+                let _ = tell.send(extent);
+                return Ok(());
+            }
+            let mut buffer = job.target.encoder.plaintext().await;
+            let read = tokio::task::spawn_blocking(move || {
+                let mut reader = FileReader::open(&known.path)?;
+                if reader.identity() != known.identity {
+                    return Err(ReadFileError::Changed { path: known.path });
+                }
+                reader.skip(known.offset)?;
+                buffer.clear();
+                buffer.resize(known.bytes, 0);
+                reader.read(&mut buffer)?;
+                Ok::<_, ReadFileError>(buffer)
+            });
+            job.store(read.await??, tell).await
+        };
+        self.jobs.spawn_on(confirming, &self.runtime);
+        receiver
+    }
+
+    /// Takes in the results of tasks until at most `left` are under way.
+    pub(super) fn reap(&mut self, left: usize) -> Result<(), PutTreeError> {
+        while let Some(done) = self.jobs.try_join_next() {
+            done??;
+        }
+        while self.jobs.len() > left {
+            if let Some(done) = self.runtime.block_on(self.jobs.join_next()) {
+                done??;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a task needs to store one chunk.
+struct Job {
+    target: PutTarget,
+    geometry: Geometry,
+    counters: Arc<Counters>,
+    journal: Option<(Arc<Mutex<Journal>>, JournalKey)>,
+}
+
+impl Job {
+    fn of(pieces: &Pieces, known: Option<Known>) -> Self {
+        Self {
+            target: pieces.target.clone(),
+            geometry: pieces.geometry,
+            counters: pieces.counters.clone(),
+            journal: pieces.journal.clone().zip(known.map(|known| known.key)),
+        }
+    }
+
+    async fn store(
+        self,
+        plaintext: PlaintextBuffer,
+        tell: oneshot::Sender<Extent>,
+    ) -> Result<(), PutTreeError> {
+        let bytes = plaintext.len() as u64;
+        let (prepared, extent) = self.target.encoder.bulk(self.geometry, plaintext).await?;
+        let value = extent.encode();
+        // Nobody listens when the file was abandoned.
+        let _ = tell.send(extent);
+        let (counters, journal) = (self.counters.clone(), self.journal.clone());
+        self.upload(prepared).await?;
+        Counters::add(&counters.bytes_done, bytes);
+        if let Some((journal, key)) = journal {
+            // A journal that cannot be written costs time later, nothing now. The write is short
+            // and goes to the page cache.
+            let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = journal.put(key, &value) {
+                tracing::debug!(%error, "the journal was not written");
+            }
+        }
+        Ok(())
+    }
+
+    async fn upload(self, prepared: PreparedChunk) -> Result<(), PutTreeError> {
+        self.target.uploader.submit(prepared).await.await?;
+        Ok(())
+    }
+}
+
+/// Whether the holders of a chunk have all its shards between them.
+async fn is_whole(network: &Network, extent: &Extent) -> bool {
+    let mut nodes = network.view().placement(&extent.chunk, extent.geometry);
+    nodes.sort_unstable();
+    nodes.dedup();
+    let asked = nodes.into_iter().map(|node| async move {
+        let held = network.has(node, &[extent.chunk]).await.unwrap_or_default();
+        held.into_iter().flatten().collect::<Vec<_>>()
+    });
+    let found: BTreeSet<_> = join_all(asked).await.into_iter().flatten().collect();
+    found.len() == extent.geometry.total()
+}

@@ -1,0 +1,505 @@
+//! Storing files and folders: the walk, the cutting, and the tree that is made of it.
+//!
+//! One blocking thread walks and reads; chunks are encoded and stored by tasks beside it, which are
+//! [`Pieces`]'. Owns the order in which a file's pieces come together. What cannot be read is noted
+//! and left out; what cannot be stored ends the transfer.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use copse_core::{
+    capability::Capability,
+    extent::Extent,
+    geometry::Geometry,
+    limits::PACKED_BYTES_MAX,
+    tree::{Meta, Timestamp, TreeError, TreeWriter},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Counters, Failures,
+    pieces::{Known, PIECES_MAX, Pieces},
+};
+use crate::{
+    encode::{Encoder, PlaintextBuffer},
+    error::{EncodeError, PutError},
+    journal::Journal,
+    local::{self, FileReader, LocalEntry, LocalKind, Metadata, ReadFileError, ScanError, Segment},
+    network::Network,
+    put::{PutProgress, Redundancy, Uploader},
+};
+
+/// How to put.
+#[derive(Debug)]
+pub struct PutOptions {
+    /// The code of full chunks.
+    pub geometry: Geometry,
+    /// What was stored before; none when another process has it open.
+    pub journal: Option<Journal>,
+}
+
+/// Entries of a tree by what they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+}
+
+/// What was put.
+#[derive(Debug)]
+pub struct PutOutcome {
+    /// Reads it.
+    pub capability: Capability,
+    /// How many of each kind are in the tree.
+    pub kinds: Kinds,
+    /// Bytes of content in the tree.
+    pub bytes: u64,
+    /// What was left out, and why.
+    pub failures: Failures,
+    /// How safe it is.
+    pub redundancy: Redundancy,
+    /// What was sent and what was there already.
+    pub progress: PutProgress,
+    /// Chunks that the journal knew and all of whose shards were found.
+    pub confirmed_chunks: u64,
+}
+
+/// Where to put: a network, a session that stores chunks in it, and who makes them.
+#[derive(Clone)]
+pub struct PutTarget {
+    /// The network.
+    pub network: Network,
+    /// Stores chunks.
+    pub uploader: Uploader,
+    /// Makes chunks.
+    pub encoder: Encoder,
+}
+
+/// Why nothing was put.
+#[derive(Debug, thiserror::Error)]
+pub enum PutTreeError {
+    /// One of the paths named cannot be read.
+    #[error("{} {}", .0.path().display(), .0)]
+    Scan(#[from] ScanError),
+    /// A file, the only thing named, cannot be read.
+    #[error("{} {}", .0.path().display(), .0)]
+    Read(#[from] ReadFileError),
+    /// Standard input cannot be read.
+    #[error("cannot read the input: {0}")]
+    Input(#[source] io::Error),
+    /// Two of the paths named have the same last name.
+    #[error("two of the paths are named {0:?}; put them one by one or from a folder of their own")]
+    SameName(OsString),
+    /// The path named has no last name, like "..".
+    #[error("{} has no name to store it under; name what is in it", .0.display())]
+    NoName(PathBuf),
+    /// A chunk could not be stored.
+    #[error(transparent)]
+    Put(#[from] PutError),
+    /// A chunk could not be made.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The tree could not be made.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A task stopped: the program is shutting down.
+    #[error("the transfer was stopped before it was complete")]
+    Stopped,
+}
+
+impl From<tokio::task::JoinError> for PutTreeError {
+    fn from(_: tokio::task::JoinError) -> Self {
+        Self::Stopped
+    }
+}
+
+/// Stores the paths: one as itself, several in a folder without a name.
+///
+/// # Errors
+/// When a path named cannot be read at all, or a chunk cannot be stored safely. What is below a
+/// path and cannot be read is listed in the outcome.
+pub async fn put_paths(
+    target: &PutTarget,
+    paths: Vec<PathBuf>,
+    options: PutOptions,
+    counters: Arc<Counters>,
+) -> Result<PutOutcome, PutTreeError> {
+    let mut put = TreePut::new(target, options, counters);
+    tokio::task::spawn_blocking(move || {
+        let mut entries = Vec::new();
+        for path in &paths {
+            let name = match path.file_name() {
+                Some(name) => name.to_owned(),
+                // Such as "." or "/": the folder's own name, if it has one.
+                None => path
+                    .canonicalize()
+                    .ok()
+                    .and_then(|path| path.file_name().map(OsString::from))
+                    .ok_or_else(|| PutTreeError::NoName(path.clone()))?,
+            };
+            entries.push(local::entry_at(path, name)?);
+        }
+        put.count_ahead(paths);
+        match <[LocalEntry; 1]>::try_from(entries) {
+            Ok([entry]) => put.only(&entry)?,
+            Err(entries) => put.several(entries)?,
+        }
+        put.finish()
+    })
+    .await?
+}
+
+/// Stores what a stream gives as one file of that name.
+///
+/// # Errors
+/// When the stream cannot be read or a chunk cannot be stored safely.
+pub async fn put_stream(
+    target: &PutTarget,
+    name: Vec<u8>,
+    meta: Meta,
+    mut stream: Box<dyn Read + Send>,
+    options: PutOptions,
+    counters: Arc<Counters>,
+) -> Result<PutOutcome, PutTreeError> {
+    let mut put = TreePut::new(target, options, counters);
+    tokio::task::spawn_blocking(move || {
+        put.writer.begin_file(&name, meta)?;
+        loop {
+            let mut buffer = put.pieces.buffer();
+            let mut part = stream.by_ref().take(put.piece_bytes as u64);
+            let count = part.read_to_end(&mut buffer).map_err(PutTreeError::Input)?;
+            if count == 0 {
+                break;
+            }
+            put.piece(buffer, None)?;
+        }
+        put.end_file()?;
+        put.finish()
+    })
+    .await?
+}
+
+/// A transfer under way; lives on its blocking thread.
+struct TreePut {
+    target: PutTarget,
+    pieces: Pieces,
+    /// Plaintext of a full chunk.
+    piece_bytes: usize,
+    writer: TreeWriter,
+    counters: Arc<Counters>,
+    failures: Failures,
+    kinds: Kinds,
+    /// The open file's pieces in order.
+    pending: VecDeque<Pending>,
+}
+
+/// The next piece of the open file.
+enum Pending {
+    /// A chunk whose extent will be known when it is encoded.
+    Extent(oneshot::Receiver<Extent>),
+    /// The tail of the file.
+    Bytes(PlaintextBuffer),
+    /// Zeros.
+    Hole(u64),
+}
+
+impl TreePut {
+    fn new(target: &PutTarget, options: PutOptions, counters: Arc<Counters>) -> Self {
+        let PutOptions { geometry, journal } = options;
+        let pieces = Pieces::new(target, geometry, journal, counters.clone());
+        Self {
+            target: target.clone(),
+            piece_bytes: pieces.piece_bytes(),
+            pieces,
+            writer: TreeWriter::new(geometry, target.encoder.secret().clone()),
+            counters,
+            failures: Failures::default(),
+            kinds: Kinds::default(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Adds up the bytes of everything in a thread of its own, so that the time left can be told.
+    fn count_ahead(&self, paths: Vec<PathBuf>) {
+        let counters = self.counters.clone();
+        std::thread::spawn(move || {
+            let mut open = paths;
+            // Written once, when complete: a total that grows would mislead.
+            let mut total = 0;
+            while let Some(path) = open.pop() {
+                let Ok(entry) = local::entry_at(&path, OsString::new()) else { continue };
+                match entry.kind {
+                    LocalKind::File => total += entry.metadata.size,
+                    LocalKind::Directory => {
+                        let names = local::children(&path).unwrap_or_default();
+                        open.extend(names.into_iter().map(|name| path.join(name)));
+                    }
+                    LocalKind::Symlink(_) => {}
+                }
+            }
+            counters.bytes_total.store(total, Ordering::Relaxed);
+        });
+    }
+
+    /// One path: the root. A file that cannot be read leaves nothing to put.
+    fn only(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
+        match &entry.kind {
+            LocalKind::File => self.file(entry)?.map_err(PutTreeError::Read),
+            _ => self.entry(entry),
+        }
+    }
+
+    /// Several paths, in a directory of no name made now.
+    fn several(&mut self, mut entries: Vec<LocalEntry>) -> Result<(), PutTreeError> {
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            let name = pair[0].path.file_name().unwrap_or_default().to_owned();
+            return Err(PutTreeError::SameName(name));
+        }
+        // The time of the newest, so that putting the same again makes the same tree.
+        let newest = entries
+            .iter()
+            .map(|entry| (entry.metadata.mtime_seconds, entry.metadata.mtime_nanos))
+            .max()
+            .unwrap_or_default();
+        let meta =
+            Metadata { mode: 0o755, mtime_seconds: newest.0, mtime_nanos: newest.1, size: 0 };
+        self.writer.begin_directory(b"", meta_of(&meta))?;
+        for entry in &entries {
+            self.entry(entry)?;
+        }
+        self.writer.end_directory()?;
+        self.store_packs()
+    }
+
+    fn entry(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
+        let meta = meta_of(&entry.metadata);
+        match &entry.kind {
+            LocalKind::Directory => {
+                let names = match local::children(&entry.path) {
+                    Ok(names) => names,
+                    Err(error) => {
+                        self.failures.add(&entry.path, &error);
+                        // The directory itself is kept, empty.
+                        Vec::new()
+                    }
+                };
+                match self.writer.begin_directory(&entry.name, meta) {
+                    Err(error @ (TreeError::Name(_) | TreeError::TooDeep)) => {
+                        self.failures.add(&entry.path, &error);
+                        return Ok(());
+                    }
+                    result => result?,
+                }
+                for name in names {
+                    let path = entry.path.join(&name);
+                    match local::entry_at(&path, name) {
+                        Ok(child) => self.entry(&child)?,
+                        Err(error) => self.failures.add(&path, &error),
+                    }
+                }
+                self.writer.end_directory()?;
+                self.kinds.directories += 1;
+                self.store_packs()
+            }
+            LocalKind::Symlink(target) => {
+                match self.writer.add_symlink(&entry.name, meta, target) {
+                    Err(error @ (TreeError::Name(_) | TreeError::Target(_))) => {
+                        self.failures.add(&entry.path, &error);
+                    }
+                    result => {
+                        result?;
+                        self.kinds.symlinks += 1;
+                    }
+                }
+                self.store_packs()
+            }
+            LocalKind::File => {
+                if let Err(error) = self.file(entry)? {
+                    self.failures.add(&entry.path, &error);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a file into the tree. The inner error is the file's, the outer ends the transfer.
+    fn file(&mut self, entry: &LocalEntry) -> Result<Result<(), ReadFileError>, PutTreeError> {
+        let mut reader = match FileReader::open(&entry.path) {
+            Ok(reader) => reader,
+            Err(error) => return Ok(Err(error)),
+        };
+        match self.writer.begin_file(&entry.name, meta_of(&entry.metadata)) {
+            Err(TreeError::Name(error)) => {
+                self.failures.add(&entry.path, &error);
+                return Ok(Ok(()));
+            }
+            result => result?,
+        }
+        match self.pieces(&entry.path, &mut reader)? {
+            Ok(()) => {
+                self.end_file()?;
+                Ok(Ok(()))
+            }
+            Err(error) => {
+                self.pending.clear();
+                self.writer.abandon_file()?;
+                Ok(Err(error))
+            }
+        }
+    }
+
+    fn pieces(
+        &mut self,
+        path: &Path,
+        reader: &mut FileReader,
+    ) -> Result<Result<(), ReadFileError>, PutTreeError> {
+        loop {
+            let segment = match reader.next(self.piece_bytes) {
+                Ok(segment) => segment,
+                Err(error) => return Ok(Err(error)),
+            };
+            match segment {
+                Segment::End => return Ok(Ok(())),
+                Segment::Hole(bytes) => {
+                    if let Err(error) = reader.skip(bytes) {
+                        return Ok(Err(error));
+                    }
+                    self.pending.push_back(Pending::Hole(bytes));
+                    self.counters.add_known(bytes);
+                }
+                Segment::Data(bytes) => {
+                    let known = self.pieces.known(path, reader, bytes);
+                    if let Some((known, extent)) = known
+                        .as_ref()
+                        .and_then(|known| Some((known.clone(), self.pieces.recall(known)?)))
+                    {
+                        if let Err(error) = reader.skip(bytes as u64) {
+                            return Ok(Err(error));
+                        }
+                        let extent = self.pieces.confirm(known, extent);
+                        self.wait_for_extent(extent)?;
+                        continue;
+                    }
+                    let mut buffer = self.pieces.buffer();
+                    buffer.resize(bytes, 0);
+                    if let Err(error) = reader.read(&mut buffer) {
+                        return Ok(Err(error));
+                    }
+                    self.piece(buffer, known)?;
+                }
+            }
+        }
+    }
+
+    /// The next bytes of the open file: a chunk of their own, or packed if they are few.
+    fn piece(&mut self, buffer: PlaintextBuffer, known: Option<Known>) -> Result<(), PutTreeError> {
+        if buffer.len() <= PACKED_BYTES_MAX {
+            self.pending.push_back(Pending::Bytes(buffer));
+            // It holds one of few buffers: nothing may wait behind it.
+            return self.settle(0);
+        }
+        let extent = self.pieces.store(buffer, known);
+        self.wait_for_extent(extent)
+    }
+
+    /// The next piece's extent will come; not too many may be missing.
+    fn wait_for_extent(&mut self, extent: oneshot::Receiver<Extent>) -> Result<(), PutTreeError> {
+        self.pending.push_back(Pending::Extent(extent));
+        self.pieces.reap(PIECES_MAX)?;
+        self.settle(PIECES_MAX)
+    }
+
+    /// Gives pieces to the tree, in order, until at most `left` wait for their extent.
+    fn settle(&mut self, left: usize) -> Result<(), PutTreeError> {
+        while let Some(pending) = self.pending.front_mut() {
+            if let Pending::Extent(receiver) = pending {
+                let extent = match receiver.try_recv() {
+                    Ok(extent) => extent,
+                    Err(oneshot::error::TryRecvError::Empty) if self.pending.len() <= left => {
+                        return Ok(());
+                    }
+                    Err(oneshot::error::TryRecvError::Empty) => {
+                        let Some(Pending::Extent(receiver)) = self.pending.pop_front() else {
+                            unreachable!("it was there");
+                        };
+                        let extent = self.pieces.wait_for(receiver);
+                        let Ok(extent) = extent else { return self.failed() };
+                        self.writer.push_extent(extent)?;
+                        self.store_packs()?;
+                        continue;
+                    }
+                    Err(oneshot::error::TryRecvError::Closed) => return self.failed(),
+                };
+                self.pending.pop_front();
+                self.writer.push_extent(extent)?;
+            } else {
+                match self.pending.pop_front() {
+                    Some(Pending::Bytes(buffer)) => {
+                        self.writer.push_bytes(&buffer)?;
+                        Counters::add(&self.counters.bytes_done, buffer.len() as u64);
+                    }
+                    Some(Pending::Hole(bytes)) => self.writer.push_hole(bytes)?,
+                    _ => unreachable!("it was there"),
+                }
+            }
+            self.store_packs()?;
+        }
+        Ok(())
+    }
+
+    /// A task ended without its extent: its error says why.
+    fn failed(&mut self) -> Result<(), PutTreeError> {
+        self.pieces.reap(0)?;
+        Err(PutTreeError::Stopped)
+    }
+
+    fn end_file(&mut self) -> Result<(), PutTreeError> {
+        self.settle(0)?;
+        self.writer.end_file()?;
+        self.kinds.files += 1;
+        Counters::add(&self.counters.files_done, 1);
+        self.store_packs()
+    }
+
+    /// Sends the packs that are closed on their way.
+    fn store_packs(&mut self) -> Result<(), PutTreeError> {
+        for chunk in self.writer.take_chunks() {
+            self.pieces.store_chunk(chunk);
+        }
+        self.pieces.reap(PIECES_MAX)
+    }
+
+    fn finish(mut self) -> Result<PutOutcome, PutTreeError> {
+        let finished = self.writer.finish()?;
+        for chunk in finished.chunks {
+            self.pieces.store_chunk(chunk);
+        }
+        self.pieces.reap(0)?;
+        let redundancy = self.pieces.wait_for(self.target.uploader.flush())?;
+        Ok(PutOutcome {
+            capability: Capability::read(self.target.network.id(), finished.root),
+            kinds: self.kinds,
+            bytes: finished.counts.bytes,
+            failures: self.failures,
+            redundancy,
+            progress: self.target.uploader.progress(),
+            confirmed_chunks: self.pieces.confirmed(),
+        })
+    }
+}
+
+fn meta_of(metadata: &Metadata) -> Meta {
+    // The file system gives less than 10^9 nanoseconds.
+    let modified = Timestamp::new(metadata.mtime_seconds, metadata.mtime_nanos).unwrap_or_default();
+    Meta::new(metadata.mode, modified)
+}

@@ -1,0 +1,377 @@
+//! Chunks into a network and back, over real sockets, while nodes die, stall, fill up and lie.
+
+mod support;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use copse_client::{
+    encode::{Budget, Encoder, PreparedChunk},
+    error::{GetError, PutError},
+    get::Downloader,
+    network::Network,
+    profile::Door,
+    put::{PutOptions, Uploader},
+};
+use copse_core::{
+    directory::Directory, extent::Extent, geometry::Geometry, ids::ShardIndex, layout::Layout,
+    seal::ConvergenceSecret,
+};
+
+use support::{FakeNetwork, PlainConnector, bytes, until};
+
+fn geometry(text: &str) -> Geometry {
+    text.parse().expect("a geometry")
+}
+
+fn encoder() -> Encoder {
+    Encoder::new(ConvergenceSecret::new([5; 32]), Budget::default())
+}
+
+fn uploader(network: &Network, encoder: &Encoder) -> Uploader {
+    Uploader::new(network.clone(), encoder.budget().clone(), PutOptions::default())
+}
+
+async fn encode(encoder: &Encoder, code: &str, plaintext: &[u8]) -> (PreparedChunk, Extent) {
+    let mut buffer = encoder.plaintext().await;
+    buffer.extend_from_slice(plaintext);
+    encoder.bulk(geometry(code), buffer).await.expect("encodes")
+}
+
+/// Stores one chunk with all its shards.
+async fn store(network: &Network, code: &str, plaintext: &[u8]) -> Extent {
+    let encoder = encoder();
+    let uploader = uploader(network, &encoder);
+    let (chunk, extent) = encode(&encoder, code, plaintext).await;
+    uploader.submit(chunk).await.await.expect("stored");
+    let redundancy = uploader.flush().await.expect("flushed");
+    assert_eq!(redundancy.thin_chunks, 0, "{redundancy}");
+    extent
+}
+
+#[tokio::test]
+async fn what_was_put_is_got_whole_and_by_range() {
+    let fake = FakeNetwork::start(16).await;
+    let network = fake.connect().await;
+    let largest = Layout::largest(geometry("10+6")).plaintext_bytes_max();
+    let reader = Downloader::new(network.clone());
+    for size in [0, 1, 4096, 39_999, 41_000, 1 << 20, largest] {
+        let plaintext = bytes(1, size);
+        let extent = store(&network, "10+6", &plaintext).await;
+        assert_eq!(fake.holders(extent.chunk).len(), extent.geometry.total());
+        let got = reader.read_extent(&extent).await.expect("reads");
+        assert!(got == plaintext, "{size} bytes came back as others");
+        for (start, end) in [(0, 1), (size / 3, size / 2), (size.saturating_sub(1), size)] {
+            let range = start..end.min(size);
+            let got = reader.read_extent_range(&extent, range.clone()).await.expect("reads");
+            assert!(got == plaintext[range.clone()], "{range:?} of {size}");
+        }
+    }
+    let extent = store(&network, "10+6", b"short").await;
+    let error = reader.read_extent_range(&extent, 3..6).await.expect_err("outside");
+    assert!(matches!(error, GetError::OutOfRange { length: 5, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_small_range_of_a_healthy_chunk_costs_one_request() {
+    let fake = FakeNetwork::start(16).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(2, 5 << 20);
+    let extent = store(&network, "10+6", &plaintext).await;
+    // A pause of the machine can make a read hedge, which asks more: then the next reader tells.
+    for _ in 0..20 {
+        let reader = Downloader::new(network.clone());
+        let got = reader.read_extent_range(&extent, 3_000_000..3_004_096).await.expect("reads");
+        assert!(got == plaintext[3_000_000..3_004_096]);
+        let counts = reader.counts();
+        if counts.hedged == 0 {
+            assert_eq!((counts.requests, counts.rebuilt), (1, 0));
+            return;
+        }
+    }
+    panic!("twenty reads in a row were hedged");
+}
+
+#[tokio::test]
+async fn a_second_put_of_the_same_data_sends_nothing() {
+    let fake = FakeNetwork::start(16).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(3, 2 << 20);
+    store(&network, "10+6", &plaintext).await;
+    let sent = fake.total(|seen| &seen.puts);
+    assert_eq!(sent, 16);
+    let encoder = encoder();
+    // Another session, which knows nothing of the first.
+    let uploader = uploader(&fake.connect().await, &encoder);
+    let (chunk, extent) = encode(&encoder, "10+6", &plaintext).await;
+    let stored = uploader.submit(chunk).await.await.expect("stored");
+    assert!(!stored.sent);
+    assert_eq!(uploader.flush().await.expect("flushed").worst, Some((16, 16)));
+    assert_eq!((fake.total(|seen| &seen.puts), uploader.progress().sent_bytes), (sent, 0));
+
+    // Of an interrupted one, only what is missing.
+    let holders = fake.holders(extent.chunk);
+    for index in [3, 7] {
+        fake.node(holders[&ShardIndex(index)][0]).lose(extent.chunk);
+    }
+    store(&fake.connect().await, "10+6", &plaintext).await;
+    assert_eq!(fake.total(|seen| &seen.puts), sent + 2);
+}
+
+#[tokio::test]
+async fn equal_chunks_of_one_session_are_sent_once() {
+    let fake = FakeNetwork::start(4).await;
+    let encoder = encoder();
+    let uploader = uploader(&fake.connect().await, &encoder);
+    for _ in 0..3 {
+        let (chunk, _) = encode(&encoder, "2+2", &[0; 100_000]).await;
+        uploader.submit(chunk).await.await.expect("stored");
+    }
+    let redundancy = uploader.flush().await.expect("flushed");
+    assert_eq!((redundancy.chunks, fake.total(|seen| &seen.puts)), (1, 4));
+}
+
+#[tokio::test]
+async fn dead_and_full_holders_are_replaced_by_the_next_of_the_walk() {
+    let fake = FakeNetwork::start(10).await;
+    let network = fake.connect().await;
+    fake.nodes[3].kill();
+    fake.nodes[4].faults.full.store(true, Ordering::SeqCst);
+    fake.nodes[5].faults.wrong_receipt.store(true, Ordering::SeqCst);
+    let plaintext = bytes(4, 1 << 20);
+    let extent = store(&network, "4+3", &plaintext).await;
+    let holders = fake.holders(extent.chunk);
+    for wrong in [3, 4] {
+        let id = fake.nodes[wrong].id;
+        assert!(holders.values().flatten().all(|holder| *holder != id), "node {wrong}");
+    }
+    let got = Downloader::new(network).read_extent(&extent).await.expect("reads");
+    assert!(got == plaintext);
+}
+
+#[tokio::test]
+async fn a_holder_that_dies_under_the_put_is_replaced() {
+    let fake = FakeNetwork::start(8).await;
+    let network = fake.connect().await;
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    let mut extents = Vec::new();
+    for seed in 0..30 {
+        let plaintext = bytes(100 + seed, 1 << 20);
+        let (chunk, extent) = encode(&encoder, "3+3", &plaintext).await;
+        uploader.submit(chunk).await;
+        extents.push((extent, plaintext));
+        if seed == 10 {
+            fake.nodes[2].kill();
+        }
+    }
+    let redundancy = uploader.flush().await.expect("flushed");
+    assert_eq!((redundancy.chunks, redundancy.failed), (30, 0));
+    let reader = Downloader::new(network);
+    for (extent, plaintext) in extents {
+        assert!(reader.read_extent(&extent).await.expect("reads") == plaintext);
+    }
+}
+
+#[tokio::test]
+async fn a_hung_holder_does_not_keep_a_chunk_from_being_whole() {
+    let fake = FakeNetwork::start(7).await;
+    let network = fake.connect().await;
+    fake.nodes[1].faults.hung.store(true, Ordering::SeqCst);
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    for seed in 0..4 {
+        let (chunk, _) = encode(&encoder, "3+3", &bytes(seed, 300_000)).await;
+        uploader.submit(chunk).await.await.expect("stored");
+    }
+    let redundancy = uploader.flush().await.expect("flushed");
+    assert_eq!((redundancy.worst, redundancy.thin_chunks), (Some((6, 6)), 0));
+    until("memory is free again", || encoder.budget().in_use() == 0).await;
+}
+
+#[tokio::test]
+async fn less_than_the_write_quorum_is_an_error_that_names_who_refused() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    for node in &fake.nodes[1..] {
+        node.faults.full.store(true, Ordering::SeqCst);
+    }
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    let (chunk, _) = encode(&encoder, "4+2", &bytes(1, 100_000)).await;
+    let error = uploader.submit(chunk.clone()).await.await.expect_err("five of six are full");
+    let PutError::Quorum { have, need, total, refusals, .. } = &error else { panic!("{error}") };
+    assert_eq!((*have, *need, *total, refusals.0.len()), (2, 6, 6, 5));
+    assert!(error.to_string().contains("full"), "{error}");
+    uploader.flush().await.expect_err("flush says it too");
+    // Room again: the same chunk can be submitted again.
+    for node in &fake.nodes {
+        node.faults.full.store(false, Ordering::SeqCst);
+    }
+    let again = Uploader::new(fake.connect().await, Budget::default(), PutOptions::default());
+    again.submit(chunk).await.await.expect("stored now");
+}
+
+#[tokio::test]
+async fn any_k_shards_are_enough_and_one_less_is_said_so() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(5, 3 << 20);
+    let extent = store(&network, "4+2", &plaintext).await;
+    let holders = fake.holders(extent.chunk);
+    fake.node(holders[&ShardIndex(0)][0]).kill();
+    fake.node(holders[&ShardIndex(2)][0]).lose(extent.chunk);
+    let reader = Downloader::new(network);
+    assert!(reader.read_extent(&extent).await.expect("4 of 6 are left") == plaintext);
+    let range = 2_000_000..2_100_000;
+    let got = reader.read_extent_range(&extent, range.clone()).await.expect("reads");
+    assert!(got == plaintext[range]);
+    assert!(reader.counts().rebuilt > 0);
+
+    fake.node(holders[&ShardIndex(5)][0]).lose(extent.chunk);
+    let error = reader.read_extent(&extent).await.expect_err("3 of 6 are left");
+    let GetError::DataLoss { chunk, have, need, unreachable, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((*chunk, *have, *need, *unreachable), (extent.chunk, 3, 4, 1));
+    assert!(error.to_string().contains("have 3 of the 4 shards"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lying_node_is_routed_around_and_remembered() {
+    for lie in 0..4 {
+        let fake = FakeNetwork::start(6).await;
+        let network = fake.connect().await;
+        let plaintext = bytes(6, 2 << 20);
+        let extent = store(&network, "4+2", &plaintext).await;
+        store(&network, "4+2", &bytes(7, 2 << 20)).await;
+        let liar = fake.node(fake.holders(extent.chunk)[&ShardIndex(1)][0]);
+        let faults = &liar.faults;
+        let fault = match lie {
+            0 => &faults.wrong_bytes,
+            1 => &faults.wrong_proof,
+            2 => &faults.other_shard,
+            _ => &faults.other_descriptor,
+        };
+        fault.store(true, Ordering::SeqCst);
+        let reader = Downloader::new(network.clone());
+        // Once, unless a pause of the machine makes others answer in the liar's place.
+        for _ in 0..20 {
+            assert!(reader.read_extent(&extent).await.expect("reads") == plaintext, "lie {lie}");
+            if network.holder(liar.id).is_distrusted() {
+                break;
+            }
+        }
+        assert!(network.holder(liar.id).is_distrusted(), "lie {lie}");
+        let asked = liar.seen.gets.load(Ordering::SeqCst);
+        assert!(reader.read_extent(&extent).await.expect("reads") == plaintext);
+        assert_eq!(liar.seen.gets.load(Ordering::SeqCst), asked, "the liar was asked again");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_node_is_hedged() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(8, 400_000);
+    let extent = store(&network, "4+2", &plaintext).await;
+    let reader = Downloader::new(network.clone());
+    for _ in 0..20 {
+        reader.read_extent_range(&extent, 0..4096).await.expect("reads");
+    }
+    let slow = fake.node(fake.holders(extent.chunk)[&ShardIndex(0)][0]);
+    slow.faults.hung.store(true, Ordering::SeqCst);
+    // Hedged, and not given up: that would leave the counter as it was.
+    let hedged = reader.counts().hedged;
+    let got = reader.read_extent_range(&extent, 0..4096).await.expect("reads");
+    assert!(got == plaintext[..4096]);
+    assert!(reader.counts().hedged > hedged);
+    // After a few times it is left alone.
+    for _ in 0..5 {
+        reader.read_extent_range(&extent, 0..4096).await.expect("reads");
+    }
+    let problem = network.holder(slow.id).report().last_problem.expect("it was noticed");
+    assert!(problem.contains("slower"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_door_that_says_nothing_holds_up_nobody() {
+    let fake = FakeNetwork::start(4).await;
+    let connector = Arc::new(PlainConnector::default());
+    let silent = fake.nodes[0].id;
+    connector.silent.lock().expect("no panic").push(silent);
+    let doors = fake.nodes[..2].iter();
+    let doors = doors.map(|node| Door { node: node.id, addresses: vec![node.address] }).collect();
+    let network = Network::connect(fake.id, doors, Directory::new(fake.id), connector).await;
+    let network = network.expect("one of two doors answers");
+    assert_eq!(network.view().directory.len(), 4);
+    // It was left behind, not waited for until it could be given up.
+    assert_eq!(network.holder(silent).report().last_problem, None);
+}
+
+#[tokio::test]
+async fn shards_that_moved_are_found_by_asking_along_the_walk() {
+    let fake = FakeNetwork::start(12).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(9, 1 << 20);
+    let extent = store(&network, "3+3", &plaintext).await;
+    // All shards go to the nodes that held none: within the 12 nodes that are searched.
+    let holders = fake.holders(extent.chunk);
+    let from: Vec<_> = holders.values().map(|nodes| nodes[0]).collect();
+    let mut to = fake.nodes.iter().filter(|node| !from.contains(&node.id));
+    for node in &from {
+        let moved = std::mem::take(&mut *fake.node(*node).shards.lock().expect("no panic"));
+        *to.next().expect("a free node").shards.lock().expect("no panic") = moved;
+    }
+    let reader = Downloader::new(network);
+    assert!(reader.read_extent(&extent).await.expect("reads") == plaintext);
+    // And their new places are remembered. A pause of the machine can make a read hedge, which is a
+    // request more and says nothing about places: then the next read tells.
+    for _ in 0..20 {
+        let before = reader.counts();
+        assert!(reader.read_extent(&extent).await.expect("reads") == plaintext);
+        let after = reader.counts();
+        if after.hedged == before.hedged {
+            assert_eq!(after.requests, before.requests + 3);
+            return;
+        }
+    }
+    panic!("twenty reads in a row were hedged");
+}
+
+#[tokio::test]
+async fn a_node_without_a_reachable_door_is_used_through_another() {
+    let fake = FakeNetwork::start(4).await;
+    let connector = Arc::new(PlainConnector::default());
+    connector
+        .unreachable
+        .lock()
+        .expect("no panic")
+        .extend(fake.nodes[1..].iter().map(|node| node.id));
+    let network = fake.connect_over(connector).await;
+    let plaintext = bytes(10, 500_000);
+    let extent = store(&network, "2+2", &plaintext).await;
+    assert_eq!(fake.holders(extent.chunk).values().flatten().count(), 4);
+    assert!(fake.nodes.iter().all(|node| !node.shards.lock().expect("no panic").is_empty()));
+    let got = Downloader::new(network).read_extent(&extent).await.expect("reads");
+    assert!(got == plaintext);
+}
+
+#[tokio::test]
+async fn memory_in_flight_stays_within_the_budget() {
+    let fake = FakeNetwork::start(6).await;
+    for node in &fake.nodes {
+        node.faults.delay_ms.store(200, Ordering::SeqCst);
+    }
+    let budget = Budget::new(8 << 20);
+    let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), budget.clone());
+    let uploader = uploader(&fake.connect().await, &encoder);
+    let mut most = 0;
+    for seed in 0..40 {
+        let (chunk, _) = encode(&encoder, "4+2", &bytes(seed, 1 << 20)).await;
+        most = most.max(budget.in_use());
+        uploader.submit(chunk).await;
+    }
+    uploader.flush().await.expect("flushed");
+    assert!(most > 4 << 20 && most <= 8 << 20, "{most}");
+    until("memory is free again", || budget.in_use() == 0).await;
+}

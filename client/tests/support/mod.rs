@@ -1,0 +1,506 @@
+//! Nodes made of a map: doors that speak the real protocol over real sockets, with faults to order.
+//!
+//! Owns the fake nodes and the network made of them. Verifies nothing that it stores: that is the
+//! node's business and tested there.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use copse_client::{
+    connect::{Connector, Io},
+    network::Network,
+    profile::Door,
+};
+use copse_core::{
+    descriptor::Descriptor,
+    directory::{Directory, NodeRecord, NodeState, SignedRecord},
+    identity::NodeKey,
+    ids::{ChunkId, NetworkId, NodeId, ShardId, ShardIndex},
+    receipt::{Receipt, SignedReceipt},
+    shard_tree::{self, GroupHashes},
+};
+use copse_proto::{
+    convert,
+    door::{
+        self,
+        directory_server::{Directory as DirectoryService, DirectoryServer},
+        get_reply::Part as GetPart,
+        node_server::{Node as NodeService, NodeServer},
+        put_reply::Outcome,
+        put_request::Part as PutPart,
+        shards_server::{Shards, ShardsServer},
+    },
+    routes::Routes,
+    status::{Reason, Refusal},
+};
+use futures::{Stream, StreamExt as _, future::BoxFuture};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What a fake node does wrong. All off at first.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Every answer about shards comes this much later, in milliseconds.
+    pub(crate) delay_ms: AtomicU64,
+    /// Never answers, and never hangs up.
+    pub(crate) hung: AtomicBool,
+    /// Refuses new shards for lack of space.
+    pub(crate) full: AtomicBool,
+    /// Serves flipped bytes.
+    pub(crate) wrong_bytes: AtomicBool,
+    /// Serves a flipped proof.
+    pub(crate) wrong_proof: AtomicBool,
+    /// Serves another shard of the same chunk, with that one's proof.
+    pub(crate) other_shard: AtomicBool,
+    /// Serves another chunk's descriptor.
+    pub(crate) other_descriptor: AtomicBool,
+    /// Signs receipts for another shard.
+    pub(crate) wrong_receipt: AtomicBool,
+    /// Says that it holds these shards.
+    pub(crate) phantoms: Mutex<Vec<ShardId>>,
+}
+
+/// What a fake node has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) puts: AtomicUsize,
+    pub(crate) put_bytes: AtomicUsize,
+    pub(crate) gets: AtomicUsize,
+    pub(crate) has: AtomicUsize,
+}
+
+/// A shard in a map.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) descriptor: Vec<u8>,
+    pub(crate) bytes: Bytes,
+}
+
+/// A fake node.
+pub(crate) struct FakeNode {
+    pub(crate) id: NodeId,
+    pub(crate) address: SocketAddr,
+    pub(crate) faults: Faults,
+    pub(crate) seen: Seen,
+    pub(crate) shards: Mutex<BTreeMap<ShardId, Held>>,
+    /// What it says about itself.
+    pub(crate) info: Mutex<door::InfoReply>,
+    key: NodeKey,
+    network: NetworkId,
+    others: Arc<Mutex<HashMap<NodeId, Arc<FakeNode>>>>,
+    stop: watch::Sender<bool>,
+}
+
+/// A network of fake nodes.
+pub(crate) struct FakeNetwork {
+    pub(crate) id: NetworkId,
+    pub(crate) nodes: Vec<Arc<FakeNode>>,
+}
+
+/// TCP without TLS, which can be told not to reach some nodes.
+#[derive(Default)]
+pub(crate) struct PlainConnector {
+    pub(crate) unreachable: Mutex<Vec<NodeId>>,
+    /// As hosts that are gone: no answer, not even a refusal.
+    pub(crate) silent: Mutex<Vec<NodeId>>,
+    pub(crate) dials: AtomicUsize,
+}
+
+impl Connector for PlainConnector {
+    fn connect(
+        &self,
+        node: NodeId,
+        address: SocketAddr,
+    ) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        let cut = self.unreachable.lock().expect("no panic").contains(&node);
+        let silent = self.silent.lock().expect("no panic").contains(&node);
+        Box::pin(async move {
+            if silent {
+                std::future::pending::<()>().await;
+            }
+            if cut {
+                return Err(io::ErrorKind::NetworkUnreachable.into());
+            }
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            Ok(Box::new(tcp) as Box<dyn Io>)
+        })
+    }
+}
+
+impl FakeNetwork {
+    /// Starts this many nodes.
+    pub(crate) async fn start(count: u8) -> Self {
+        let id = NetworkId::new([77; 32]);
+        let others = Arc::new(Mutex::new(HashMap::new()));
+        let mut nodes = Vec::new();
+        for seed in 0..count {
+            nodes.push(FakeNode::start(seed, id, Arc::clone(&others)));
+        }
+        Self { id, nodes }
+    }
+
+    /// A client of this network.
+    pub(crate) async fn connect(&self) -> Network {
+        self.connect_over(Arc::new(PlainConnector::default())).await
+    }
+
+    /// A client of this network over these connections.
+    pub(crate) async fn connect_over(&self, connector: Arc<PlainConnector>) -> Network {
+        let first = &self.nodes[0];
+        let doors = vec![Door { node: first.id, addresses: vec![first.address] }];
+        Network::connect(self.id, doors, Directory::new(self.id), connector)
+            .await
+            .expect("connects")
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> &Arc<FakeNode> {
+        self.nodes.iter().find(|node| node.id == id).expect("a node of this network")
+    }
+
+    /// The nodes that hold a chunk's shards, by index.
+    pub(crate) fn holders(&self, chunk: ChunkId) -> BTreeMap<ShardIndex, Vec<NodeId>> {
+        let mut holders: BTreeMap<ShardIndex, Vec<NodeId>> = BTreeMap::new();
+        for node in &self.nodes {
+            for id in node.shards.lock().expect("no panic").keys() {
+                if id.chunk == chunk {
+                    holders.entry(id.index).or_default().push(node.id);
+                }
+            }
+        }
+        holders
+    }
+
+    pub(crate) fn total(&self, count: impl Fn(&Seen) -> &AtomicUsize) -> usize {
+        self.nodes.iter().map(|node| count(&node.seen).load(Ordering::SeqCst)).sum()
+    }
+}
+
+impl FakeNode {
+    fn start(
+        seed: u8,
+        network: NetworkId,
+        others: Arc<Mutex<HashMap<NodeId, Arc<FakeNode>>>>,
+    ) -> Arc<Self> {
+        let key = NodeKey::from_seed([seed + 1; 32]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let node = Arc::new(Self {
+            id: key.id(),
+            address,
+            faults: Faults::default(),
+            seen: Seen::default(),
+            shards: Mutex::default(),
+            info: Mutex::default(),
+            key,
+            network,
+            others: Arc::clone(&others),
+            stop: watch::Sender::new(false),
+        });
+        others.lock().expect("no panic").insert(node.id, Arc::clone(&node));
+        node.serve(listener);
+        node
+    }
+
+    fn serve(self: &Arc<Self>, listener: std::net::TcpListener) {
+        let mut stop = self.stop.subscribe();
+        let server = tonic::transport::Server::builder()
+            .initial_stream_window_size(16 << 20)
+            .initial_connection_window_size(32 << 20)
+            .max_frame_size(256 << 10);
+        let routes = Routes::new()
+            .with(ShardsServer::new(FakeDoor(Arc::clone(self))))
+            .with(DirectoryServer::new(FakeDoor(Arc::clone(self))))
+            .with(NodeServer::new(FakeDoor(Arc::clone(self))));
+        // A runtime of its own: dropping it is the nearest thing to kill -9 within a process.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        // The listener belongs to this runtime and is closed before it goes: tonic tries a failed
+        // accept again at once, for ever.
+        let served = runtime.spawn(async move {
+            listener.set_nonblocking(true).expect("a socket");
+            let listener = TcpListener::from_std(listener).expect("a listener");
+            tokio::select! {
+                _ = server.serve_with_incoming(routes, TcpListenerStream::new(listener)) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        std::thread::spawn(move || {
+            let _ = runtime.block_on(served);
+            runtime.shutdown_timeout(Duration::ZERO);
+        });
+    }
+
+    /// Closes its door and all connections at once.
+    pub(crate) fn kill(&self) {
+        let _ = self.stop.send(true);
+    }
+
+    /// Forgets all shards of a chunk.
+    pub(crate) fn lose(&self, chunk: ChunkId) {
+        self.shards.lock().expect("no panic").retain(|id, _| id.chunk != chunk);
+    }
+
+    fn record(&self) -> door::SignedRecord {
+        let record = NodeRecord {
+            network: self.network,
+            node: self.id,
+            seq: 1,
+            addresses: Vec::new(),
+            grpc: vec![self.address],
+            relays: Vec::new(),
+            zone: String::new(),
+            capacity_bytes: 1 << 40,
+            state: NodeState::Active,
+            version: "fake".to_owned(),
+        };
+        let signed = SignedRecord::sign(record, &self.key).expect("its own record");
+        door::SignedRecord {
+            record: signed.record_bytes().to_vec(),
+            signature: signed.signature().to_vec(),
+        }
+    }
+
+    async fn wait(&self) {
+        if self.faults.hung.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let delay = self.faults.delay_ms.load(Ordering::SeqCst);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+    }
+
+    fn target(self: &Arc<Self>, target: &[u8]) -> Result<Arc<Self>, Refusal> {
+        match convert::target(target)? {
+            None => Ok(Arc::clone(self)),
+            Some(id) => {
+                let others = self.others.lock().expect("no panic");
+                let target = others.get(&id).filter(|node| !*node.stop.borrow());
+                target.cloned().ok_or_else(|| Refusal::new(Reason::NodeUnreachable, "gone"))
+            }
+        }
+    }
+
+    fn store(&self, header: &door::PutHeader, bytes: Bytes) -> Result<door::Receipt, Refusal> {
+        self.seen.puts.fetch_add(1, Ordering::SeqCst);
+        self.seen.put_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
+        if self.faults.full.load(Ordering::SeqCst) {
+            return Err(Refusal::new(Reason::StoreFull, "the disk is full"));
+        }
+        let descriptor = Descriptor::decode(&header.descriptor)
+            .map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
+        let mut index = convert::shard_index(header.index)?;
+        descriptor
+            .check_shard(index, &bytes)
+            .map_err(|error| Refusal::new(Reason::ShardMismatch, error.to_string()))?;
+        let shard = ShardId { chunk: descriptor.id(), index };
+        let shard_bytes = u32::try_from(bytes.len()).expect("a shard");
+        let held = Held { descriptor: header.descriptor.clone(), bytes };
+        self.shards.lock().expect("no panic").insert(shard, held);
+        if self.faults.wrong_receipt.load(Ordering::SeqCst) {
+            index.0 ^= 1;
+        }
+        let shard = ShardId { chunk: shard.chunk, index };
+        let (network, node) = (self.network, self.id);
+        let receipt = Receipt { network, node, shard, shard_bytes, stored_at: 1 };
+        let signed = SignedReceipt::sign(receipt, &self.key);
+        Ok(door::Receipt {
+            receipt: signed.receipt().encode(),
+            signature: signed.signature().to_vec(),
+        })
+    }
+
+    fn answer(&self, request: &door::GetRequest) -> Result<Vec<door::GetReply>, Refusal> {
+        self.seen.gets.fetch_add(1, Ordering::SeqCst);
+        let mut id = convert::shard_id(&request.chunk_id, request.index)?;
+        let shards = self.shards.lock().expect("no panic");
+        if self.faults.other_shard.load(Ordering::SeqCst) {
+            let other = shards.keys().find(|other| **other != id).copied();
+            id = other.unwrap_or(id);
+        }
+        let held = shards.get(&id).ok_or_else(|| Refusal::new(Reason::NotHeld, "not here"))?;
+        let start = usize::try_from(request.offset).expect("small");
+        let length = usize::try_from(request.length).expect("small");
+        let end = if length == 0 { held.bytes.len() } else { start + length };
+        if end > held.bytes.len() {
+            return Err(Refusal::new(Reason::OutOfRange, "behind the end"));
+        }
+        let covered = shard_tree::covered(held.bytes.len(), start..end);
+        let mut proof = GroupHashes::of(&held.bytes).prove(held.bytes.len(), &covered);
+        let mut data = held.bytes.slice(covered.clone());
+        if self.faults.wrong_proof.load(Ordering::SeqCst) {
+            proof.push(0);
+        }
+        if self.faults.wrong_bytes.load(Ordering::SeqCst) {
+            let mut wrong = BytesMut::from(&data[..]);
+            wrong[0] ^= 1;
+            data = wrong.freeze();
+        }
+        let mut descriptor = held.descriptor.clone();
+        if self.faults.other_descriptor.load(Ordering::SeqCst) {
+            let last = descriptor.len() - 1;
+            descriptor[last] ^= 1;
+        }
+        let header = door::GetHeader {
+            descriptor,
+            covered_offset: covered.start as u64,
+            covered_length: covered.len() as u64,
+            proof,
+        };
+        let mut replies = vec![door::GetReply { part: Some(GetPart::Header(header)) }];
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(512 << 10));
+            replies.push(door::GetReply { part: Some(GetPart::Data(piece)) });
+        }
+        Ok(replies)
+    }
+}
+
+struct FakeDoor(Arc<FakeNode>);
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Shards for FakeDoor {
+    type PutStream = ReceiverStream<Result<door::PutReply, Status>>;
+    type GetStream = Replies<door::GetReply>;
+
+    async fn put(
+        &self,
+        request: Request<Streaming<door::PutRequest>>,
+    ) -> Result<Response<Self::PutStream>, Status> {
+        let node = Arc::clone(&self.0);
+        let mut requests = request.into_inner();
+        let (replies, answers) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let mut current: Option<(door::PutHeader, BytesMut)> = None;
+            while let Ok(Some(message)) = requests.message().await {
+                match message.part {
+                    Some(PutPart::Header(header)) => current = Some((header, BytesMut::new())),
+                    Some(PutPart::Data(data)) => {
+                        let Some((_, bytes)) = &mut current else { return };
+                        bytes.extend_from_slice(&data);
+                    }
+                    None => return,
+                }
+                let complete = current.as_ref().is_some_and(|(header, bytes)| {
+                    let descriptor = Descriptor::decode(&header.descriptor).expect("a descriptor");
+                    descriptor.shard_bytes() == bytes.len()
+                });
+                if complete && let Some((header, bytes)) = current.take() {
+                    let stored = match node.target(&header.target) {
+                        Ok(target) => {
+                            target.wait().await;
+                            target.store(&header, bytes.freeze())
+                        }
+                        Err(refusal) => Err(refusal),
+                    };
+                    let outcome = match stored {
+                        Ok(receipt) => Outcome::Receipt(receipt),
+                        Err(refusal) => Outcome::Error(refusal.into()),
+                    };
+                    let reply = door::PutReply { tag: header.tag, outcome: Some(outcome) };
+                    if replies.send(Ok(reply)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn get(
+        &self,
+        request: Request<door::GetRequest>,
+    ) -> Result<Response<Self::GetStream>, Status> {
+        let request = request.into_inner();
+        let target = self.0.target(&request.target)?;
+        target.wait().await;
+        let replies = target.answer(&request)?;
+        Ok(Response::new(futures::stream::iter(replies).map(Ok).boxed()))
+    }
+
+    async fn has(
+        &self,
+        request: Request<door::HasRequest>,
+    ) -> Result<Response<door::HasReply>, Status> {
+        let request = request.into_inner();
+        let target = self.0.target(&request.target)?;
+        target.wait().await;
+        target.seen.has.fetch_add(1, Ordering::SeqCst);
+        let chunks = convert::has_chunks(&request).map_err(Refusal::from)?;
+        let shards = target.shards.lock().expect("no panic");
+        let phantoms = target.faults.phantoms.lock().expect("no panic");
+        let held = |chunk: &ChunkId| {
+            let all = shards.keys().chain(phantoms.iter());
+            let indices: Vec<ShardIndex> =
+                all.filter(|id| id.chunk == *chunk).map(|id| id.index).collect();
+            convert::held(&indices)
+        };
+        Ok(Response::new(door::HasReply { held: chunks.iter().map(held).collect() }))
+    }
+}
+
+#[tonic::async_trait]
+impl DirectoryService for FakeDoor {
+    type ListStream = Replies<door::ListReply>;
+
+    async fn list(
+        &self,
+        _: Request<door::ListRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let records =
+            self.0.others.lock().expect("no panic").values().map(|node| node.record()).collect();
+        let reply = door::ListReply { records, ..door::ListReply::default() };
+        Ok(Response::new(futures::stream::iter([Ok(reply)]).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for FakeDoor {
+    async fn info(
+        &self,
+        _: Request<door::InfoRequest>,
+    ) -> Result<Response<door::InfoReply>, Status> {
+        self.0.wait().await;
+        Ok(Response::new(self.0.info.lock().expect("no panic").clone()))
+    }
+}
+
+/// Waits until a condition holds, for at most ten seconds.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+/// Bytes that look random and are the same each time.
+pub(crate) fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut out = vec![0; count];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
