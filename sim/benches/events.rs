@@ -1,0 +1,68 @@
+//! How long simulated years take, and how the cost of an event grows with the network.
+//!
+//! `cargo bench -p copse-sim` prints times of the processor next to what they are allowed to be: one
+//! simulation runs on one core, and other programs on the machine do not count.
+//! `cargo bench -p copse-sim -- large` also simulates 100,000 nodes.
+
+#![allow(clippy::print_stdout)] // its only purpose
+
+use copse_sim::{
+    closed::chain::Scheme,
+    event::{self, HOURS_PER_YEAR, Scenario, Unit},
+    law::RepairLaw,
+    random::Lifetime,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Seconds that this thread has had a processor.
+fn processor_s() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn scenario(nodes: usize, chunks: usize, years: f64, unit: Unit) -> Scenario {
+    let scheme = Scheme::new(10, 16, 13).expect("a scheme");
+    let life = Lifetime::new(HOURS_PER_YEAR, 1.0).expect("a lifetime");
+    let plain = Scenario::plain(nodes, scheme, life, 24.0, RepairLaw::Exponential);
+    Scenario { chunks, years, unit, ..plain }
+}
+
+/// Highest resident memory of this process so far, in MiB, where the system tells.
+fn memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or(f64::NAN) / 1024.0
+}
+
+fn measure(what: &str, scenario: &Scenario, allowed_s: f64) {
+    let start = processor_s();
+    let out = event::run(scenario).expect("a possible scenario");
+    let seconds = processor_s() - start;
+    println!(
+        "{what}: {seconds:.2} s (allowed {allowed_s} s), {} events, {:.0} ns an event, {:.0} ns a \
+         shard looked at, queue {} long, {:.0} MiB",
+        out.events,
+        seconds * 1e9 / out.events as f64,
+        seconds * 1e9 / out.touches.max(1) as f64,
+        out.queue_max,
+        memory_mib()
+    );
+}
+
+fn main() {
+    println!("10+6, threshold 13, mean life 1 year, exponential repair times of 24 h on average");
+    for nodes in [100, 1000, 10_000] {
+        let years = 1e5 / nodes as f64;
+        let scenario = scenario(nodes, nodes * 4, years, Unit::Arc);
+        measure(&format!("{nodes:>6} nodes, {years} years, 4 chunks a node"), &scenario, 60.0);
+    }
+    let target = scenario(10_000, 1_000_000, 10.0, Unit::Arc);
+    measure("10,000 nodes, 10 years, 1,000,000 chunks by arcs", &target, 60.0);
+    if std::env::args().any(|argument| argument == "large") {
+        let chunks = Scenario { unit: Unit::Chunk, ..target };
+        measure("the same, each chunk by itself", &chunks, 600.0);
+        let large = scenario(100_000, 1_000_000, 1.0, Unit::Arc);
+        measure("100,000 nodes, 1 year, 1,000,000 chunks by arcs", &large, 300.0);
+    }
+}

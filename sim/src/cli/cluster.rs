@@ -1,0 +1,287 @@
+//! Worlds of real nodes and clients: one, many, or one with all that happens in it.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::BufWriter,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Instant,
+};
+
+use clap::Args;
+use copse_sim::cluster::{
+    shrink::shrink,
+    spec::Spec,
+    trace::Log,
+    world::{self, Outcome},
+};
+use serde_json::{Value, json};
+
+use super::{Failure, print, print_json};
+
+/// Lines of the log that are shown of a world in which something was broken.
+const LINES_SHOWN: usize = 40;
+
+/// Which world, and what is left out of it.
+#[derive(Args)]
+pub(super) struct World {
+    /// Everything in it follows from this number.
+    #[arg(long)]
+    seed: u64,
+    /// Leaves out these faults, by the numbers that `run` shows.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBER")]
+    without: Vec<usize>,
+    /// Gives all machines disks that acknowledge what they did not sync. Something must break then.
+    #[arg(long)]
+    lying_disks: bool,
+}
+
+impl World {
+    fn spec(&self) -> Result<Spec, Failure> {
+        let mut spec = Spec::of(self.seed);
+        if let Some(wrong) = self.without.iter().find(|number| **number >= spec.faults.len()) {
+            let known = spec.faults.len();
+            return Err(format!("--without {wrong}: the world has the faults 0 to {known}").into());
+        }
+        let faults = std::mem::take(&mut spec.faults).into_iter().enumerate();
+        spec.faults = faults
+            .filter(|(number, _)| !self.without.contains(number))
+            .map(|(_, fault)| fault)
+            .collect();
+        spec.lying_disks = self.lying_disks;
+        Ok(spec)
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    world: World,
+    /// When a promise is broken, looks for the fewest faults with which it still is.
+    #[arg(long)]
+    shrink: bool,
+}
+
+/// Arguments of `swarm`.
+#[derive(Args)]
+pub(super) struct Swarm {
+    /// Seeds: the first and the last.
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    seeds: (u64, u64),
+    /// Worlds at one time; as many as there are cores unless told otherwise.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Gives all machines disks that acknowledge what they did not sync. Something must break then.
+    #[arg(long)]
+    lying_disks: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Args)]
+pub(super) struct Replay {
+    #[command(flatten)]
+    world: World,
+    /// Where to write; two such files of one seed are equal, and can be compared with diff.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let parsed = text.split_once("..").and_then(|(first, last)| {
+        Some((first.parse().ok()?, last.trim_start_matches('=').parse().ok()?))
+    });
+    match parsed {
+        Some((first, last)) if first <= last => Ok((first, last)),
+        _ => Err("two numbers are needed, the smaller first: 1..200".to_owned()),
+    }
+}
+
+pub(super) fn run(arguments: &Run, as_json: bool) -> Result<(), Failure> {
+    let (world, spec) = (&arguments.world, arguments.world.spec()?);
+    let outcome = world::run(&spec, Log::Tail);
+    if as_json {
+        print_json(&told(&spec, &outcome))?;
+    } else {
+        print(&format!("{spec}{}", story(&spec, &outcome)))?;
+    }
+    let Some(broken) = outcome.broken else { return Ok(()) };
+    if arguments.shrink {
+        let all = Spec::of(world.seed).faults.len();
+        let least = shrink(all, |without| {
+            let given = world.without.iter().copied();
+            let without: BTreeSet<usize> = without.iter().copied().chain(given).collect();
+            let told = elsewhere(world.seed, &without, world.lying_disks);
+            told.is_ok_and(|told| told["promise"] == broken.promise.to_string())
+        });
+        let numbers: Vec<String> = least.iter().map(ToString::to_string).collect();
+        let without = numbers.join(",");
+        let least = World { without: least.into_iter().collect(), ..*world };
+        print(&format!(
+            "the fewest faults found that do it (--without {without}):\n{}",
+            least.spec()?
+        ))?;
+    }
+    Err(broken.to_string().into())
+}
+
+/// Runs a world in a process of its own: what libraries keep for a whole process is then new, too.
+fn elsewhere(seed: u64, without: &BTreeSet<usize>, lying_disks: bool) -> Result<Value, Failure> {
+    let mut program = Command::new(std::env::current_exe()?);
+    program.args(["run", "--json", "--seed", &seed.to_string()]);
+    if !without.is_empty() {
+        let numbers: Vec<String> = without.iter().map(ToString::to_string).collect();
+        program.args(["--without", &numbers.join(",")]);
+    }
+    if lying_disks {
+        program.arg("--lying-disks");
+    }
+    // What it says of a broken promise is in the JSON.
+    let output = program.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("seed {seed} gave no result ({}): {error}", output.status).into())
+}
+
+pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
+    let spec = arguments.world.spec()?;
+    let file = BufWriter::new(File::create(&arguments.to)?);
+    let outcome = world::run(&spec, Log::All(Box::new(file)));
+    print(&format!("{spec}{}", story(&spec, &outcome)))
+}
+
+fn story(spec: &Spec, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    for line in
+        outcome.tail.iter().rev().take(LINES_SHOWN).rev().filter(|_| outcome.broken.is_some())
+    {
+        text += &format!("  {line}\n");
+    }
+    text += &line(spec, outcome);
+    text
+}
+
+/// How a world went, in a line; with how to run it again when something was broken.
+fn line(spec: &Spec, outcome: &Outcome) -> String {
+    let counts = &outcome.counts;
+    let mut text = format!(
+        "seed {} trace {}: {} faults, {} puts ({} failed), {} reads ({} failed), {} packets; \
+         {:.0} s simulated in {:.1} s",
+        spec.seed,
+        outcome.trace,
+        outcome.faults,
+        counts.puts,
+        counts.puts_failed,
+        counts.reads,
+        counts.reads_failed,
+        outcome.packets,
+        outcome.simulated.as_secs_f64(),
+        outcome.real.as_secs_f64(),
+    );
+    if let Some(grew_back) = outcome.grew_back {
+        text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
+    }
+    if let Some(broken) = &outcome.broken {
+        let lying = if spec.lying_disks { " --lying-disks" } else { "" };
+        text += &format!(
+            "\nBROKEN {broken}\nrun it again: copse-sim run --seed {}{lying} --shrink",
+            spec.seed
+        );
+    }
+    text + "\n"
+}
+
+fn told(spec: &Spec, outcome: &Outcome) -> Value {
+    let broken = outcome.broken.as_ref();
+    json!({
+        "seed": spec.seed,
+        "promise": broken.map(|broken| broken.promise.to_string()),
+        "broken": broken.map(ToString::to_string),
+        "trace": outcome.trace,
+        "packets": outcome.packets,
+        "faults": spec.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "puts": outcome.counts.puts,
+        "puts_failed": outcome.counts.puts_failed,
+        "reads": outcome.counts.reads,
+        "reads_failed": outcome.counts.reads_failed,
+        "simulated_seconds": outcome.simulated.as_secs_f64(),
+        "grown_back_seconds": outcome.grew_back.map(|time| time.as_secs_f64()),
+        "real_seconds": outcome.real.as_secs_f64(),
+        "story": broken.map(|_| format!("{spec}{}", story(spec, outcome))),
+    })
+}
+
+pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
+    let (first, last) = arguments.seeds;
+    let jobs =
+        arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let next = AtomicU64::new(first);
+    let all = Mutex::new(Vec::new());
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed > last {
+                        return;
+                    }
+                    let told = elsewhere(seed, &BTreeSet::new(), arguments.lying_disks);
+                    let told = told.unwrap_or_else(|failure| {
+                        let broken = failure.to_string();
+                        json!({ "seed": seed, "broken": broken, "story": broken + "\n" })
+                    });
+                    if let (Some(story), false) = (told["story"].as_str(), as_json) {
+                        drop(print(story));
+                    }
+                    all.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+                }
+            });
+        }
+    });
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_by_key(|told| told["seed"].as_u64());
+    let broken = all.iter().filter(|told| told["broken"].is_string()).count();
+    let summary = summary(&all, broken, start.elapsed().as_secs_f64());
+    let count = all.len();
+    if as_json {
+        print_json(&all.into())?
+    } else {
+        print(&summary)?
+    }
+    if broken > 0 {
+        return Err(format!("promises were broken in {broken} of {count} worlds").into());
+    }
+    Ok(())
+}
+
+fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
+    let sum = |name: &str| all.iter().filter_map(|told| told[name].as_u64()).sum::<u64>();
+    let numbers = |name: &str| {
+        let mut all: Vec<f64> = all.iter().filter_map(|told| told[name].as_f64()).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let faults: usize = all.iter().filter_map(|told| Some(told["faults"].as_array()?.len())).sum();
+    let simulated: f64 = numbers("simulated_seconds").iter().sum();
+    let grew_back = numbers("grown_back_seconds");
+    format!(
+        "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
+         ({} failed), {} packets\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
+         simulated in {seconds:.1} s, {:.0} times as fast\n",
+        all.len(),
+        sum("puts"),
+        sum("puts_failed"),
+        sum("reads"),
+        sum("reads_failed"),
+        sum("packets"),
+        grew_back.get(grew_back.len() / 2).unwrap_or(&0.0),
+        grew_back.last().unwrap_or(&0.0),
+        simulated / seconds.max(1e-9),
+    )
+}

@@ -1,0 +1,398 @@
+//! What goes wrong in a world, and how much of it.
+//!
+//! Owns the kinds of faults, their probabilities, and the bounds within which everything must be
+//! survived: a failure inside them is a bug, always. The one idea (swarm testing: Groce et al.,
+//! "Swarm testing", 2012): each world has only some of the kinds, so that one does not hide another.
+//!
+//! The bounds: what takes shards for good (a lost disk, rot) strikes no more machines than a chunk
+//! may lose at the moment it is acknowledged, w − k. All else ends before the world is calm.
+
+use std::{fmt, time::Duration};
+
+use crate::random::Xoshiro;
+
+/// A machine, by its number.
+pub type Number = u16;
+
+/// Something that goes wrong, and for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// The process of a node dies and is started again later.
+    Kill {
+        /// Whose.
+        host: Number,
+    },
+    /// The machine loses power: what was not synced is gone, and so are the newest entries of the
+    /// ledger.
+    PowerCut {
+        /// Which.
+        host: Number,
+        /// Batches of the ledger that are gone.
+        forgotten_batches: usize,
+    },
+    /// The machine comes back with an empty disk.
+    LoseDisk {
+        /// Which.
+        host: Number,
+    },
+    /// Bits of stored shards flip. Stays.
+    Rot {
+        /// Where.
+        host: Number,
+        /// One shard in so many.
+        one_in: usize,
+    },
+    /// Nothing passes between these machines and all others.
+    Partition {
+        /// One side.
+        side: Vec<Number>,
+    },
+    /// What this machine sends to these does not arrive; their words reach it.
+    OneWay {
+        /// Who is not heard.
+        from: Number,
+        /// By whom.
+        to: Vec<Number>,
+    },
+    /// The line of a machine goes and comes, seconds each.
+    Flap {
+        /// Whose.
+        host: Number,
+    },
+    /// All links lose packets.
+    Loss {
+        /// In a thousand.
+        permille: u32,
+    },
+    /// All links are slow, and packets overtake each other.
+    Slow {
+        /// One way, in milliseconds.
+        delay_ms: u64,
+    },
+    /// The disk takes this long for everything.
+    SlowDisk {
+        /// Whose.
+        host: Number,
+        /// In milliseconds.
+        delay_ms: u64,
+    },
+    /// The disk takes nothing new (ENOSPC).
+    FullDisk {
+        /// Whose.
+        host: Number,
+    },
+    /// The disk fails (EIO).
+    BadDisk {
+        /// Whose.
+        host: Number,
+        /// Reading, writing, or syncing.
+        way: BadDisk,
+    },
+    /// A node that was not there before joins. It stays.
+    Join {
+        /// Which.
+        host: Number,
+    },
+    /// The node lies about its shards.
+    Lie {
+        /// Which.
+        host: Number,
+        /// How.
+        how: Lie,
+    },
+    /// The clock of the machine is wrong.
+    Skew {
+        /// Whose.
+        host: Number,
+        /// By so much.
+        seconds: i64,
+    },
+}
+
+/// How a node lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// It serves wrong bytes.
+    WrongBytes,
+    /// It says that it has what it has not.
+    Ghosts,
+}
+
+/// How a disk fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadDisk {
+    /// Nothing can be read.
+    Reads,
+    /// Nothing can be written.
+    Writes,
+    /// What is written cannot be synced.
+    Syncs,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill { host } => write!(f, "node {host} is killed"),
+            Self::PowerCut { host, forgotten_batches } => {
+                write!(
+                    f,
+                    "machine {host} loses power, and {forgotten_batches} batches of its ledger"
+                )
+            }
+            Self::LoseDisk { host } => write!(f, "machine {host} loses its disk"),
+            Self::Rot { host, one_in } => write!(f, "one shard in {one_in} of {host} rots"),
+            Self::Partition { side } => write!(f, "{side:?} are cut off from the rest"),
+            Self::OneWay { from, to } => write!(f, "{to:?} do not hear {from}"),
+            Self::Flap { host } => write!(f, "the line of {host} flaps"),
+            Self::Loss { permille } => write!(f, "{permille} in 1000 packets are lost"),
+            Self::Slow { delay_ms } => write!(f, "links take {delay_ms} ms and reorder"),
+            Self::SlowDisk { host, delay_ms } => {
+                write!(f, "the disk of {host} takes {delay_ms} ms")
+            }
+            Self::FullDisk { host } => write!(f, "the disk of {host} is full"),
+            Self::BadDisk { host, way } => write!(f, "the disk of {host} fails: {way:?}"),
+            Self::Join { host } => write!(f, "node {host} joins"),
+            Self::Lie { host, how } => write!(f, "node {host} lies: {how:?}"),
+            Self::Skew { host, seconds } => write!(f, "the clock of {host} is off by {seconds} s"),
+        }
+    }
+}
+
+/// A fault with its time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// When it begins, since the world's start.
+    pub at: Duration,
+    /// How long it lasts; what stays ends with this all the same.
+    pub lasts: Duration,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
+        write!(f, "at {at:.1} s for {lasts:.1} s: {}", self.fault)
+    }
+}
+
+/// What bounds the faults of a world.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Machines.
+    pub hosts: Number,
+    /// Machines that may lose shards for good.
+    pub losses_max: usize,
+    /// When faults begin.
+    pub from: Duration,
+    /// When all have ended.
+    pub until: Duration,
+    /// After which silence a node is given up: longer outages are rare.
+    pub dead_after: Duration,
+}
+
+/// The kinds, for choosing among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Kill,
+    PowerCut,
+    LoseDisk,
+    Rot,
+    Partition,
+    OneWay,
+    Flap,
+    Loss,
+    Slow,
+    SlowDisk,
+    FullDisk,
+    BadDisk,
+    Skew,
+}
+
+/// All kinds, and how often each is drawn in a world that has it.
+const SORTS: [(Sort, f64); 13] = [
+    (Sort::Kill, 4.0),
+    (Sort::PowerCut, 4.0),
+    (Sort::LoseDisk, 1.0),
+    (Sort::Rot, 1.0),
+    (Sort::Partition, 2.0),
+    (Sort::OneWay, 2.0),
+    (Sort::Flap, 1.0),
+    (Sort::Loss, 1.0),
+    (Sort::Slow, 1.0),
+    (Sort::SlowDisk, 1.0),
+    (Sort::FullDisk, 1.0),
+    (Sort::BadDisk, 2.0),
+    (Sort::Skew, 1.0),
+];
+
+/// A kind is in a world with this probability.
+const IN_WORLD: f64 = 0.5;
+
+/// Part of the worlds with liars.
+const LIARS: f64 = 0.2;
+
+/// Between two faults, on average.
+const BETWEEN: Duration = Duration::from_secs(12);
+
+/// Of the outages, those that outlast the patience with silent nodes.
+const LONG: f64 = 0.1;
+
+/// The faults of a world, in order of their beginning.
+pub fn draw(bounds: &Bounds, rng: &mut Xoshiro) -> Vec<Planned> {
+    let sorts: Vec<(Sort, f64)> = SORTS.into_iter().filter(|_| rng.chance(IN_WORLD)).collect();
+    let total: f64 = sorts.iter().map(|(_, weight)| weight).sum();
+    let mut at = bounds.from;
+    let mut losers: Vec<Number> = Vec::new();
+    let mut plan = Vec::new();
+    while !sorts.is_empty() {
+        at += Duration::from_secs_f64(rng.exponential(BETWEEN.as_secs_f64()));
+        if at >= bounds.until {
+            break;
+        }
+        let mut point = rng.unit() * total;
+        let (sort, _) = sorts
+            .iter()
+            .copied()
+            .find(|(_, weight)| {
+                point -= weight;
+                point < 0.0
+            })
+            .unwrap_or(sorts[0]);
+        let Some(fault) = fault(sort, bounds, &mut losers, rng) else { continue };
+        let usual = if rng.chance(LONG) {
+            bounds.dead_after.mul_f64(1.2 + rng.unit())
+        } else {
+            bounds.dead_after.mul_f64(0.02 + 0.7 * rng.unit() * rng.unit())
+        };
+        let lasts = usual.min(bounds.until - at);
+        plan.push(Planned { at, lasts, fault });
+    }
+    plan
+}
+
+/// Nodes that join and nodes that lie, for some worlds: beside the others, so that these stay as
+/// they are.
+pub fn draw_more(bounds: &Bounds, joiners: Number, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    let moment = |rng: &mut Xoshiro| {
+        let at = bounds.from + (bounds.until - bounds.from).mul_f64(rng.unit());
+        (at, (bounds.until - at).mul_f64(rng.unit()))
+    };
+    for host in bounds.hosts..bounds.hosts + joiners {
+        let (at, lasts) = moment(rng);
+        plan.push(Planned { at, lasts, fault: Fault::Join { host } });
+    }
+    let mut losers: Vec<Number> = plan
+        .iter()
+        .filter_map(|planned| match planned.fault {
+            Fault::LoseDisk { host } | Fault::Rot { host, .. } => Some(host),
+            _ => None,
+        })
+        .collect();
+    losers.sort_unstable();
+    losers.dedup();
+    if rng.chance(LIARS) {
+        for _ in 0..1 + rng.below(2) {
+            let host = Number::try_from(rng.below(bounds.hosts.into())).unwrap_or(0);
+            let Some(host) = loser(bounds, &mut losers, host) else { continue };
+            let how = if rng.chance(0.5) { Lie::WrongBytes } else { Lie::Ghosts };
+            let (at, lasts) = moment(rng);
+            plan.push(Planned { at, lasts, fault: Fault::Lie { host, how } });
+        }
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+fn fault(
+    sort: Sort,
+    bounds: &Bounds,
+    losers: &mut Vec<Number>,
+    rng: &mut Xoshiro,
+) -> Option<Fault> {
+    let number = |rng: &mut Xoshiro| Number::try_from(rng.below(bounds.hosts.into())).unwrap_or(0);
+    let host = number(rng);
+    let fault = match sort {
+        Sort::Kill => Fault::Kill { host },
+        Sort::PowerCut => Fault::PowerCut { host, forgotten_batches: rng.below(4) },
+        Sort::LoseDisk => Fault::LoseDisk { host: loser(bounds, losers, host)? },
+        Sort::Rot => Fault::Rot { host: loser(bounds, losers, host)?, one_in: 1 + rng.below(4) },
+        Sort::Partition => {
+            let most = usize::from(bounds.hosts / 2);
+            let count = 1 + rng.below(most.max(1));
+            Fault::Partition { side: some(bounds.hosts, count, rng) }
+        }
+        Sort::OneWay => {
+            let count = 1 + rng.below(usize::from(bounds.hosts) - 1);
+            let mut to = some(bounds.hosts, count, rng);
+            to.retain(|other| *other != host);
+            Fault::OneWay { from: host, to }
+        }
+        Sort::Flap => Fault::Flap { host },
+        Sort::Loss => Fault::Loss { permille: 1 + u32::try_from(rng.below(150)).unwrap_or(0) },
+        Sort::Slow => Fault::Slow { delay_ms: 10 + rng.below(300) as u64 },
+        Sort::SlowDisk => Fault::SlowDisk { host, delay_ms: 1 + rng.below(2000) as u64 },
+        Sort::FullDisk => Fault::FullDisk { host },
+        Sort::BadDisk => {
+            let ways = [BadDisk::Reads, BadDisk::Writes, BadDisk::Syncs];
+            Fault::BadDisk { host, way: ways[rng.below(3)] }
+        }
+        Sort::Skew => {
+            let far = i64::try_from(rng.below(100_000)).unwrap_or(0);
+            Fault::Skew { host, seconds: if rng.chance(0.5) { far } else { -far } }
+        }
+    };
+    Some(fault)
+}
+
+/// A machine that may lose shards: this one, or one that did already.
+fn loser(bounds: &Bounds, losers: &mut Vec<Number>, host: Number) -> Option<Number> {
+    if losers.len() < bounds.losses_max && !losers.contains(&host) {
+        losers.push(host);
+    }
+    if losers.contains(&host) { Some(host) } else { losers.first().copied() }
+}
+
+/// So many different machines.
+fn some(hosts: Number, count: usize, rng: &mut Xoshiro) -> Vec<Number> {
+    let mut all: Vec<Number> = (0..hosts).collect();
+    let mut chosen: Vec<Number> =
+        (0..count.min(all.len())).map(|_| all.swap_remove(rng.below(all.len()))).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_stay_within_their_bounds() {
+        let bounds = Bounds {
+            hosts: 9,
+            losses_max: 2,
+            from: Duration::from_secs(20),
+            until: Duration::from_secs(300),
+            dead_after: Duration::from_secs(60),
+        };
+        let mut seen = 0;
+        for seed in 0..500 {
+            let plan = draw(&bounds, &mut Xoshiro::new(seed, "test"));
+            assert!(plan.is_sorted_by_key(|planned| planned.at));
+            let mut losers: Vec<Number> = plan
+                .iter()
+                .filter_map(|planned| match planned.fault {
+                    Fault::LoseDisk { host } | Fault::Rot { host, .. } => Some(host),
+                    _ => None,
+                })
+                .collect();
+            losers.sort_unstable();
+            losers.dedup();
+            assert!(losers.len() <= 2, "{losers:?}");
+            for planned in &plan {
+                assert!(planned.at >= bounds.from && planned.at + planned.lasts <= bounds.until);
+            }
+            seen += plan.len();
+        }
+        assert!(seen > 5000, "{seen}");
+    }
+}

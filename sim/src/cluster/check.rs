@@ -1,0 +1,170 @@
+//! The promises, as questions to a world.
+//!
+//! Owns what counts as broken. While faults last only two things can be: a read that gives wrong
+//! bytes, and an operation that never ends. When all is calm again, everything must have grown back.
+
+use std::{collections::BTreeMap, fmt};
+
+use copse_client::network::Network;
+use copse_core::{
+    ids::{NodeId, ShardIndex},
+    repair::Standing,
+    ring::Ring,
+};
+use copse_node::store::ShardStore as _;
+use copse_proto::door::InfoReply;
+
+use super::{client::Promised, host::Host};
+
+/// Which promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// What was acknowledged can be read.
+    Durability,
+    /// Nobody is given other bytes than were put.
+    Integrity,
+    /// All nodes know each other and hold each other for alive.
+    Directory,
+    /// Every chunk has all its shards, each once, where the ring has them.
+    Strength,
+    /// Nothing is left to do, and the stewards know it.
+    Repair,
+    /// No more is written than what was put and what was lost explain.
+    Storm,
+    /// In a calm world puts and reads succeed.
+    Service,
+    /// A node starts on what another left.
+    Start,
+    /// Nothing panics, whatever comes.
+    NoPanic,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// A promise that was broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub promise: Promise,
+    /// How.
+    pub how: String,
+}
+
+impl Broken {
+    pub(super) fn new(promise: Promise, how: impl Into<String>) -> Self {
+        Self { promise, how: how.into() }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.promise, self.how)
+    }
+}
+
+/// Whether all nodes say that all is well; if not, what one says.
+pub(super) async fn nodes_are_content(network: &Network, hosts: &[Host]) -> Result<(), Broken> {
+    for host in hosts {
+        let info = network.info(host.id).await.map_err(|error| {
+            Broken::new(Promise::Service, format!("node {} gives no answer: {error}", host.machine))
+        })?;
+        is_content(&info, host, hosts)?;
+    }
+    Ok(())
+}
+
+fn is_content(info: &InfoReply, host: &Host, hosts: &[Host]) -> Result<(), Broken> {
+    let number = host.machine;
+    let alive = Standing::Alive.to_string();
+    let broken = |promise, how: String| Err(Broken::new(promise, format!("node {number} {how}")));
+    if info.peers.len() + 1 != hosts.len() {
+        return broken(Promise::Directory, format!("knows {} others", info.peers.len()));
+    }
+    for peer in &info.peers {
+        let other = hosts.iter().find(|host| peer.node_id == host.id.as_bytes());
+        let name = other.map_or("a stranger".to_owned(), |host| host.machine.to_string());
+        if peer.standing != alive {
+            return broken(Promise::Directory, format!("holds {name} for {}", peer.standing));
+        }
+        if !peer.untrusted.is_empty() {
+            return broken(
+                Promise::Directory,
+                format!("does not trust {name}: {}", peer.untrusted),
+            );
+        }
+    }
+    let Some(repair) = &info.repair else {
+        return broken(Promise::Repair, "says nothing of repair".to_owned());
+    };
+    let queued: u64 = repair.queue.iter().map(|queued| queued.count).sum::<u64>() + repair.running;
+    if !repair.guard.is_empty() {
+        broken(Promise::Repair, format!("is on its guard: {}", repair.guard))
+    } else if !repair.planned {
+        broken(Promise::Repair, "has not planned for what it sees".to_owned())
+    } else if queued > 0 || repair.chunks_displaced > 0 {
+        let failing = repair.failing.first().map(|job| job.last_error.clone()).unwrap_or_default();
+        let displaced = repair.chunks_displaced;
+        broken(Promise::Repair, format!("has {queued} jobs, {displaced} displaced; {failing}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether every promised chunk has all its shards, each once, where it belongs.
+pub(super) async fn is_at_full_strength(
+    ring: &Ring,
+    hosts: &[Host],
+    promised: &[Promised],
+) -> Result<(), Broken> {
+    let mut holders: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
+    for host in hosts {
+        let held = host.disk().list(None, usize::MAX).await.map_err(|error| {
+            Broken::new(Promise::Strength, format!("the disk of {}: {error}", host.machine))
+        })?;
+        for shard in held {
+            holders.entry(shard).or_default().push(host.id);
+        }
+    }
+    for one in promised {
+        let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+        let mut places = ring.placement(Ring::arc(&chunk), geometry);
+        for index in geometry.indices() {
+            let shard = copse_core::ids::ShardId { chunk, index };
+            let held = holders.get(&shard).map(Vec::as_slice).unwrap_or_default();
+            let broken = |how: &str| {
+                let text = format!("shard {} of chunk {} {how}", index.0, chunk.short());
+                Err(Broken::new(Promise::Strength, text))
+            };
+            match held {
+                [] => return broken("is nowhere"),
+                [node] => match places.iter().position(|place| place == node) {
+                    // Each place takes one shard.
+                    Some(place) => drop(places.swap_remove(place)),
+                    None => return broken("is where it does not belong"),
+                },
+                _ => {
+                    let name = |id: &NodeId| hosts.iter().find(|host| host.id == *id);
+                    let at: Vec<_> =
+                        held.iter().filter_map(name).map(|host| host.machine).collect();
+                    return broken(&format!("is held more than once, by {at:?}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The shards of a chunk that are on some disk: how many indices.
+pub(super) async fn shards_left(hosts: &[Host], one: &Promised) -> usize {
+    let mut left: Vec<ShardIndex> = Vec::new();
+    for host in hosts {
+        left.extend(host.disk().held(one.extent.chunk).await.unwrap_or_default());
+    }
+    left.sort_unstable();
+    left.dedup();
+    left.len()
+}

@@ -1,0 +1,251 @@
+//! Those who put and read: real clients, which are stopped and begin anew.
+//!
+//! Owns what was promised: an extent counts from the moment its put was acknowledged. Whatever is
+//! read, at any time, must be what was put, or nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use copse_client::{
+    connect::Connector,
+    encode::{Budget, Encoder},
+    get::Downloader,
+    network::Network,
+    profile::Door,
+    put::{PutOptions, Uploader},
+};
+use copse_core::{
+    directory::Directory, extent::Extent, geometry::Geometry, ids::NetworkId,
+    seal::ConvergenceSecret,
+};
+use tokio::time::timeout;
+
+use super::{net::Net, stream::Dialler, trace::Trace};
+use crate::random::Xoshiro;
+
+/// Nothing a client does may take longer: its own time-outs are shorter.
+const OPERATION_MAX: Duration = Duration::from_secs(120);
+
+/// Memory of one client for chunks on their way.
+const BUDGET_BYTES: usize = 4 << 20;
+
+/// Something that was acknowledged.
+#[derive(Debug, Clone)]
+pub(super) struct Promised {
+    pub(super) extent: Extent,
+    content: u64,
+    bytes: usize,
+}
+
+/// What clients were promised, and what they saw. Clones are the same one.
+#[derive(Clone, Default)]
+pub(super) struct Ledger(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    promised: Vec<Promised>,
+    puts_failed: u64,
+    reads: u64,
+    reads_failed: u64,
+    wrong: Option<String>,
+}
+
+/// How it went so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Puts that were acknowledged.
+    pub puts: u64,
+    /// Puts that ended with an error.
+    pub puts_failed: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Reads that ended with an error.
+    pub reads_failed: u64,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn promised(&self) -> Vec<Promised> {
+        self.lock().promised.clone()
+    }
+
+    /// The first read that gave other bytes than were put.
+    pub(super) fn wrong(&self) -> Option<String> {
+        self.lock().wrong.clone()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let inner = self.lock();
+        Counts {
+            puts: inner.promised.len() as u64,
+            puts_failed: inner.puts_failed,
+            reads: inner.reads,
+            reads_failed: inner.reads_failed,
+        }
+    }
+}
+
+/// The bytes with a number.
+fn content(number: u64, bytes: usize) -> Vec<u8> {
+    let mut stream = Xoshiro::new(number, "content of a client");
+    let words = (0..bytes.div_ceil(8)).flat_map(|_| stream.next_u64().to_le_bytes());
+    words.take(bytes).collect()
+}
+
+/// What all clients of a world have in common.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) network: NetworkId,
+    pub(super) doors: Vec<Door>,
+    pub(super) geometry: Geometry,
+    pub(super) largest_bytes: usize,
+}
+
+/// A client at an address.
+pub(super) struct Client {
+    settings: Settings,
+    connector: Arc<dyn Connector>,
+    ledger: Ledger,
+    trace: Trace,
+    name: SocketAddr,
+    rng: Xoshiro,
+}
+
+impl Client {
+    pub(super) fn new(
+        settings: Settings,
+        net: &Net,
+        name: SocketAddr,
+        ledger: Ledger,
+        rng: Xoshiro,
+    ) -> Self {
+        let connector = Dialler::new(net, name);
+        Self { settings, connector, ledger, trace: net.trace().clone(), name, rng }
+    }
+
+    /// Joins; from any door.
+    pub(super) async fn join(&self) -> Result<Network, String> {
+        let Settings { network, doors, .. } = &self.settings;
+        let known = Directory::new(*network);
+        let connector = Arc::clone(&self.connector);
+        let joining = Network::connect(*network, doors.clone(), known, connector);
+        match timeout(OPERATION_MAX, joining).await {
+            Ok(joined) => joined.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer and no error".to_owned()),
+        }
+    }
+
+    /// Puts and reads for ever, joining anew now and then as a new process would.
+    pub(super) async fn live(mut self) {
+        loop {
+            let session = Duration::from_secs_f64(self.rng.exponential(60.0));
+            match self.join().await {
+                // Dropped in the middle of whatever it does: the process is killed.
+                Ok(network) => drop(timeout(session, self.session(&network)).await),
+                Err(error) => {
+                    self.trace.note(format_args!("client {}: cannot join: {error}", self.name));
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            }
+        }
+    }
+
+    async fn session(&mut self, network: &Network) {
+        loop {
+            let pause = self.rng.exponential(1.0);
+            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+            if self.rng.chance(0.5) {
+                drop(self.put(network).await);
+            } else {
+                self.read_some(network).await;
+            }
+        }
+    }
+
+    /// Puts something new.
+    pub(super) async fn put(&mut self, network: &Network) -> Result<(), String> {
+        // Sizes of all magnitudes.
+        let magnitude = (self.settings.largest_bytes as f64).ln() * self.rng.unit();
+        #[allow(clippy::cast_possible_truncation)] // bounded in the same breath
+        let bytes = (magnitude.exp() as usize).clamp(1, self.settings.largest_bytes);
+        let number = self.rng.next_u64();
+        let name = self.name;
+        let stored = async {
+            let (uploader, extent) = store(network, self.settings.geometry, number, bytes).await?;
+            let (chunk, code) = (extent.chunk.short(), extent.geometry);
+            self.trace.note(format_args!("client {name}: put chunk {chunk}, {bytes} B, {code}"));
+            self.ledger.lock().promised.push(Promised { extent, content: number, bytes });
+            // The other shards follow while the session lasts.
+            drop(uploader.flush().await);
+            Ok(())
+        };
+        let result = match timeout(OPERATION_MAX, stored).await {
+            Ok(result) => result,
+            Err(_) => Err("no answer and no error".to_owned()),
+        };
+        if let Err(error) = &result {
+            self.trace.note(format_args!("client {name}: put failed: {error}"));
+            self.ledger.lock().puts_failed += 1;
+        }
+        result
+    }
+
+    async fn read_some(&mut self, network: &Network) {
+        let promised = self.ledger.promised();
+        if promised.is_empty() {
+            return;
+        }
+        let one = &promised[self.rng.below(promised.len())];
+        if let Err(error) = self.read(network, one).await {
+            let (name, chunk) = (self.name, one.extent.chunk.short());
+            self.trace.note(format_args!("client {name}: cannot read chunk {chunk}: {error}"));
+        }
+    }
+
+    /// Reads something that was promised, all of it.
+    pub(super) async fn read(&self, network: &Network, one: &Promised) -> Result<(), String> {
+        let reader = Downloader::new(network.clone());
+        let result = match timeout(OPERATION_MAX, reader.read_extent(&one.extent)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer and no error".to_owned()),
+        };
+        let mut ledger = self.ledger.lock();
+        ledger.reads += 1;
+        match result {
+            Ok(bytes) if bytes == content(one.content, one.bytes) => Ok(()),
+            Ok(_) => {
+                let wrong = format!("chunk {} gave other bytes than were put", one.extent.chunk);
+                ledger.wrong.get_or_insert_with(|| wrong.clone());
+                Err(wrong)
+            }
+            Err(error) => {
+                ledger.reads_failed += 1;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Stores until it is safe.
+async fn store(
+    network: &Network,
+    geometry: Geometry,
+    number: u64,
+    bytes: usize,
+) -> Result<(Uploader, Extent), String> {
+    let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), Budget::new(BUDGET_BYTES));
+    let options = PutOptions::default();
+    let uploader = Uploader::new(network.clone(), encoder.budget().clone(), options);
+    let mut buffer = encoder.plaintext().await;
+    buffer.extend_from_slice(&content(number, bytes));
+    let encoded = encoder.bulk(geometry, buffer).await.map_err(|error| error.to_string())?;
+    let (chunk, extent) = encoded;
+    uploader.submit(chunk).await.await.map_err(|error| error.to_string())?;
+    Ok((uploader, extent))
+}

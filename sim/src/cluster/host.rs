@@ -1,0 +1,207 @@
+//! Machines with a disk each, and a node on them while they run.
+//!
+//! Owns starting and stopping. A machine keeps its key, its disk and the file of its peers; what
+//! else a node knew dies with it.
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use copse_core::{ids::NodeId, token::JoinToken};
+use copse_node::{
+    byte_size::ByteSize,
+    config::{Config, Listen},
+    identity::Seed,
+    leaving::Departure,
+    node::{Edges, Node, StartError},
+    peer::endpoint::PeerSocket,
+    repair::Phases,
+    shards::Clock,
+    store::{MemoryStore, TrashOptions, memory::Faults},
+};
+use tokio::time::Instant;
+
+use super::{
+    atlas::Lie,
+    disk::{Fence, Lying, Mounted, PeersFile},
+    entropy::EPOCH,
+    net::{Machine, Net, address},
+    stream::Door,
+    udp::{PausedRuntime, Socket},
+};
+use crate::random::Xoshiro;
+
+/// The ports of a node.
+const QUIC_PORT: u16 = 4601;
+const GRPC_PORT: u16 = 4602;
+
+/// A machine.
+pub(super) struct Host {
+    pub(super) machine: Machine,
+    pub(super) id: NodeId,
+    seed: [u8; 32],
+    config: Config,
+    rng: Xoshiro,
+    start: Instant,
+    skew_seconds: Arc<AtomicI64>,
+    disk: Arc<MemoryStore>,
+    disks: u64,
+    faults: Faults,
+    peers: PeersFile,
+    lying: Lying,
+    running: Option<(Node, Fence)>,
+}
+
+/// What all machines of a world have in common.
+pub(super) struct Common {
+    /// The configuration; addresses, zone and contacts are each machine's own.
+    pub(super) config: Config,
+    pub(super) start: Instant,
+}
+
+impl Host {
+    pub(super) fn new(common: &Common, machine: Machine, zone: &str, mut rng: Xoshiro) -> Self {
+        let mut seed = [0; 32];
+        for part in seed.chunks_mut(8) {
+            part.copy_from_slice(&rng.next_u64().to_le_bytes());
+        }
+        let listen = |port| {
+            let own = address(machine, port);
+            Listen { listen: own, advertise: vec![own] }
+        };
+        let config = Config {
+            zone: zone.to_owned(),
+            quic: listen(QUIC_PORT),
+            grpc: listen(GRPC_PORT),
+            ..common.config.clone()
+        };
+        let skew_seconds = Arc::new(AtomicI64::new(0));
+        let clock = clock(common.start, &skew_seconds);
+        Self {
+            machine,
+            id: Seed::new(seed).key().id(),
+            seed,
+            disk: empty_disk(config.capacity, clock, 0),
+            config,
+            rng,
+            start: common.start,
+            skew_seconds,
+            disks: 0,
+            faults: Faults::default(),
+            peers: PeersFile::default(),
+            lying: Lying::default(),
+            running: None,
+        }
+    }
+
+    /// What others join by.
+    pub(super) fn token(&self) -> JoinToken {
+        JoinToken {
+            network: self.config.network,
+            node: self.id,
+            addresses: self.config.quic.advertise.clone(),
+            grpc: self.config.grpc.advertise.clone(),
+        }
+    }
+
+    pub(super) fn set_contacts(&mut self, join: Vec<JoinToken>) {
+        self.config.join = join;
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(super) fn disk(&self) -> &Arc<MemoryStore> {
+        &self.disk
+    }
+
+    /// Starts the node.
+    pub(super) async fn start(&mut self, net: &Net) -> Result<(), StartError> {
+        if self.is_running() {
+            return Ok(());
+        }
+        net.plug(self.machine);
+        let fence = Fence::default();
+        let mut random = [0; 32];
+        for part in random.chunks_mut(8) {
+            part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
+        }
+        let edges = Edges {
+            socket: PeerSocket::Injected {
+                socket: Socket::bind(net, self.config.quic.listen),
+                runtime: Arc::new(PausedRuntime),
+            },
+            listener: Box::new(Door::listen(net, self.config.grpc.listen)),
+            store: Mounted::new(&self.disk, &fence, &self.lying),
+            memory: Some(self.peers.mounted(&fence)),
+            seed: Seed::new(self.seed),
+            random,
+            clock: clock(self.start, &self.skew_seconds),
+            control: None,
+            metrics: None,
+            departure: Departure::default(),
+            phases: Phases::default(),
+        };
+        let node = Node::start(edges, self.config.clone()).await?;
+        self.running = Some((node, fence));
+        Ok(())
+    }
+
+    /// The node dies at this moment. With `power` the machine does: streams fall silent instead of
+    /// closing, and of the disk remains what was synced.
+    pub(super) fn kill(&mut self, net: &Net, power: bool) {
+        let Some((node, fence)) = self.running.take() else { return };
+        fence.fall();
+        net.unplug(self.machine, !power);
+        if power {
+            self.disk.crash();
+        }
+        // What is left of it ends by itself and reaches nothing.
+        tokio::spawn(node.shutdown());
+    }
+
+    /// The disk is gone; an empty one is in its place. Only while the node does not run.
+    pub(super) fn lose_disk(&mut self) {
+        self.disks += 1;
+        let clock = clock(self.start, &self.skew_seconds);
+        // Each epoch leaves room for crashes to count on.
+        self.disk = empty_disk(self.config.capacity, clock, self.disks << 32);
+        self.disk.set_faults(self.faults.clone());
+        self.peers = PeersFile::default();
+    }
+
+    /// Changes what the disk does wrong.
+    pub(super) fn fault(&mut self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults);
+        self.disk.set_faults(self.faults.clone());
+    }
+
+    /// Has the node lie from now on, or no more.
+    pub(super) fn lie(&self, how: Option<Lie>) {
+        *self.lying.lock().unwrap_or_else(PoisonError::into_inner) = how;
+    }
+
+    /// Moves the machine's clock.
+    pub(super) fn skew(&self, seconds: i64) {
+        self.skew_seconds.store(seconds, Relaxed);
+    }
+}
+
+fn empty_disk(capacity: ByteSize, clock: Clock, epoch: u64) -> Arc<MemoryStore> {
+    let trash = TrashOptions {
+        trash_for: Duration::from_secs(600),
+        handed_over_for: Duration::from_secs(60),
+        clock,
+    };
+    Arc::new(MemoryStore::with(capacity.0, trash, epoch))
+}
+
+fn clock(start: Instant, skew: &Arc<AtomicI64>) -> Clock {
+    let skew = Arc::clone(skew);
+    Arc::new(move || (EPOCH + start.elapsed().as_secs()).saturating_add_signed(skew.load(Relaxed)))
+}

@@ -1,0 +1,43 @@
+//! Whole networks of real nodes and clients in one thread, under one seed.
+//!
+//! Owns the worlds: network, disks, clocks, what goes wrong, and who checks. The nodes and clients
+//! are those of the product, given other edges; no behaviour of theirs is modelled here. The one
+//! idea: everything that happens is decided by the seed, so what was found once is found again.
+//!
+//! ```text
+//! seed ─▶ spec (size, times, link quality) ─▶ atlas: faults, bounded to what must be survived
+//!                                                │
+//!   clients ── streams ──▶ nodes ── packets ──▶ nodes        everything on tokio's paused clock
+//!      │                     │
+//!      └─ what was promised  └─ disks that forget, rot, fill up     ─▶ trace (hash, last lines)
+//!                 │
+//!                 └──▶ checks: while faults last, and when all must have grown back
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`entropy`] | the system's randomness, by the seed |
+//! | [`trace`] | what happened: a hash of all of it, and the lines |
+//! | [`net`], [`udp`], [`stream`] | links that delay, lose and are cut; sockets and streams on them |
+//! | [`disk`] | stores that a power cut takes back to what was synced |
+//! | [`host`] | machines with nodes on them |
+//! | [`atlas`] | what goes wrong, and how much of it must be survived |
+//! | [`client`] | those who put and read |
+//! | [`check`] | the promises |
+//! | [`spec`] | what a world is made of |
+//! | [`world`] | one run from the first node to the last check |
+//! | [`shrink`] | the fewest faults with which a run still fails |
+
+pub mod atlas;
+pub mod check;
+mod client;
+mod disk;
+pub mod entropy;
+mod host;
+mod net;
+pub mod shrink;
+pub mod spec;
+mod stream;
+pub mod trace;
+mod udp;
+pub mod world;

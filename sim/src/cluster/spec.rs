@@ -1,0 +1,126 @@
+//! What a world is made of, drawn from its seed.
+
+use std::{fmt, time::Duration};
+
+use copse_core::{geometry::Geometry, liveness::Timeouts};
+
+use super::{
+    atlas::{self, Bounds, Planned},
+    net::Quality,
+};
+use crate::random::Xoshiro;
+
+/// What a world is made of, all of it drawn from its seed.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Machines with a node, from the start.
+    pub hosts: u16,
+    /// And those that join later.
+    pub joiners: u16,
+    /// Zones that they are spread over; 0: none.
+    pub zones: u16,
+    /// Clients at one time.
+    pub clients: u16,
+    /// The code that clients store with.
+    pub geometry: Geometry,
+    /// How links are when nothing is wrong with them.
+    pub(super) quality: Quality,
+    /// How long faults and clients last.
+    pub busy: Duration,
+    /// What goes wrong.
+    pub faults: Vec<Planned>,
+    /// A disk that acknowledges what it did not sync: no network survives it, and a checker that
+    /// does not notice is of no use.
+    pub lying_disks: bool,
+}
+
+/// The times of a world's nodes: minutes are seconds.
+pub(super) fn timeouts() -> Timeouts {
+    Timeouts {
+        ping_every: Duration::from_secs(2),
+        suspect_after: Duration::from_secs(5),
+        down_after: Duration::from_secs(12),
+        dead_after: Duration::from_secs(60),
+        together: Duration::from_secs(10),
+        freeze_max: Duration::from_secs(180),
+    }
+}
+
+impl Spec {
+    /// The world of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Xoshiro::new(seed, "cluster spec");
+        let hosts = 5 + u16::try_from(rng.below(8)).unwrap_or(0);
+        // Two nodes may be given up and there is still one for each shard.
+        let codes = ["2+1", "2+2", "3+2", "4+2", "3+3", "4+4", "5+3", "6+4"];
+        let fits = |code: &&str| {
+            code.parse::<Geometry>().is_ok_and(|code| code.total() + 2 <= usize::from(hosts))
+        };
+        let fitting: Vec<&str> = codes.into_iter().filter(fits).collect();
+        let geometry: Geometry = fitting[rng.below(fitting.len())].parse().expect("a geometry");
+        let zones = if rng.chance(0.5) { 0 } else { 2 + u16::try_from(rng.below(4)).unwrap_or(0) };
+        let millis = |millis: f64| Duration::from_secs_f64(millis / 1000.0);
+        let quality = Quality {
+            delay: millis(0.1 + 40.0 * rng.unit() * rng.unit()),
+            jitter: millis(10.0 * rng.unit() * rng.unit()),
+            loss: if rng.chance(0.5) { 0.0 } else { 0.01 * rng.unit() },
+            reorders: rng.chance(0.3),
+            rate: 1_000_000 + rng.below(50_000_000) as u64,
+        };
+        let busy = Duration::from_secs(60 + rng.below(180) as u64);
+        let bounds = Bounds {
+            hosts,
+            losses_max: geometry.write_quorum() - geometry.data(),
+            from: Duration::from_secs(20),
+            until: Duration::from_secs(20) + busy,
+            dead_after: timeouts().dead_after,
+        };
+        let mut faults = atlas::draw(&bounds, &mut rng);
+        let mut more = Xoshiro::new(seed, "cluster more");
+        let joiners =
+            if more.chance(0.3) { 1 + u16::try_from(more.below(3)).unwrap_or(0) } else { 0 };
+        atlas::draw_more(&bounds, joiners, &mut faults, &mut more);
+        let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
+        Self {
+            seed,
+            hosts,
+            joiners,
+            zones,
+            clients,
+            geometry,
+            quality,
+            busy,
+            faults,
+            lying_disks: false,
+        }
+    }
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Quality { delay, jitter, loss, reorders, rate } = self.quality;
+        writeln!(
+            f,
+            "seed {}: {} nodes (and {} that join) in {} zones, {} clients, {}, busy for {} s; links of {:.1} ms \
+             (+ {:.1}), {} bytes/s, {:.2} % loss{}",
+            self.seed,
+            self.hosts,
+            self.joiners,
+            self.zones,
+            self.clients,
+            self.geometry,
+            self.busy.as_secs(),
+            delay.as_secs_f64() * 1000.0,
+            jitter.as_secs_f64() * 1000.0,
+            rate,
+            loss * 100.0,
+            if reorders { ", reordering" } else { "" },
+        )?;
+        for (number, fault) in self.faults.iter().enumerate() {
+            writeln!(f, "  fault {number} {fault}")?;
+        }
+        Ok(())
+    }
+}

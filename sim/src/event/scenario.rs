@@ -1,0 +1,243 @@
+//! What goes into a simulation: sizes, laws of failure and repair, calamities.
+//!
+//! Owns the scenario and what makes one impossible. Chooses nothing for the product: the values
+//! here are an experiment's.
+
+use copse_core::limits::ARCS;
+
+use crate::{
+    closed::chain::{Scheme, SchemeError},
+    law::RepairLaw,
+    random::{Lifetime, LifetimeError},
+};
+
+/// What is simulated as one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// All chunks of an arc: they have the same holders and are repaired together.
+    Arc,
+    /// Every chunk has its own repairs.
+    Chunk,
+}
+
+/// Short absences of single nodes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Outages {
+    /// How often each node is away, per year.
+    pub per_year: f64,
+    /// Half of the absences are shorter.
+    pub median_hours: f64,
+    /// Standard deviation of the logarithm of their length: the mean is median · e^(σ²/2).
+    pub sigma: f64,
+}
+
+impl Outages {
+    /// Mean length of an absence.
+    pub fn mean_hours(self) -> f64 {
+        self.median_hours * (self.sigma * self.sigma / 2.0).exp()
+    }
+}
+
+/// Whom a calamity strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victims {
+    /// All nodes of a zone, chosen anew each time.
+    Zone,
+    /// So many random nodes.
+    Nodes(usize),
+}
+
+/// Nodes that fail together.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Calamity {
+    /// How often, in the whole network.
+    pub per_year: f64,
+    /// Whom.
+    pub victims: Victims,
+    /// How long those are away that come back.
+    pub hours: f64,
+    /// Part of the victims that lose all they hold.
+    pub permanent: f64,
+}
+
+/// Many nodes join in one hour.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Storm {
+    /// When.
+    pub at_hours: f64,
+    /// How many.
+    pub nodes: usize,
+}
+
+/// One experiment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scenario {
+    /// Nodes, at any time but for the time that it takes to replace the dead.
+    pub nodes: usize,
+    /// The code and the threshold of its repair.
+    pub scheme: Scheme,
+    /// Chunks stored.
+    pub chunks: usize,
+    /// Bytes of a chunk.
+    pub chunk_bytes: f64,
+    /// What is simulated as one.
+    pub unit: Unit,
+    /// How long is simulated.
+    pub years: f64,
+    /// How long nodes live.
+    pub life: Lifetime,
+    /// Time from a node's last sign until it is declared dead.
+    pub dead_after_hours: f64,
+    /// Mean time of a repair once it has begun.
+    pub repair_hours: f64,
+    /// The distribution of that time.
+    pub law: RepairLaw,
+    /// Time until a dead node is replaced by a new one.
+    pub replace_hours: f64,
+    /// Short absences.
+    pub outages: Option<Outages>,
+    /// Equal zones; 0 for none.
+    pub zones: usize,
+    /// What strikes many.
+    pub calamities: Vec<Calamity>,
+    /// Part of the nodes that throw all shards away and answer as if they had them.
+    pub malicious: f64,
+    /// Mean time until an audit finds one of those.
+    pub audit_hours: f64,
+    /// Many join at once.
+    pub storm: Option<Storm>,
+    /// Bytes an hour that each node spends on repair, reading and writing; none: no bound.
+    pub budget: Option<f64>,
+    /// Nobody is declared dead while more than this part is down together; none: no guard.
+    pub freeze_share: Option<f64>,
+    /// For so long at most.
+    pub freeze_hours: f64,
+    /// Lost stripes start again, so that losses can be counted for ever.
+    pub renew: bool,
+    /// How often margins are looked at, over the whole time.
+    pub samples: usize,
+    /// One seed, one world.
+    pub seed: u64,
+}
+
+/// A scenario that cannot be simulated.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ScenarioError {
+    /// The code.
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    /// The life of nodes.
+    #[error(transparent)]
+    Lifetime(#[from] LifetimeError),
+    /// Every shard is on a node of its own here.
+    #[error("{nodes} nodes cannot hold {total} shards on a node each: take at least {total}")]
+    TooFewNodes {
+        /// Nodes.
+        nodes: usize,
+        /// n.
+        total: usize,
+    },
+    /// A number out of its range.
+    #[error("{what} is {value}; it must be {range}")]
+    Range {
+        /// Which.
+        what: &'static str,
+        /// What it is.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+}
+
+/// Nodes that a scenario may have: numbers of nodes must fit in 29 bits over all years.
+pub const NODES_MAX: usize = 2_000_000;
+
+impl Scenario {
+    /// A network with nothing but deaths and repairs, as in the closed forms: detection at once,
+    /// the dead replaced at once, no absences.
+    pub fn plain(
+        nodes: usize,
+        scheme: Scheme,
+        life: Lifetime,
+        repair_hours: f64,
+        law: RepairLaw,
+    ) -> Self {
+        Self {
+            nodes,
+            scheme,
+            chunks: ARCS,
+            chunk_bytes: 7.5 * 1_048_576.0,
+            unit: Unit::Arc,
+            years: 1.0,
+            life,
+            dead_after_hours: 0.0,
+            repair_hours,
+            law,
+            replace_hours: 0.0,
+            outages: None,
+            zones: 0,
+            calamities: Vec::new(),
+            malicious: 0.0,
+            audit_hours: 0.0,
+            storm: None,
+            budget: None,
+            freeze_share: None,
+            freeze_hours: 72.0,
+            renew: true,
+            samples: 0,
+            seed: 1,
+        }
+    }
+
+    /// Whether it can be simulated.
+    ///
+    /// # Errors
+    /// Names the first number that cannot be.
+    pub fn check(&self) -> Result<(), ScenarioError> {
+        let total = self.scheme.total();
+        if self.nodes < total {
+            return Err(ScenarioError::TooFewNodes { nodes: self.nodes, total });
+        }
+        let check = |what, value: f64, range, good: bool| {
+            if good { Ok(()) } else { Err(ScenarioError::Range { what, value, range }) }
+        };
+        let (nodes, chunks, zones) = (self.nodes as f64, self.chunks as f64, self.zones as f64);
+        check("the number of nodes", nodes, "at most 2,000,000", self.nodes <= NODES_MAX)?;
+        check("n", total as f64, "at most 255", total <= 255)?;
+        let room = chunks * total as f64;
+        check("chunks x n", room, "1 to 4e9", (1.0..4e9).contains(&room))?;
+        check("zones", zones, "at most the number of nodes and 65,535", {
+            self.zones <= self.nodes && self.zones <= usize::from(u16::MAX)
+        })?;
+        for (what, value) in [
+            ("the time simulated", self.years),
+            ("the mean repair time", self.repair_hours),
+            ("the bytes of a chunk", self.chunk_bytes),
+            ("the repair budget", self.budget.unwrap_or(1.0)),
+        ] {
+            check(what, value, "positive", value > 0.0 && value.is_finite())?;
+        }
+        check("the time simulated", self.years, "at most 1000 years", self.years <= 1000.0)?;
+        for (what, value) in [
+            ("the time until a node is declared dead", self.dead_after_hours),
+            ("the time to replace a node", self.replace_hours),
+            ("the time until an audit", self.audit_hours),
+            ("the time of a freeze", self.freeze_hours),
+        ] {
+            check(what, value, "0 or more", value >= 0.0 && value.is_finite())?;
+        }
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        check("the malicious share", self.malicious, "0 to below 1", share(self.malicious))?;
+        if let Some(outages) = self.outages {
+            let good = outages.per_year > 0.0 && outages.median_hours > 0.0 && outages.sigma >= 0.0;
+            check("absences per year", outages.per_year, "positive, like their length", good)?;
+        }
+        for calamity in &self.calamities {
+            let good = calamity.per_year > 0.0
+                && calamity.hours >= 0.0
+                && (0.0..=1.0).contains(&calamity.permanent);
+            check("calamities per year", calamity.per_year, "positive, their part 0 to 1", good)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Who holds what: a row of n holders for each stripe, and the counts that decide.
+//!
+//! Owns the truth (live shards) beside what is believed (counted shards). Decides nothing.
+
+use super::queue::Time;
+
+/// No node: the shard is known to be missing.
+pub(super) const NONE: u32 = u32::MAX;
+/// The holder is declared dead but may come back with the shard.
+pub(super) const ABSENT: u32 = 1 << 31;
+/// The holder has lost the shard, and nobody knows yet.
+pub(super) const GONE: u32 = 1 << 30;
+/// What remains is the node's number.
+pub(super) const NUMBER: u32 = GONE - 1;
+
+#[derive(Debug)]
+pub(super) struct Stripes {
+    pub(super) total: usize,
+    /// n for each stripe.
+    pub(super) holders: Vec<u32>,
+    /// Shards that exist.
+    pub(super) live: Vec<u8>,
+    /// Shards that are believed to exist.
+    pub(super) counted: Vec<u8>,
+    /// Chunks that a stripe stands for.
+    pub(super) weight: Vec<u32>,
+    /// Its arc, as a position in the list of arcs.
+    pub(super) arc: Vec<u32>,
+    /// The number of its repair under way; 0: none.
+    pub(super) job: Vec<u32>,
+    /// Since when its margin is two or less.
+    pub(super) thin_since: Vec<Time>,
+    /// Stripes of each arc: `arc_starts[a]..arc_starts[a + 1]`.
+    pub(super) arc_starts: Vec<u32>,
+}
+
+impl Stripes {
+    /// `weights`: for each stripe in the order of arcs, (position of its arc, chunks).
+    pub(super) fn new(total: usize, weights: &[(u32, u32)], arcs: usize) -> Self {
+        let count = weights.len();
+        let mut arc_starts = vec![0u32; arcs + 1];
+        for (arc, _) in weights {
+            arc_starts[*arc as usize + 1] += 1;
+        }
+        for at in 1..arc_starts.len() {
+            arc_starts[at] += arc_starts[at - 1];
+        }
+        Self {
+            total,
+            holders: vec![NONE; count * total],
+            live: vec![0; count],
+            counted: vec![0; count],
+            weight: weights.iter().map(|(_, chunks)| *chunks).collect(),
+            arc: weights.iter().map(|(arc, _)| *arc).collect(),
+            job: vec![0; count],
+            thin_since: vec![Time::MAX; count],
+            arc_starts,
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The positions of its holders.
+    pub(super) fn slots(&self, stripe: usize) -> core::ops::Range<usize> {
+        stripe * self.total..(stripe + 1) * self.total
+    }
+
+    pub(super) fn of_arc(&self, arc: usize) -> core::ops::Range<usize> {
+        self.arc_starts[arc] as usize..self.arc_starts[arc + 1] as usize
+    }
+}

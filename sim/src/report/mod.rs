@@ -1,0 +1,127 @@
+//! The report: what the simulator finds, as one document with tables and charts.
+//!
+//! Owns `docs/durability.md` and its charts. Everything in them comes from formulas and seeds that
+//! stand beside the figures, so that the same program writes the same bytes. Recommends nothing.
+
+mod lasting;
+mod published;
+mod scenarios;
+mod spreading;
+mod table;
+
+use crate::svg::Chart;
+
+pub use table::{Table, short};
+
+/// A part of the document.
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) text: String,
+    pub(crate) charts: Vec<(&'static str, Chart)>,
+}
+
+/// How much work goes into a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effort {
+    /// For tests: everything, as little of it as possible.
+    Least,
+    /// What is in the repository; some minutes at most.
+    Full,
+}
+
+/// A file of the report: its path under `docs/`, and its content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct File {
+    /// `durability.md` or `durability/….svg`.
+    pub path: String,
+    /// Text.
+    pub content: String,
+}
+
+const HEAD: &str = "\
+# How long data lasts
+
+Written by `copse-sim report`; do not edit. The same program and the same seeds write the same \
+bytes. The figures are results of models, not promises, and none of the parameters in the examples \
+is a default of the product.
+
+Every figure names its **repair-time law**: *exponential* (memoryless, pessimistic) or *fixed* \
+(always as long, optimistic). Between them lies up to (r−k+1)!. A **nine** is −log10 of the \
+probability that a given chunk is lost within a year. Above about eleven, nines only rank schemes: \
+what is really lost then is lost to what many nodes have in common.
+
+Words: k of n shards rebuild a chunk; repair begins when r or fewer are left; λ = 1/mean life of a \
+node; τ = mean time from there to full strength.
+";
+
+/// Runs all studies and writes the report.
+pub fn files(effort: Effort) -> Vec<File> {
+    let studies: [fn(Effort) -> Section; 8] = [
+        published::published,
+        lasting::nines,
+        lasting::traffic,
+        lasting::rare,
+        scenarios::compared,
+        scenarios::margin,
+        spreading::placement,
+        spreading::gossip,
+    ];
+    let sections = in_parallel(&studies, |study| study(effort));
+    let mut document = HEAD.to_owned();
+    let mut files = Vec::new();
+    for section in sections {
+        document.push_str(&format!("\n## {}\n\n{}", section.title, section.text));
+        for (name, chart) in section.charts {
+            document.push_str(&format!("\n![{}](durability/{name}.svg)\n", chart.title));
+            files.push(File { path: format!("durability/{name}.svg"), content: chart.render() });
+        }
+    }
+    document.push_str(&scenarios::cost(effort));
+    files.push(File { path: "durability.md".into(), content: document });
+    files
+}
+
+/// Applies `work` to all items on two threads; results in the order of the items.
+pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    use std::sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    };
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((at, item)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(at).map(|item| (at, item))
+                } {
+                    let result = work(item);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_the_same_each_time_and_names_its_laws() {
+        let (once, again) = (files(Effort::Least), files(Effort::Least));
+        assert_eq!(once, again);
+        let document = once.last().expect("the document is the last file");
+        for chart in &once[..once.len() - 1] {
+            assert!(document.content.contains(&chart.path), "{} is not shown", chart.path);
+        }
+        for word in ["exponential", "fixed", "seed"] {
+            assert!(document.content.contains(word), "no {word} in the report");
+        }
+        assert!(!document.content.contains("NaN"), "{}", document.content);
+    }
+}

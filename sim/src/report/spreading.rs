@@ -1,0 +1,166 @@
+//! How the core's ring spreads load, and its gossip news.
+//!
+//! Owns the studies of placement and gossip. No repair is in them, so no repair-time law.
+
+use super::{Effort, Section, Table, in_parallel, table::short};
+use crate::{
+    gossip::{self, Rumour},
+    placement::{self, Study},
+    svg::{Axis, Chart, Series, Style},
+};
+
+pub(super) fn placement(effort: Effort) -> Section {
+    let nodes = if effort == Effort::Full { 1000 } else { 100 };
+    let tokens: &[usize] =
+        if effort == Effort::Full { &[1, 4, 16, 64, 256] } else { &[16, 64, 128] };
+    let widths = [1, 3, 16, 40];
+    let mut studies = Vec::new();
+    for shards in widths {
+        studies.extend(tokens.iter().map(|&tokens| Study { nodes, shards, tokens, seed: 1 }));
+    }
+    let loads = in_parallel(&studies, |&study| placement::load(study));
+    let mut table =
+        Table::new(&["shards n", "tokens V", "deviation of the load", "1/√(nV)", "most over mean"]);
+    for (study, load) in studies.iter().zip(&loads) {
+        table.row([
+            study.shards.to_string(),
+            study.tokens.to_string(),
+            format!("{:.3}", load.deviation),
+            format!("{:.3}", placement::expected_deviation(study.shards, study.tokens)),
+            format!("{:.2}", load.max),
+        ]);
+    }
+    let mut series = Vec::new();
+    for (colour, shards) in widths.into_iter().enumerate() {
+        let of = |value: &dyn Fn(&Study, f64) -> f64| -> Vec<(f64, f64)> {
+            studies
+                .iter()
+                .zip(&loads)
+                .filter(|(study, _)| study.shards == shards)
+                .map(|(study, load)| (study.tokens as f64, value(study, load.deviation)))
+                .collect()
+        };
+        let measured = of(&|_, deviation| deviation);
+        let expected = of(&|study, _| placement::expected_deviation(study.shards, study.tokens));
+        let name = format!("n = {shards}");
+        series.push(Series { name, points: measured, colour, style: Style::Dots });
+        let name = format!("1/√({shards}·V)");
+        series.push(Series { name, points: expected, colour, style: Style::Line });
+    }
+    let chart = Chart {
+        title: format!("Load of {nodes} nodes over tokens"),
+        x: Axis::logarithmic("tokens of each node, V"),
+        y: Axis::logarithmic("relative deviation of the load"),
+        series,
+    };
+    let text = format!(
+        "{nodes} equal nodes, all 65,536 arcs, seed 1, walks of the core's ring. That the \
+         ring has no more arcs adds up to √(nodes/(65,536 n)) to the deviation. No repair, so no repair-time law.\n\n{}\n\
+         With zones and the core's own caps and 64 tokens, 10+6; a leave should move what the \
+         leaver held and nothing else:\n\n{}",
+        table.markdown(),
+        zoned(nodes)
+    );
+    Section {
+        title: "Load over tokens, movement when one leaves",
+        text,
+        charts: vec![("load", chart)],
+    }
+}
+
+fn zoned(nodes: usize) -> String {
+    let mut table = Table::new(&[
+        "zones",
+        "deviation of nodes",
+        "most over mean, nodes",
+        "most over mean, zones",
+        "shards moved by a leave",
+        "of which the leaver held",
+    ]);
+    let Ok(geometry) = "10+6".parse() else { return String::new() };
+    for zones in [0, 5, 20, 50] {
+        let load = placement::placed(nodes, zones, geometry, 1);
+        let moves = placement::leave(nodes, zones, geometry, 1);
+        table.row([
+            if zones == 0 { "none".to_owned() } else { zones.to_string() },
+            format!("{:.3}", load.deviation),
+            format!("{:.2}", load.max),
+            if zones == 0 { "—".to_owned() } else { format!("{:.2}", load.zone_max) },
+            moves.moved.to_string(),
+            moves.held.to_string(),
+        ]);
+    }
+    table.markdown()
+}
+
+pub(super) fn gossip(effort: Effort) -> Section {
+    let sizes: &[usize] = if effort == Effort::Full { &[30, 100, 300, 1000] } else { &[20, 60] };
+    let mut rumours = Vec::new();
+    for loss in [0.0, 0.3] {
+        rumours.extend(sizes.iter().map(|&nodes| Rumour { nodes, loss, seed: 1 }));
+    }
+    let spreads = in_parallel(&rumours, |&rumour| gossip::spread(rumour));
+    let mut table = Table::new(&[
+        "nodes",
+        "messages lost",
+        "half know after, s",
+        "pushes end after, s",
+        "know by then",
+        "all know after, s",
+        "bytes of pushes a node",
+        "idle comparisons, B/s a node",
+    ]);
+    for (rumour, spread) in rumours.iter().zip(&spreads) {
+        table.row([
+            rumour.nodes.to_string(),
+            format!("{:.0} %", 100.0 * rumour.loss),
+            spread.half_rounds.to_string(),
+            spread.push_rounds.to_string(),
+            format!("{:.2} %", 100.0 * spread.pushed),
+            short(spread.all_seconds),
+            short(spread.push_bytes_per_node),
+            short(spread.idle_bytes_per_second),
+        ]);
+    }
+    let line = |name: &str, loss: f64, colour, of: &dyn Fn(&gossip::Spread) -> f64| Series {
+        name: name.to_owned(),
+        points: rumours
+            .iter()
+            .zip(&spreads)
+            .filter(|(rumour, _)| rumour.loss == loss)
+            .map(|(rumour, spread)| (rumour.nodes as f64, of(spread)))
+            .collect(),
+        colour,
+        style: Style::Line,
+    };
+    let chart = |title: &str, unit: &str, of: &dyn Fn(&gossip::Spread) -> f64| Chart {
+        title: title.to_owned(),
+        x: Axis::logarithmic("nodes"),
+        y: Axis::linear(unit),
+        series: vec![line("no loss", 0.0, 0, of), line("30 % lost", 0.3, 1, of)],
+    };
+    let text = format!(
+        "The core's gossip engine with real records and signatures; one node changes its record. A \
+         round is a second; messages arrive within their round or are lost. Seed 1; no repair, so \
+         no repair-time law. Memory grows with the square of the network, hence no more than \
+         {} nodes.\n\n{}",
+        sizes.last().copied().unwrap_or(0),
+        table.markdown()
+    );
+    Section {
+        title: "How news spread",
+        text,
+        charts: vec![
+            (
+                "gossip-time",
+                chart("Time until everybody knows", "seconds", &|spread| spread.all_seconds),
+            ),
+            (
+                "gossip-bytes",
+                chart("Bytes of one piece of news", "bytes a node", &|spread| {
+                    spread.push_bytes_per_node
+                }),
+            ),
+        ],
+    }
+}

@@ -1,0 +1,124 @@
+//! What the event simulation must do with absences, cuts, liars, storms and scarce bandwidth.
+
+use copse_sim::{
+    closed::chain::Scheme,
+    event::{self, Calamity, HOURS_PER_YEAR, Outages, Outcome, Scenario, Storm, Victims},
+    law::RepairLaw,
+    random::Lifetime,
+};
+
+fn base(months: f64) -> Scenario {
+    let scheme = Scheme::new(10, 16, 13).expect("a scheme");
+    let life = Lifetime::new(months * HOURS_PER_YEAR / 12.0, 1.0).expect("a lifetime");
+    let plain = Scenario::plain(200, scheme, life, 12.0, RepairLaw::Exponential);
+    Scenario { chunks: 500, dead_after_hours: 12.0, ..plain }
+}
+
+fn run(scenario: &Scenario) -> Outcome {
+    event::run(scenario).expect("a possible scenario")
+}
+
+/// Nobody dies; once a month a fifth of the nodes is cut off for two days.
+fn cuts(freeze_share: Option<f64>) -> Scenario {
+    let scheme = Scheme::new(10, 40, 30).expect("a scheme");
+    let cut = Calamity { per_year: 12.0, victims: Victims::Nodes(50), hours: 48.0, permanent: 0.0 };
+    Scenario { scheme, calamities: vec![cut], freeze_share, ..base(1e6) }
+}
+
+#[test]
+fn a_cut_network_repairs_nothing_and_loses_nothing() {
+    let out = run(&cuts(Some(0.15)));
+    assert!(out.frozen > 0);
+    assert_eq!((out.repairs, out.lost_chunks, out.emergencies), (0, 0, 0));
+    // The guard does it: without it there is a storm.
+    assert!(run(&cuts(None)).repairs > 300);
+}
+
+#[test]
+fn short_absences_move_nothing() {
+    // Half an hour against twelve: none is ever declared dead.
+    let outages = Some(Outages { per_year: 100.0, median_hours: 0.5, sigma: 0.0 });
+    let out = run(&Scenario { outages, ..base(1e6) });
+    assert_eq!((out.false_deaths, out.repairs, out.repair_bytes), (0, 0, 0.0));
+}
+
+#[test]
+fn shards_of_returning_nodes_count_again() {
+    // Away for a day, long enough to be declared dead, so rarely that no stripe misses three.
+    let outages = Some(Outages { per_year: 0.5, median_hours: 24.0, sigma: 0.0 });
+    let out = run(&Scenario { outages, ..base(1e6) });
+    assert!(out.false_deaths > 50, "{}", out.false_deaths);
+    assert_eq!((out.repairs, out.lost_chunks), (0, 0));
+}
+
+#[test]
+fn liars_and_bursts_cost_nines() {
+    let burst =
+        Calamity { per_year: 12.0, victims: Victims::Nodes(20), hours: 1.0, permanent: 1.0 };
+    let years = |scenario| Scenario { years: 4.0, ..scenario };
+    let honest = run(&years(base(3.0))).lost_chunks;
+    let liars = run(&years(Scenario { malicious: 0.1, audit_hours: 720.0, ..base(3.0) }));
+    let bursts = run(&years(Scenario { calamities: vec![burst], ..base(3.0) }));
+    assert!(liars.lost_chunks > 3 * honest, "{honest} honest, {} lying", liars.lost_chunks);
+    assert!(bursts.lost_chunks > 3 * honest, "{honest} alone, {} in bursts", bursts.lost_chunks);
+}
+
+#[test]
+fn repairs_keep_to_their_bandwidth_and_the_queue_costs_nines() {
+    let scenario = base(2.0);
+    let free = run(&scenario);
+    // Half of what is needed.
+    let need = 2.0 * free.repair_bytes / scenario.nodes as f64 / HOURS_PER_YEAR;
+    let scarce = run(&Scenario { budget: Some(0.5 * need), ..scenario });
+    assert!(scarce.repair_bytes < 0.55 * free.repair_bytes);
+    // A day's bytes are at most a day's budget, but for one repair that ends early in it.
+    assert!(scarce.peak_day_node_bytes < 1.5 * 0.25 * need * 24.0);
+    assert!(scarce.lost_chunks > free.lost_chunks);
+}
+
+#[test]
+fn a_join_storm_moves_shards_and_loses_none() {
+    let storm = Some(Storm { at_hours: 100.0, nodes: 100 });
+    let calm = run(&base(1e6));
+    let out = run(&Scenario { storm, ..base(1e6) });
+    assert_eq!((calm.join_bytes, out.lost_chunks, out.repairs), (0.0, 0, 0));
+    // A third of the network is new: a third of the shards moves to it.
+    let scenario = base(1e6);
+    let share = out.join_bytes / (out.user_bytes * scenario.scheme.expansion());
+    assert!((0.25..0.42).contains(&share), "{share}");
+    assert!(out.load_max < 2.0, "{}", out.load_max);
+}
+
+#[test]
+fn a_zone_that_goes_down_takes_no_chunk_with_it() {
+    let outage = Calamity { per_year: 50.0, victims: Victims::Zone, hours: 10.0, permanent: 0.0 };
+    let scenario = Scenario { zones: 10, calamities: vec![outage], samples: 200, ..base(1e6) };
+    let out = run(&scenario);
+    assert_eq!(out.margins.len(), 200);
+    let worst = out.margins.iter().map(|margin| margin.online_min).min();
+    // At most two of 16 shards in each of ten zones.
+    assert!(worst >= Some(12), "{worst:?}");
+    assert!(out.margins.iter().all(|margin| margin.unavailable == 0));
+}
+
+#[test]
+fn one_seed_makes_one_world() {
+    let scenario = Scenario {
+        outages: Some(Outages { per_year: 30.0, median_hours: 0.3, sigma: 3.0 }),
+        malicious: 0.02,
+        audit_hours: 100.0,
+        zones: 8,
+        ..base(3.0)
+    };
+    assert_eq!(run(&scenario), run(&scenario));
+    assert_ne!(run(&scenario), run(&Scenario { seed: 2, ..scenario }));
+}
+
+#[test]
+fn an_impossible_scenario_is_refused_with_what_is_wrong() {
+    let refused = |scenario| event::run(&scenario).expect_err("it is impossible").to_string();
+    let few = refused(Scenario { nodes: 12, ..base(1.0) });
+    assert_eq!(few, "12 nodes cannot hold 16 shards on a node each: take at least 16");
+    assert!(refused(Scenario { chunks: 0, ..base(1.0) }).contains("chunks x n is 0"));
+    assert!(refused(Scenario { malicious: 1.5, ..base(1.0) }).contains("malicious"));
+}
