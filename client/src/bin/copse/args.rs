@@ -21,7 +21,7 @@ Exit codes:
   0 done                       6 refused: it would not survive the loss of one node
   1 another error              7 no such path in the tree
   2 wrong usage                8 the destination exists
-  3 done but for some files    9 wrong capability or token
+  3 done but for a part        9 wrong capability or token
   4 too few shards are left   10 too little room on the nodes
   5 too few nodes answer      11 less safe than it should be
   130 interrupted; run the same command again to go on";
@@ -127,11 +127,11 @@ pub(crate) enum Command {
         #[arg(long)]
         deep: bool,
     },
-    /// Print a verify capability of a tree: who has it can check and repair the tree, not read it
+    /// Print a capability that can check and repair a tree, and not read it
     ///
     /// Lists the ids and sizes of the tree's chunks and stores that list in the network. What is
-    /// printed, copse1v..., opens the list and nothing else: give it to whoever shall look after the
-    /// tree with `copse check`. One tree has one verify capability, whoever makes it and how often.
+    /// printed, a verify capability (copse1v...), opens the list and nothing else: give it to whoever
+    /// shall look after the tree with `copse check`. Made again, it is the same.
     Verifier {
         /// A capability, or a path in one: CAPABILITY/some/path
         capability: String,

@@ -30,7 +30,7 @@ pub(crate) const MEANINGS: [(u8, &str); 13] = [
     (0, "done"),
     (OTHER, "another error"),
     (USAGE, "wrong usage"),
-    (PARTIAL, "done but for some files"),
+    (PARTIAL, "done but for a part"),
     (DATA_LOSS, "too few shards are left"),
     (UNREACHABLE, "too few nodes answer"),
     (REFUSED, "refused: it would not survive the loss of one node"),
