@@ -29,6 +29,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod liveness;
+pub mod manifest;
 pub mod random;
 pub mod receipt;
 pub mod repair;

@@ -18,6 +18,7 @@ mod put;
 mod serve;
 mod session;
 mod status;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -95,6 +96,7 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Check { capability, repair, deep } => {
             check::check(&session, &capability, CheckOptions { deep, repair }).await
         }
+        Command::Verifier { capability } => verifier::verifier(&session, &capability).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {
             serve::serve(&session, &capability, &grpc, token_file.as_deref()).await
