@@ -22,6 +22,7 @@ pub(crate) const EXISTS: u8 = 8;
 pub(crate) const BAD_CAPABILITY: u8 = 9;
 pub(crate) const FULL: u8 = 10;
 pub(crate) const DEGRADED: u8 = 11;
+pub(crate) const UNMET: u8 = 12;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// All of them, for the test of the help.
@@ -39,6 +40,7 @@ pub(crate) const ALL: &[u8] = &[
     BAD_CAPABILITY,
     FULL,
     DEGRADED,
+    UNMET,
     INTERRUPTED,
 ];
 

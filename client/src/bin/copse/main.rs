@@ -13,6 +13,7 @@ mod get;
 mod list;
 mod network;
 mod output;
+mod plan;
 mod progress;
 mod put;
 mod serve;
@@ -95,6 +96,7 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Check { capability, repair, deep } => {
             check::check(&session, &capability, CheckOptions { deep, repair }).await
         }
+        Command::Plan(arguments) => plan::plan(&session, &arguments).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {
             serve::serve(&session, &capability, &grpc, token_file.as_deref()).await
