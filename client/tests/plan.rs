@@ -74,7 +74,7 @@ fn programs_get_the_same_figures() {
     let nines = |law: &str| best[law]["nines"].as_f64().expect("a number");
     assert!(nines("exponential_repair_times") >= 11.0);
     assert!(nines("fixed_repair_times") > nines("exponential_repair_times"));
-    assert_eq!(value["default"]["geometry"], "8+4");
+    assert_eq!(value["default"]["geometry"], "7+5");
     assert_eq!(value["default_lacks"], serde_json::json!(["nines"]));
     let life = value["node_life_hours"].as_f64().expect("a number");
     assert!((life - 18.0 * 730.5).abs() < 1e-6);

@@ -70,6 +70,23 @@ fn lines_decide_how_long_a_repair_takes_and_whether_it_keeps_up() {
     assert!(slow.lacks(&slow.figures(geometry("8+4")).expect("nodes")).contains(&Lack::Line));
 }
 
+/// From five nodes on a larger network's default is as safe as a smaller one's, under either law.
+/// Below, twice the disk does not reach so far.
+#[test]
+fn the_defaults_get_safer_with_the_network() {
+    for life in [1.0, 3.0, 5.0] {
+        let mut last = [0.0f64; 2];
+        for nodes in 5..100 {
+            let asked = Question { life: life * HOURS_PER_YEAR, ..question(nodes) };
+            let default = Geometry::default_for(nodes).expect("two nodes are enough");
+            let figures = asked.figures(default).expect("nodes");
+            let now = [figures.exponential, figures.fixed];
+            assert!(now[0] >= last[0] && now[1] >= last[1], "{nodes}: {default} {now:?} {last:?}");
+            last = now;
+        }
+    }
+}
+
 /// With fewer nodes than shards, shards are lost by twos.
 #[test]
 fn several_shards_on_a_node_are_lost_together() {

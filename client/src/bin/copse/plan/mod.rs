@@ -64,6 +64,9 @@ pub(crate) struct Plan {
     /// Time to make a lost node's shards again, if it is known [default: from --uplink and --stored]
     #[arg(long, value_name = "TIME", value_parser = units::hours)]
     repair_time: Option<f64>,
+    /// How long a missing shard waits for others: repair.patience of the nodes [default: 1d, theirs]
+    #[arg(long, value_name = "TIME", value_parser = units::hours)]
+    patience: Option<f64>,
     /// Most bytes of disk for each byte stored
     #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
     disk: f64,
@@ -130,7 +133,7 @@ async fn question(session: &Session, arguments: &Plan) -> Result<Question, CliEr
         wish: arguments.want,
         stored: arguments.stored,
         detection: hours(timeouts.dead_after),
-        patience: hours(policy.patience),
+        patience: arguments.patience.unwrap_or(hours(policy.patience)),
         threshold: policy.threshold,
         speed: match arguments.repair_time {
             Some(hours) => Speed::Hours(hours),
