@@ -346,7 +346,8 @@ async fn a_shard_that_moves_while_it_is_looked_for_is_found() {
     let extent = store(&network, "3+1", &plaintext).await;
     let holders = fake.holders(extent.chunk);
     let holder = |index| fake.node(holders[&ShardIndex(index)][0]);
-    let mut free = fake.nodes.iter().filter(|node| node.shards.lock().expect("no panic").is_empty());
+    let mut free =
+        fake.nodes.iter().filter(|node| node.shards.lock().expect("no panic").is_empty());
     let (first, second) = (free.next().expect("a free node"), free.next().expect("another"));
     // One shard is gone, one is not where the ring says, and moves on after its place was found.
     holder(3).lose(extent.chunk);

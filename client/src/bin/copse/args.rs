@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
-use crate::exit::{self, DATA_LOSS, DEGRADED, PARTIAL};
+use crate::{
+    exit::{self, DATA_LOSS, DEGRADED, PARTIAL},
+    plan::Plan,
+};
 
 /// Shown under the help of `copse` itself.
 const AFTER: &str = "\
@@ -24,7 +27,7 @@ Exit codes:
   3 done but for a part        9 wrong capability or token
   4 too few shards are left   10 too little room on the nodes
   5 too few nodes answer      11 less safe than it should be
-  130 interrupted; run the same command again to go on";
+  12 the wish cannot be met    130 interrupted; run the same command again to go on";
 
 /// Heading of the flags that every command has.
 const EVERYWHERE: &str = "With every command";
@@ -94,6 +97,12 @@ pub(crate) enum Command {
     },
     /// List the nodes of the network and whether they answer
     Nodes,
+    /// Say which geometry makes data last as long as wished, what it costs, what would still lose them
+    ///
+    /// Computes; stores and changes nothing. Every figure is given twice, for two laws of the time that
+    /// a repair takes: exponential (pessimistic) and fixed (optimistic). A wish is met when it is met
+    /// with the first. Exit code 12: it is not; the answer says what comes nearest, and what would do.
+    Plan(Plan),
     /// Check this client's state and its way to the network; say what to mend
     Doctor,
     /// Say how the network is: its nodes, and whether all chunks in it have their shards

@@ -23,10 +23,11 @@ pub(crate) const EXISTS: u8 = 8;
 pub(crate) const BAD_CAPABILITY: u8 = 9;
 pub(crate) const FULL: u8 = 10;
 pub(crate) const DEGRADED: u8 = 11;
+pub(crate) const UNMET: u8 = 12;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// All of them, and what each means with every command.
-pub(crate) const MEANINGS: [(u8, &str); 13] = [
+pub(crate) const MEANINGS: [(u8, &str); 14] = [
     (0, "done"),
     (OTHER, "another error"),
     (USAGE, "wrong usage"),
@@ -39,6 +40,7 @@ pub(crate) const MEANINGS: [(u8, &str); 13] = [
     (BAD_CAPABILITY, "wrong capability or token"),
     (FULL, "too little room on the nodes"),
     (DEGRADED, "less safe than it should be"),
+    (UNMET, "the wish cannot be met"),
     (INTERRUPTED, "interrupted; run the same command again to go on"),
 ];
 

@@ -13,6 +13,7 @@ mod get;
 mod list;
 mod network;
 mod output;
+mod plan;
 mod progress;
 mod put;
 mod serve;
@@ -97,6 +98,7 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
             check::check(&session, &capability, CheckOptions { deep, repair }).await
         }
         Command::Verifier { capability } => verifier::verifier(&session, &capability).await,
+        Command::Plan(arguments) => plan::plan(&session, &arguments).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {
             serve::serve(&session, &capability, &grpc, token_file.as_deref()).await
