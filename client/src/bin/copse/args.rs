@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
 use crate::{
-    exit::{self, DATA_LOSS, DEGRADED, PARTIAL},
+    exit::{self, DATA_LOSS, DEGRADED, PARTIAL, UNMET},
     plan::Plan,
 };
 
@@ -101,7 +101,8 @@ pub(crate) enum Command {
     ///
     /// Computes; stores and changes nothing. Every figure is given twice, for two laws of the time that
     /// a repair takes: exponential (pessimistic) and fixed (optimistic). A wish is met when it is met
-    /// with the first. Exit code 12: it is not; the answer says what comes nearest, and what would do.
+    /// with the first; when it is not, the answer says what comes nearest, and what would do.
+    #[command(after_long_help = exit::help(&[(UNMET, "the data would not last as long")]))]
     Plan(Plan),
     /// Check this client's state and its way to the network; say what to mend
     Doctor,
@@ -276,7 +277,7 @@ mod tests {
                 listed += 1;
             }
         }
-        assert_eq!(listed, 8, "those of status and check");
+        assert_eq!(listed, 9, "those of plan, status and check");
     }
 
     #[test]
