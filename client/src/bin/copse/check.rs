@@ -144,8 +144,9 @@ fn as_text(report: &CheckReport, options: CheckOptions) -> String {
         let _ = writeln!(out, "{name:<10}{value}");
     };
     if let Some(survives) = report.survives {
-        let (nodes, zones) = (survives.nodes, survives.zones);
-        line("survives", format!("any {nodes} more nodes; any {zones} more zones"));
+        let (nodes, zones) = (survives.nodes as u64, survives.zones as u64);
+        let (nodes, zones) = (output::count(nodes, "more node"), output::count(zones, "more zone"));
+        line("survives", format!("any {nodes}; any {zones}"));
     }
     match report.listed {
         None => line(
@@ -219,7 +220,8 @@ fn weak_line(weak: &Weak, of_manifest: bool) -> String {
         text += "  this list";
     }
     if weak.silent > 0 {
-        let _ = write!(text, " ({} nodes that may hold more did not answer)", weak.silent);
+        let silent = output::count(weak.silent as u64, "node");
+        let _ = write!(text, " ({silent} that may hold more did not answer)");
     }
     if let Some(problem) = &weak.problem {
         let _ = write!(text, ": {}", output::name(problem.as_bytes()));
