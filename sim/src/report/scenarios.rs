@@ -273,12 +273,8 @@ pub(super) fn cost(effort: Effort) -> String {
         "\n## What a simulation costs\n\nA year of 10+6, four chunks a node, mean life 1 year, \
          exponential repair-time law, seed 1. An event costs one step through a binary heap and \
          the shards of one node or one stripe; the latter do not grow with the network. \
-         Measured once with `cargo bench -p copse-sim -- large` on a busy 2-core virtual \
-         machine, in time of one core, mean life 1 year: 10,000 nodes, 10 years and 1,000,000 \
-         chunks take 18 s and 115 MiB by arcs, 157 s and 313 MiB when every chunk has its own \
-         repairs; 100,000 nodes and one year take 5 s and 399 MiB. With four chunks a node an \
-         event takes 2.6 µs with 100 nodes, 3.0 µs with 1,000 and 4.6 µs with 10,000: a \
-         little more than the logarithm, because the tables leave the processor's caches.\n\n{}",
+         What that took on a machine, and how the cost of an event grew, is in \
+         [benchmarks.md](benchmarks.md#simulated-years).\n\n{}",
         table.markdown()
     )
 }

@@ -103,9 +103,11 @@ fn rows(question: &Question, best: &Figures) -> Vec<(&'static str, String)> {
     let share = best.line_load.map_or(String::new(), |load| {
         format!(", {} of what repair may take of its line", percent(load))
     });
-    let zones = best
-        .zones_borne
-        .map_or(String::new(), |zones| format!("; any {} at once", count(zones as u64, "zone")));
+    let zones = match best.zones_borne {
+        None => String::new(),
+        Some(0) => "; not of every zone".to_owned(),
+        Some(zones) => format!("; of any {} at once", count(zones as u64, "zone")),
+    };
     vec![
         (
             "disk",
