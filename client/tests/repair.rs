@@ -182,7 +182,7 @@ impl Stored {
     }
 
     fn reads(&self) {
-        let output = self.cluster.copse(["cat", &self.capability]);
+        let output = self.cluster.copse(["-vv", "cat", &self.capability]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert!(output.stdout == self.content, "other bytes came back");
     }

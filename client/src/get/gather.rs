@@ -140,6 +140,7 @@ impl<'a> Gather<'a> {
                     continue;
                 }
                 self.reader.looked(self.looks, false);
+                self.tell_what_was_asked();
                 return Err(lost);
             }
             let late_at = self.next_late_at();
@@ -443,6 +444,26 @@ impl<'a> Gather<'a> {
                 && column.end <= ask.range.end
                 && is(&ask.state)
         })
+    }
+
+    /// For whoever asks why shards were not found.
+    fn tell_what_was_asked(&self) {
+        for ask in &self.asks {
+            let state = match &ask.state {
+                AskState::Running => "on its way",
+                AskState::Late => "late",
+                AskState::Done => "here",
+                AskState::Failed(refusal) => refusal.reason().as_str(),
+                AskState::Forgotten => "failed before",
+            };
+            let (index, node, at) = (ask.index, ask.node.short(), ask.at.elapsed());
+            tracing::debug!(%index, %node, range = ?ask.range, ago = ?at, state, "asked");
+        }
+        for node in &self.candidates {
+            let held: Vec<ShardIndex> =
+                self.indices().filter(|index| self.facts.places(*index).contains(node)).collect();
+            tracing::debug!(node = %node.short(), ?held, "said that it holds");
+        }
     }
 
     fn lost(&self, have: usize) -> GetError {
