@@ -38,6 +38,11 @@ impl Departure {
         Self { dir: Some(dir), leaving }
     }
 
+    /// The word of an owner who keeps it elsewhere than in a file.
+    pub const fn told(leaving: bool) -> Self {
+        Self { dir: None, leaving }
+    }
+
     /// Whether the node of a directory has left for good.
     pub fn has_left(dir: &std::path::Path) -> bool {
         dir.join(LEFT_FILE).exists()
