@@ -201,6 +201,7 @@ impl Node {
         let leaving = Leaving::new(leaving::Parts {
             departure,
             membership: membership.clone(),
+            peers: pool.clone(),
             shards: shards.clone(),
             store: Arc::clone(&store),
         });

@@ -16,6 +16,7 @@ use std::{
 
 use clap::Args;
 use copse_sim::cluster::{
+    kinds::Kind,
     shrink::shrink,
     spec::{Canary, Dice, Spec},
     trace::Log,
@@ -48,6 +49,9 @@ pub(super) struct Rules {
     /// Plants a bug, which must be found.
     #[arg(long)]
     pub(super) canary: Option<Canary>,
+    /// Worlds of this kind, whatever the seed would have it.
+    #[arg(long)]
+    kind: Option<Kind>,
     /// The dice: 1 are those of before there were kinds of worlds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     dice: u8,
@@ -56,7 +60,7 @@ pub(super) struct Rules {
 impl Rules {
     fn spec(self, seed: u64) -> Spec {
         let dice = Dice::numbered(self.dice).unwrap_or(Dice::Second);
-        let mut spec = Spec::by(dice, seed);
+        let mut spec = Spec::by(dice, seed, self.kind);
         spec.canary = self.canary;
         spec
     }
@@ -66,6 +70,9 @@ impl Rules {
         let mut arguments = Vec::new();
         if let Some(canary) = self.canary {
             arguments.extend(["--canary".to_owned(), canary.name().to_owned()]);
+        }
+        if let Some(kind) = self.kind {
+            arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
         if self.dice != Dice::Second as u8 {
             arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
@@ -152,9 +159,9 @@ pub(super) fn run(arguments: &Run, as_json: bool) -> Result<(), Failure> {
     let (world, spec) = (&arguments.world, arguments.world.spec()?);
     let outcome = world::run(&spec, Log::Tail);
     if as_json {
-        print_json(&told(&spec, &outcome))?;
+        print_json(&told(world, &spec, &outcome))?;
     } else {
-        print(&format!("{spec}{}", story(&spec, &outcome)))?;
+        print(&format!("{spec}{}", story(world, &spec, &outcome)))?;
     }
     let Some(broken) = outcome.broken else { return Ok(()) };
     if arguments.shrink {
@@ -194,22 +201,22 @@ pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
     let spec = arguments.world.spec()?;
     let file = BufWriter::new(File::create(&arguments.to)?);
     let outcome = world::run(&spec, Log::All(Box::new(file)));
-    print(&format!("{spec}{}", story(&spec, &outcome)))
+    print(&format!("{spec}{}", story(&arguments.world, &spec, &outcome)))
 }
 
-pub(super) fn story(spec: &Spec, outcome: &Outcome) -> String {
+pub(super) fn story(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let mut text = String::new();
     for line in
         outcome.tail.iter().rev().take(LINES_SHOWN).rev().filter(|_| outcome.broken.is_some())
     {
         text += &format!("  {line}\n");
     }
-    text += &line(spec, outcome);
+    text += &line(world, spec, outcome);
     text
 }
 
 /// How a world went, in a line; with how to run it again when something was broken.
-fn line(spec: &Spec, outcome: &Outcome) -> String {
+fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let counts = &outcome.counts;
     let mut text = format!(
         "seed {} trace {}: {} faults, {} puts ({} failed), {} reads ({} failed), {} packets; \
@@ -236,17 +243,13 @@ fn line(spec: &Spec, outcome: &Outcome) -> String {
         text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
     }
     if let Some(broken) = &outcome.broken {
-        let canary = spec.canary.map(|canary| format!(" --canary {}", canary.name()));
-        text += &format!(
-            "\nBROKEN {broken}\nrun it again: copse-sim run --seed {}{} --shrink",
-            spec.seed,
-            canary.unwrap_or_default()
-        );
+        let again = world.arguments().join(" ");
+        text += &format!("\nBROKEN {broken}\nrun it again: copse-sim run {again} --shrink");
     }
     text + "\n"
 }
 
-fn told(spec: &Spec, outcome: &Outcome) -> Value {
+fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
     let broken = outcome.broken.as_ref();
     json!({
         "seed": spec.seed,
@@ -271,7 +274,7 @@ fn told(spec: &Spec, outcome: &Outcome) -> Value {
         "most_disk_percent": outcome.most.disk_percent,
         "grown_back_seconds": outcome.grew_back.map(|time| time.as_secs_f64()),
         "real_seconds": outcome.real.as_secs_f64(),
-        "story": broken.map(|_| format!("{spec}{}", story(spec, outcome))),
+        "story": broken.map(|_| format!("{spec}{}", story(world, spec, outcome))),
     })
 }
 

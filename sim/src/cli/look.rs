@@ -83,7 +83,7 @@ pub(super) fn step(arguments: &Step) -> Result<(), Failure> {
     };
     print(&spec.to_string())?;
     let outcome = world::run_in_steps(&spec, Log::Tail, Some(steps));
-    print(&cluster::story(&spec, &outcome))
+    print(&cluster::story(&arguments.world, &spec, &outcome))
 }
 
 /// A world that runs in a process of its own and tells all of it.
@@ -147,9 +147,7 @@ pub(super) fn diff(arguments: &Diff) -> Result<(), Failure> {
             (left, right) => {
                 let mut text = format!("the same for {same} events, the last of them:\n");
                 before.iter().for_each(|line| text += &format!("  {line}\n"));
-                for (name, line, told) in
-                    [("<", left, &mut first), (">", right, &mut second)]
-                {
+                for (name, line, told) in [("<", left, &mut first), (">", right, &mut second)] {
                     let mut next = line;
                     for _ in 0..LINES_AFTER {
                         let Some(line) = next else {
@@ -197,10 +195,6 @@ pub(super) fn speed(arguments: &Speed, as_json: bool) -> Result<(), Failure> {
         "{} nodes, {} clients, {} puts, {} reads, {} packets: {simulated:.0} s simulated with {worked:.1} s \
          of one core, {by_core:.0} simulated seconds for each; in {real:.1} s by the clock, {by_clock:.0} for \
          each\n",
-        spec.hosts,
-        spec.clients,
-        outcome.counts.puts,
-        outcome.counts.reads,
-        outcome.packets,
+        spec.hosts, spec.clients, outcome.counts.puts, outcome.counts.reads, outcome.packets,
     ))
 }

@@ -3,8 +3,8 @@
 //! Owns the commands and their printing. Computes nothing: the library does.
 
 mod cluster;
-mod look;
 mod durability;
+mod look;
 mod report;
 mod spreading;
 

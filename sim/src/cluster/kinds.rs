@@ -10,7 +10,7 @@ use super::atlas::{self, Bounds, Fault, Lie, Number, Planned};
 use crate::random::Xoshiro;
 
 /// What a world is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Anything may happen.
     Usual,
@@ -18,6 +18,17 @@ pub enum Kind {
     ReadStorm,
     /// Everything is whole; then some machines are away, and come back.
     Outage,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "usual",
+            Self::ReadStorm => "read-storm",
+            Self::Outage => "outage",
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -173,7 +184,9 @@ mod tests {
             for plan in [&usual, &storm] {
                 assert!(plan.is_sorted_by_key(|planned| planned.at));
                 for planned in plan {
-                    assert!(planned.at >= bounds.from && planned.at + planned.lasts <= bounds.until);
+                    assert!(
+                        planned.at >= bounds.from && planned.at + planned.lasts <= bounds.until
+                    );
                 }
                 let is = |planned: &&Planned| matches!(planned.fault, Fault::Leave { .. });
                 leaving += plan.iter().filter(is).count();

@@ -99,7 +99,7 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        Self::by(Dice::Second, seed)
+        Self::by(Dice::Second, seed, None)
     }
 
     /// A world without faults, of so many nodes under a usual load: to measure the simulator by.
@@ -118,8 +118,8 @@ impl Spec {
         Self { kind, hosts, joiners, zones, clients, geometry, quality, busy, faults, ..usual }
     }
 
-    /// The world of a seed by older rules.
-    pub fn by(dice: Dice, seed: u64) -> Self {
+    /// The world of a seed by older rules, or one of this kind.
+    pub fn by(dice: Dice, seed: u64, wanted: Option<Kind>) -> Self {
         let mut rng = Xoshiro::new(seed, "cluster spec");
         let hosts = 5 + u16::try_from(rng.below(8)).unwrap_or(0);
         // Two nodes may be given up and there is still one for each shard.
@@ -154,7 +154,8 @@ impl Spec {
         let (mut joiners, mut kind) = (joiners, Kind::Usual);
         if dice > Dice::First {
             let mut further = Xoshiro::new(seed, "cluster further");
-            kind = kinds::kind(&mut further);
+            let drawn = kinds::kind(&mut further);
+            kind = wanted.unwrap_or(drawn);
             match kind {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
                 Kind::ReadStorm => {

@@ -381,7 +381,10 @@ impl Storm {
             .iter()
             .any(|planned| matches!(planned.fault, Fault::Partition { .. }));
         let policy = Policy::default();
-        for (chunk, now) in world.scene.written() {
+        let written = world.scene.written();
+        for one in world.ledger.promised() {
+            let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+            let now = written.get(&chunk).copied().unwrap_or_default();
             let before = self.written.get(&chunk).copied().unwrap_or_default();
             let moved = now.shards.saturating_sub(before.shards);
             if moved == 0 {
@@ -392,7 +395,6 @@ impl Storm {
             for (_, machine) in self.holders.iter().filter(of_chunk) {
                 *(if away.contains(machine) { &mut there } else { &mut here }) += 1;
             }
-            let geometry = world.spec.geometry;
             let (total, thin) = (here + there, policy.thin_line(geometry));
             let sides = [(here, there), (there, here)];
             let allowed: usize = sides

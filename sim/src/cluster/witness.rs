@@ -104,7 +104,8 @@ impl Witness {
             observations.extend(signed.iter().map(convert::signed_observation));
             // And in the name of another, who did not sign it.
             let other = others[self.rng.below(others.len())].node();
-            if let (Some(mut forged), true) = (observations.first().cloned(), other != accused.node())
+            if let (Some(mut forged), true) =
+                (observations.first().cloned(), other != accused.node())
             {
                 let forgery = Observation { observer: other, ..observation };
                 forged.observation = forgery.encode();
