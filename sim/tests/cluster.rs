@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 /// Seeds of every run of the tests; `copse-sim swarm` does as many as one likes.
 const SEEDS: &str = "0..199";
 
-/// Simulated seconds for each second of one core, with twenty nodes under a usual load.
-const SPEED_MIN: f64 = 100.0;
+/// Simulated seconds for each second of one core, with twenty nodes under a usual load: a third of what
+/// is measured on a busy machine, so that only a fault of the program is slower.
+const SPEED_MIN: f64 = 10.0;
 
 /// Within how many seeds a bug on purpose must be found out.
 const CANARY_SEEDS: u64 = 40;
@@ -81,7 +82,7 @@ fn two_worlds_are_the_same_until_a_fault_is_left_out() {
 }
 
 #[test]
-fn a_minute_of_twenty_nodes_takes_less_than_a_second_of_one_core() {
+fn twenty_nodes_go_by_ten_times_as_fast_as_the_clock() {
     let told = told(&["speed", "--json", "--seconds", "60"]);
     let speed = told["simulated_per_core_second"].as_f64().expect("a speed");
     assert!(speed >= SPEED_MIN, "{told:#}");

@@ -41,6 +41,13 @@ impl fmt::Display for Kind {
     }
 }
 
+/// For how long clients put, before machines come and go in a storm of reads and they do nothing but
+/// read.
+pub const PUTS_BEFORE_STORM: Duration = Duration::from_secs(30);
+
+/// For how long a storm lasts, at least.
+pub const STORM_MIN: Duration = Duration::from_secs(120);
+
 /// Part of the worlds that are a storm of reads, and that are an outage.
 const STORMS: f64 = 0.1;
 const OUTAGES: f64 = 0.1;

@@ -82,7 +82,7 @@ impl Dice {
 }
 
 /// When faults begin: by then all nodes know each other.
-const CALM_BEFORE: Duration = Duration::from_secs(20);
+pub(super) const CALM_BEFORE: Duration = Duration::from_secs(20);
 
 /// The times of a world's nodes: minutes are seconds.
 pub(super) fn timeouts() -> Timeouts {
@@ -138,7 +138,7 @@ impl Spec {
             reorders: rng.chance(0.3),
             rate: 1_000_000 + rng.below(50_000_000) as u64,
         };
-        let busy = Duration::from_secs(60 + rng.below(180) as u64);
+        let mut busy = Duration::from_secs(60 + rng.below(180) as u64);
         let bounds = Bounds {
             hosts,
             losses_max: geometry.write_quorum() - geometry.data(),
@@ -160,6 +160,8 @@ impl Spec {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
                 Kind::ReadStorm => {
                     joiners = 2 + u16::try_from(further.below(3)).unwrap_or(0);
+                    busy = busy.max(kinds::STORM_MIN);
+                    let bounds = Bounds { until: CALM_BEFORE + busy, ..bounds };
                     faults = kinds::draw_storm(&bounds, joiners, &mut further);
                 }
                 Kind::Outage => {

@@ -26,10 +26,10 @@ use super::{
     client::{Client, Counts, Ledger, Settings},
     entropy,
     host::{Common, Host},
-    kinds::Kind,
+    kinds::{self, Kind},
     net::{Machine, Net, address},
     scene::Scene,
-    spec::{Canary, Spec, timeouts},
+    spec::{CALM_BEFORE, Canary, Spec, timeouts},
     strike::Liar,
     trace::{Log, Trace},
     watch::{Most, Steps, Storm},
@@ -51,9 +51,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// For how long clients of a world with an outage put, at most.
 const BUSY_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
-
-/// When clients of a storm of reads begin with it: there is something to read then.
-const STORM_FROM: Duration = Duration::from_secs(20);
 
 /// Ports of clients.
 const CLIENT_PORT: u16 = 50_000;
@@ -246,7 +243,7 @@ impl World {
             doors: hosts.iter().take(spec.hosts.into()).map(door).collect(),
             geometry: spec.geometry,
             largest_bytes: 128 << 10,
-            storm_from: (spec.kind == Kind::ReadStorm).then_some(STORM_FROM),
+            storm_from: None,
             scene: scene.clone(),
         };
         Self {
@@ -286,6 +283,12 @@ impl World {
         self.until_content(&network, MEET_MAX).await?;
         self.trace.note(format_args!("all nodes know each other"));
 
+        let mut later = Duration::ZERO;
+        if self.spec.kind == Kind::ReadStorm {
+            let from = self.trace.now() + kinds::PUTS_BEFORE_STORM;
+            later = from.saturating_sub(CALM_BEFORE);
+            self.settings.storm_from = Some(from);
+        }
         let mut clients = tokio::task::JoinSet::new();
         for number in 1..=self.spec.clients {
             clients.spawn(self.client(number).live());
@@ -301,8 +304,8 @@ impl World {
             self.strike(later).await?;
             Some(storm)
         } else {
-            self.strike(Duration::ZERO).await?;
-            self.wait_until(Duration::from_secs(20) + self.spec.busy).await?;
+            self.strike(later).await?;
+            self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
             clients.shutdown().await;
             None
         };
