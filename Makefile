@@ -7,7 +7,7 @@ LOCKED := $(if $(CI),--locked)
 PROFILE := --release --workspace $(LOCKED)
 
 .DEFAULT_GOAL := help
-.PHONY: setup build demo test bench lint fmt clean help
+.PHONY: setup build demo test test-long bench lint fmt clean help
 
 setup: ## Find or install what RocksDB's build needs: C and C++20 compilers, libclang
 	@deploy/setup.sh
@@ -20,6 +20,9 @@ demo: build ## Eight nodes, a real folder, two deaths and a rotten disk: the fol
 
 test: build ## Run every test (the process tests start the built programs)
 	$(CARGO) test $(PROFILE) --no-fail-fast
+
+test-long: build ## The tests that take minutes each: every node replaced, every phase of a repair
+	$(CARGO) test $(PROFILE) --no-fail-fast --test repair --test acceptance -- --ignored
 
 bench: build ## Measure; the figures are ratios inside one run
 	@deploy/bench.sh
@@ -37,4 +40,4 @@ clean: ## Remove what was built (also from CARGO_TARGET_DIR)
 	$(CARGO) clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile

@@ -43,7 +43,7 @@ while IFS= read -r file; do
     # A `make` target that a document names must be there.
     while IFS= read -r target; do
         grep -q -E "^$target:" Makefile || fail "$file: names 'make $target', which the Makefile does not have"
-    done < <(grep -o -E '`make [a-z]+`' "$file" | sed -E 's/`make ([a-z]+)`/\1/' | sort -u)
+    done < <(grep -o -E '`make [a-z-]+`' "$file" | sed -E 's/`make ([a-z-]+)`/\1/' | sort -u)
 done < <(files '*.md')
 
 # The promises and invariants in ARCHITECTURE.md name tests: `crate::path::test_name`. Each must exist as a function.

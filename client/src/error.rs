@@ -11,6 +11,7 @@ use copse_core::{
     layout::LayoutError,
     seal::OpenError,
     tree,
+    wire::WireError,
 };
 use copse_proto::status::{Reason, Refusal};
 
@@ -211,6 +212,9 @@ pub enum ReadError {
     /// The tree is in another network.
     #[error(transparent)]
     Network(#[from] OtherNetworkError),
+    /// What a verify capability names is no list of chunks.
+    #[error("the capability is false: what it names is no list of chunks ({0})")]
+    Manifest(#[from] WireError),
     /// Directories in directories without an end in sight.
     #[error(
         "directories lie more than {depth} deep in each other; read a part of them by its path"

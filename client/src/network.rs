@@ -57,6 +57,9 @@ struct Inner {
     view: RwLock<Arc<View>>,
     nodes: Mutex<HashMap<NodeId, Arc<Way>>>,
     holders: Holders,
+    // When the directory was last fetched. Held while it is fetched on demand, so that a hundred
+    // readers who miss something fetch it once.
+    refreshed: tokio::sync::Mutex<Instant>,
 }
 
 /// The directory at one moment, and the ring made of it.
@@ -163,6 +166,7 @@ impl Network {
                 view: RwLock::new(View::of(known)),
                 nodes: Mutex::default(),
                 holders: Holders::default(),
+                refreshed: tokio::sync::Mutex::new(Instant::now()),
             }),
         };
         network.refresh().await?;

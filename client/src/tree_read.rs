@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use copse_core::{
-    capability::Capability,
+    capability::{Capability, VerifyCapability},
     extent::Extent,
     tree::{Entry, Kind, Listing, Name, PathLookup, Reading},
 };
@@ -50,6 +50,15 @@ impl TreeReader {
     pub fn new(downloader: Downloader, capability: &Capability) -> Result<Self, ReadError> {
         capability.check_network(downloader.network().id())?;
         Ok(Self { downloader, root: capability.root().clone() })
+    }
+
+    /// The manifest that a verify capability names: a tree of one file.
+    pub(crate) fn of_manifest(
+        downloader: Downloader,
+        capability: &VerifyCapability,
+    ) -> Result<Self, ReadError> {
+        capability.check_network(downloader.network().id())?;
+        Ok(Self { downloader, root: capability.manifest().clone() })
     }
 
     /// The listing of a directory, step by step.

@@ -8,21 +8,22 @@ use std::sync::{Arc, atomic::Ordering};
 use copse_client::{
     check::{
         CheckOptions, CheckProgress, CheckReport, Checker, ChunkRef, RepairError, Strength,
-        check_tree,
+        Verifier, check_manifest, check_tree, make_verifier,
     },
     encode::{Budget, Encoder},
-    error::ReadError,
+    error::{GetError, ReadError},
     get::Downloader,
     network::Network,
     put::{PutOptions, Uploader},
     tree_read::TreeReader,
 };
 use copse_core::{
-    capability::Capability,
+    capability::{Capability, VerifyCapability},
     extent::Extent,
     geometry::Geometry,
     ids::{ChunkId, NodeId, ShardId, ShardIndex},
-    seal::ConvergenceSecret,
+    limits::PACKED_BYTES_MAX,
+    seal::{ContentKey, ConvergenceSecret},
     tree::{self, Meta, Name, Timestamp, TreeWriter},
 };
 
@@ -355,4 +356,171 @@ async fn replicas_are_made_again_without_a_key() {
     let repaired = checker.repair(&mut found[0]).await.expect("repaired");
     assert_eq!((repaired.placed.len(), fake.holders(id).len()), (3, 4));
     assert_eq!(found[0].strength(), Strength::Whole);
+}
+
+impl Stored {
+    /// By a client that has nothing but the read capability.
+    async fn verifier(&self, capability: &Capability, at: &str) -> Verifier {
+        let downloader = Downloader::new(self.fake.connect().await);
+        let tree = TreeReader::new(downloader, capability).expect("a tree");
+        let made = make_verifier(&tree, capability, path(at), Arc::default());
+        made.await.expect("a verify capability")
+    }
+
+    /// By a client that has nothing but the verify capability.
+    async fn verify(
+        &self,
+        capability: &VerifyCapability,
+        options: CheckOptions,
+    ) -> Result<CheckReport, ReadError> {
+        let network = self.fake.connect().await;
+        let checker = Checker::new(network.clone(), &[7; 32]);
+        let downloader = Downloader::new(network);
+        check_manifest(&downloader, capability, &checker, options, Arc::default()).await
+    }
+}
+
+#[tokio::test]
+async fn a_verify_capability_finds_and_mends_what_it_cannot_read() {
+    let stored = stored(8, "4+2").await;
+    let made = stored.verifier(&stored.capability, "").await;
+    assert_eq!((made.chunks, made.manifest_bytes, made.redundancy.thin_chunks), (3, 127, 0));
+    // Whoever makes it gets the same, and nothing is stored twice.
+    let puts = stored.puts();
+    let again = stored.verifier(&stored.capability, "").await;
+    assert_eq!((&again.capability, again.sent_bytes), (&made.capability, 0));
+    assert_eq!(stored.puts(), puts);
+    // That of a folder is another, of what is in it and on the way to it.
+    let folder = stored.verifier(&stored.capability, "sub").await;
+    assert!(folder.chunks == 2 && folder.capability != made.capability);
+    let capability = made.capability;
+    assert_eq!(capability.to_string().parse(), Ok(capability.clone()));
+
+    let puts = stored.puts();
+    for options in [LOOK, DEEP_REPAIR] {
+        let report = stored.verify(&capability, options).await.expect("a list");
+        assert_eq!((report.listed, report.chunks), (Some(3), 4), "and the list's own chunk");
+        assert_eq!(report.count(Strength::Whole), 4);
+        assert_eq!((report.files, report.directories, report.bytes), (0, 0, 0));
+    }
+    assert_eq!(stored.puts(), puts, "a check writes nothing");
+
+    let own = capability.manifest().chunk;
+    stored.lose(stored.large.chunk, &[1, 5]);
+    stored.lose(own, &[0, 2]);
+    let report = stored.verify(&capability, LOOK).await.expect("a list");
+    assert_eq!((report.count(Strength::Thin), report.count(Strength::Whole)), (2, 2));
+    for weak in &report.weakest {
+        let paths: Vec<&[u8]> = weak.paths.first.iter().map(AsRef::as_ref).collect();
+        assert_eq!(paths, if weak.chunk == own { vec![&b""[..]] } else { Vec::new() });
+    }
+    let report = stored.verify(&capability, REPAIR).await.expect("a list");
+    assert_eq!((report.count(Strength::Whole), report.rebuilt_shards), (4, 4));
+    assert_eq!(stored.check(DEEP).await.count(Strength::Whole), 3);
+
+    // The new shards carry the data, of the list as well.
+    stored.lose(stored.large.chunk, &[0, 2]);
+    stored.lose(own, &[1]);
+    let reader = Downloader::new(stored.fake.connect().await);
+    assert!(reader.read_extent(&stored.large).await.expect("reads") == bytes(1, 2_000_000));
+    assert_eq!(stored.verify(&capability, LOOK).await.expect("a list").listed, Some(3));
+}
+
+#[tokio::test]
+async fn a_verify_capability_opens_nothing_but_its_list() {
+    let stored = stored(6, "4+2").await;
+    let capability = stored.verifier(&stored.capability, "").await.capability;
+    let error = capability.to_string().parse::<Capability>().expect_err("is not to read");
+    assert!(error.to_string().contains("can check and repair, not read"), "{error}");
+
+    // All that it opens, taken apart by force.
+    let network = stored.fake.connect().await;
+    let downloader = Downloader::new(network);
+    let forced = Capability::read(stored.fake.id, capability.manifest().clone());
+    let tree = TreeReader::new(downloader.clone(), &forced).expect("a tree");
+    let entry = tree.root().await.expect("an entry");
+    let mut file = tree.read(&entry).expect("a file");
+    let mut opened = capability.manifest().encode();
+    opened.extend(downloader.read_node(capability.manifest()).await.expect("its root"));
+    while let Some(copse_client::content::Block::Data(bytes)) = file.next().await.expect("reads") {
+        opened.extend(bytes);
+    }
+    assert!(opened.len() > 3 * 38);
+    // None of it is a key of the tree, nor is what can be derived of it as of a read capability.
+    let derived = *forced.manifest_secret().as_bytes();
+    let mut keys: Vec<[u8; 32]> =
+        opened.windows(32).map(|window| window.try_into().expect("32 bytes")).collect();
+    keys.push(derived);
+    let root = stored.capability.root();
+    for (extent, name) in [(&stored.large, "large"), (&stored.other, "other"), (root, "the root")] {
+        downloader.read_extent_range(extent, 0..1).await.expect("opens with its key");
+        for key in &keys {
+            let tried = Extent { key: ContentKey::new(*key), ..extent.clone() };
+            let error = downloader.read_extent_range(&tried, 0..1).await.expect_err(name);
+            assert!(matches!(error, GetError::Open { .. }), "{name}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_lost_is_told_and_made_again() {
+    let stored = stored(6, "4+2").await;
+    let capability = stored.verifier(&stored.capability, "").await.capability;
+    stored.lose(capability.manifest().chunk, &[0, 1, 2]);
+    let report = stored.verify(&capability, DEEP_REPAIR).await.expect("a report");
+    assert_eq!((report.listed, report.chunks, report.count(Strength::Lost)), (Some(0), 1, 1));
+    assert_eq!((report.unreadable.count, report.unreadable_for_loss), (1, true));
+    assert_eq!(stored.verifier(&stored.capability, "").await.capability, capability);
+    assert_eq!(stored.verify(&capability, LOOK).await.expect("a list").listed, Some(3));
+}
+
+#[tokio::test]
+async fn what_names_no_list_is_refused() {
+    let stored = stored(6, "4+2").await;
+    let folder = stored.capability.root().clone();
+    let folder = VerifyCapability::new(stored.fake.id, folder);
+    let error = stored.verify(&folder, REPAIR).await.expect_err("a folder");
+    assert!(matches!(error, ReadError::Manifest(_)), "{error}");
+    let other =
+        VerifyCapability::new(copse_core::ids::NetworkId::new([0; 32]), folder.manifest().clone());
+    let error = stored.verify(&other, LOOK).await.expect_err("of another network");
+    assert!(matches!(error, ReadError::Network(_)), "{error}");
+
+    // A tree with a gap is not listed.
+    stored.lose(stored.capability.root().chunk, &[0, 1, 2, 3, 4, 5]);
+    let tree = TreeReader::new(Downloader::new(stored.fake.connect().await), &stored.capability);
+    let made =
+        make_verifier(&tree.expect("a tree"), &stored.capability, Vec::new(), Arc::default()).await;
+    assert!(made.is_err_and(|error| error.to_string().contains("the tree cannot be looked into")));
+}
+
+#[tokio::test]
+async fn a_list_of_many_chunks_is_stored_and_read_in_pieces() {
+    let stored = stored(6, "4+2").await;
+    // One file of chunks that nobody has: a list needs none of them.
+    let many = 30_000_u32;
+    let mut writer =
+        TreeWriter::new("4+2".parse().expect("a code"), ConvergenceSecret::new([5; 32]));
+    writer.begin_file(b"huge", meta()).expect("a file");
+    for number in 0..many {
+        let id = *blake3::hash(&number.to_le_bytes()).as_bytes();
+        let extent = Extent { chunk: ChunkId::new(id), ..stored.large.clone() };
+        writer.push_extent(extent).expect("a piece");
+    }
+    writer.end_file().expect("a whole file");
+    let finished = writer.finish().expect("a tree");
+    let uploader = Uploader::new(stored.network.clone(), Budget::default(), PutOptions::default());
+    let tree_chunks = finished.chunks.len() as u64;
+    for chunk in finished.chunks {
+        uploader.put(chunk).await.expect("stored");
+    }
+    let capability = Capability::read(stored.fake.id, finished.root);
+    let made = stored.verifier(&capability, "").await;
+    assert_eq!(made.chunks, u64::from(many) + tree_chunks);
+    assert!(made.manifest_bytes > PACKED_BYTES_MAX as u64, "more than is packed");
+    assert_eq!(made.redundancy.chunks, 2, "the list, and the entry that names it");
+    let report = stored.verify(&made.capability, LOOK).await.expect("a list");
+    assert_eq!((report.listed, report.chunks), (Some(made.chunks), made.chunks + 2));
+    assert_eq!(report.count(Strength::Lost), u64::from(many));
+    assert_eq!(report.count(Strength::Whole), tree_chunks + 2);
 }

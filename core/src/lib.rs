@@ -18,6 +18,7 @@ pub mod capability;
 pub mod chunk;
 pub mod descriptor;
 pub mod directory;
+pub mod durability;
 pub mod erasure;
 pub mod eviction;
 pub mod extent;
@@ -29,6 +30,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod liveness;
+pub mod manifest;
 pub mod random;
 pub mod receipt;
 pub mod repair;
@@ -38,6 +40,7 @@ pub mod shard_tree;
 pub mod text;
 pub mod token;
 pub mod tree;
+pub mod units;
 pub mod wire;
 
 #[cfg(test)]

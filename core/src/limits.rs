@@ -55,6 +55,10 @@ pub const ADDRESSES_MAX: usize = 8;
 /// a large network, and few enough to keep a table of them.
 pub const ARCS: usize = 1 << 16;
 
+/// Chunks of one manifest, at most: 16 TiB in full ones. Whoever makes it keeps all of them to sort
+/// them, in some 100 MB; beyond that each folder gets its own.
+pub const MANIFEST_CHUNKS_MAX: usize = 1 << 21;
+
 const _: () = {
     assert!(CHUNK_BYTES_MAX.is_multiple_of(FRAME_BYTES_MAX));
     assert!(FRAME_BYTES_MAX.is_power_of_two() && FRAME_BYTES_MIN.is_power_of_two());

@@ -17,6 +17,9 @@ pub const JOIN_TOKEN: &str = "copse1t";
 /// In front of a read capability.
 pub const READ_CAPABILITY: &str = "copse1r";
 
+/// In front of a verify capability.
+pub const VERIFY_CAPABILITY: &str = "copse1v";
+
 /// Length of the checksum, in bytes: one typo in 4 billion goes unseen.
 const CHECKSUM_BYTES: usize = 4;
 
@@ -25,8 +28,11 @@ const CHECKSUM_BYTES: usize = 4;
 const TEXT_CHARS_MAX: usize = 16 << 10;
 
 /// What the prefixes stand for, in error messages.
-const KINDS: [(&str, &str); 2] =
-    [(JOIN_TOKEN, "a join token"), (READ_CAPABILITY, "a read capability")];
+const KINDS: [(&str, &str); 3] = [
+    (JOIN_TOKEN, "a join token"),
+    (READ_CAPABILITY, "a read capability"),
+    (VERIFY_CAPABILITY, "a verify capability"),
+];
 
 /// A text that was not copied as it was printed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +41,7 @@ pub enum TextError {
     #[error("there is no text: expected {}", describe(.0))]
     Empty(&'static str),
     /// It is one of ours, but another kind.
-    #[error("this is {}; expected {}", kind(.found), describe(.expected))]
+    #[error("{}; expected {}", this_is(.found, .expected), describe(.expected))]
     OtherKind {
         /// The prefix expected.
         expected: &'static str,
@@ -84,6 +90,20 @@ pub enum TextError {
 
 fn kind(prefix: &str) -> &'static str {
     KINDS.iter().find(|(known, _)| *known == prefix).map_or("another text", |(_, name)| name)
+}
+
+/// What whoever has a capability may well try is answered, not only refused.
+fn this_is(found: &str, expected: &str) -> String {
+    if (found, expected) == (VERIFY_CAPABILITY, READ_CAPABILITY) {
+        return "this capability can check and repair, not read".to_owned();
+    }
+    format!("this is {}", kind(found))
+}
+
+/// Whether a text claims to be of the kind that a prefix stands for, typos behind it or not.
+pub fn is_kind(prefix: &str, text: &str) -> bool {
+    let start = text.chars().filter(|c| !c.is_whitespace()).take(prefix.len());
+    start.map(|c| c.to_ascii_lowercase()).eq(prefix.chars())
 }
 
 fn describe(prefix: &str) -> String {
@@ -187,6 +207,13 @@ mod tests {
             refused(&encode(READ_CAPABILITY, b"x")),
             "this is a read capability; expected a join token, which starts with \"copse1t\""
         );
+        let error = decode(READ_CAPABILITY, &encode(VERIFY_CAPABILITY, b"x")).expect_err("no key");
+        assert_eq!(
+            error.to_string(),
+            "this capability can check and repair, not read; expected a read capability, which \
+             starts with \"copse1r\""
+        );
+        assert!(is_kind(VERIFY_CAPABILITY, " COPSE 1Vxyz") && !is_kind(JOIN_TOKEN, "copse1v"));
         assert_eq!(
             refused("https://example.org"),
             "\"https://exam\" is not the start of a join token, which starts with \"copse1t\""

@@ -35,12 +35,19 @@ fn memory_mib() -> f64 {
     kib.unwrap_or(f64::NAN) / 1024.0
 }
 
+/// How busy the machine is: the load average of the last minute, where the system tells.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
 fn measure(what: &str, scenario: &Scenario, allowed_s: f64) {
-    let start = processor_s();
+    let (start, wall) = (processor_s(), std::time::Instant::now());
     let out = event::run(scenario).expect("a possible scenario");
     let seconds = processor_s() - start;
+    let whole_s = wall.elapsed().as_secs_f64();
     println!(
-        "{what}: {seconds:.2} s (allowed {allowed_s} s), {} events, {:.0} ns an event, {:.0} ns a \
+        "{what}: {seconds:.2} s of a core, {whole_s:.2} s by the clock (allowed {allowed_s} s), {} events, {:.0} ns an event, {:.0} ns a \
          shard looked at, queue {} long, {:.0} MiB",
         out.events,
         seconds * 1e9 / out.events as f64,
@@ -50,7 +57,15 @@ fn measure(what: &str, scenario: &Scenario, allowed_s: f64) {
     );
 }
 
+/// The same network as the product's defaults make it: patience, thin lane, timeouts, freeze.
+fn product(of: &Scenario) -> Scenario {
+    let geometry = "10+6".parse().expect("a geometry");
+    let made = Scenario::product(of.nodes, geometry, of.life, of.repair_hours, of.law);
+    Scenario { chunks: of.chunks, years: of.years, ..made.expect("a scheme") }
+}
+
 fn main() {
+    println!("load of the machine: {}", load());
     println!("10+6, threshold 13, mean life 1 year, exponential repair times of 24 h on average");
     for nodes in [100, 1000, 10_000] {
         let years = 1e5 / nodes as f64;
@@ -59,6 +74,9 @@ fn main() {
     }
     let target = scenario(10_000, 1_000_000, 10.0, Unit::Arc);
     measure("10,000 nodes, 10 years, 1,000,000 chunks by arcs", &target, 60.0);
+    let with_defaults = product(&target);
+    measure("the same with the product's patience, thin lane and guards", &with_defaults, 60.0);
+    println!("load of the machine: {}", load());
     if std::env::args().any(|argument| argument == "large") {
         let chunks = Scenario { unit: Unit::Chunk, ..target };
         measure("the same, each chunk by itself", &chunks, 600.0);

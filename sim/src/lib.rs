@@ -6,12 +6,15 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`closed`] | closed forms, each with its source |
+//! | [`closed`] | closed forms, each with its source: the core's, and those of others |
 //! | [`event`], [`policy`] | simulated years; when a stripe is repaired |
 //! | [`splitting`] | rare losses, level by level |
 //! | [`placement`], [`gossip`] | load and movement on the core's ring; how fast its gossip spreads |
-//! | [`law`], [`logmath`], [`random`], [`stats`] | repair-time laws; probabilities as logarithms; random numbers; spreads |
-//! | [`report`], [`svg`], [`units`] | the document with tables and charts; how people write times |
+//! | [`random`], [`stats`] | random numbers; spreads |
+//! | [`report`], [`svg`] | the document with tables and charts |
+//!
+//! Repair-time laws, logarithms of probabilities and the way people write times are the core's:
+//! [`law`], [`logmath`], [`units`].
 //!
 //! Beside this, [`cluster`] runs whole networks of real nodes and clients under one seed.
 
@@ -19,8 +22,6 @@ pub mod closed;
 pub mod cluster;
 pub mod event;
 pub mod gossip;
-pub mod law;
-pub mod logmath;
 pub mod placement;
 pub mod policy;
 pub mod random;
@@ -28,4 +29,8 @@ pub mod report;
 pub mod splitting;
 pub mod stats;
 pub mod svg;
-pub mod units;
+
+pub use copse_core::{
+    durability::{law, logmath},
+    units,
+};

@@ -1,48 +1,63 @@
-//! When a stripe is repaired, how urgent that is, and when nobody is declared dead.
+//! When a stripe is repaired, and when nobody is declared dead: the core's rules, by counts alone.
 //!
-//! Owns the threshold logic of the simulation: facts in, verdict out. It stands here only until the
-//! core has its repair planner, which the simulator will then call instead. Moves no shard.
+//! Owns the way from the counts of a simulated stripe to the core's policy. Decides nothing that the
+//! core decides: lines, threshold, patience and the share of a freeze are its own, and a test holds
+//! the verdicts to what the core's planner does with a ring, nodes and claims. Moves no shard.
 
-use crate::closed::chain::Scheme;
+use core::time::Duration;
 
-/// What is believed of a stripe; the truth may be worse.
+use copse_core::repair::Lines;
+
+/// What is known of a stripe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
-    /// Shards on nodes that are not declared dead.
+    /// n.
+    pub total: usize,
+    /// Shards on nodes that answer.
+    pub online: usize,
+    /// These, and those on nodes that are down but not declared dead.
     pub counted: usize,
-    /// A repair is waiting or under way.
-    pub underway: bool,
+    /// For how long a shard has been missing for good, if one is.
+    pub missing_for: Option<Duration>,
+    /// Many are silent together.
+    pub is_frozen: bool,
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Above the threshold.
+    /// Nothing, or nothing yet.
     Enough,
-    /// Somebody is at it.
-    Underway,
-    /// Repair; stripes with less margin go first.
-    Repair {
-        /// Shards that may still be lost: counted − k.
-        margin: usize,
+    /// Too few shards are within reach to rebuild any.
+    Unreadable,
+    /// Rebuild.
+    Rebuild {
+        /// All that is missing for good.
+        all: bool,
+        /// So many more, for the stripe is thin.
+        more: usize,
     },
 }
 
 /// Whether to repair a stripe.
-pub fn judge(scheme: Scheme, facts: Facts) -> Verdict {
-    if facts.counted > scheme.threshold() {
-        Verdict::Enough
-    } else if facts.underway {
-        Verdict::Underway
-    } else {
-        Verdict::Repair { margin: facts.counted.saturating_sub(scheme.data()) }
+pub fn judge(lines: &Lines, facts: Facts) -> Verdict {
+    let Facts { total, online, counted, missing_for, is_frozen } = facts;
+    if online == total {
+        return Verdict::Enough;
     }
-}
-
-/// Whether so few shards are within reach that a stripe is repaired even while declarations of
-/// death are frozen: k+2.
-pub fn is_emergency(scheme: Scheme, reachable: usize) -> bool {
-    reachable <= scheme.data() + 2
+    if online < lines.needed {
+        return Verdict::Unreadable;
+    }
+    let thin_line = lines.thin_now(counted, is_frozen);
+    let is_thin = online <= thin_line;
+    let missing = total - counted;
+    let all = missing > 0 && lines.is_due(counted, missing_for);
+    if !all && !is_thin {
+        return Verdict::Enough;
+    }
+    let made = if all { missing } else { 0 };
+    let more = if is_thin { (thin_line + 1).saturating_sub(online + made) } else { 0 };
+    Verdict::Rebuild { all, more }
 }
 
 /// Who is down and not yet declared dead.
@@ -68,17 +83,17 @@ pub fn is_frozen(down: Down, share: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
 
-    #[test]
-    fn repair_begins_at_the_threshold_and_is_asked_for_once() {
-        let scheme = Scheme::new(10, 16, 13).expect("a scheme");
-        let verdict = |counted, underway| judge(scheme, Facts { counted, underway });
-        assert_eq!(verdict(14, false), Verdict::Enough);
-        assert_eq!(verdict(13, false), Verdict::Repair { margin: 3 });
-        assert_eq!(verdict(9, false), Verdict::Repair { margin: 0 });
-        assert_eq!(verdict(13, true), Verdict::Underway);
-    }
+    use copse_core::{
+        geometry::Geometry,
+        ids::{ChunkId, NodeId},
+        repair::{Action, ChunkFacts, Claim, Lane, NodeFacts, Nodes, Policy, Standing, plan_chunk},
+        ring::{Ring, RingMember},
+    };
+
+    use super::*;
+    use crate::random::Xoshiro;
 
     #[test]
     fn deaths_are_frozen_when_many_go_down_or_a_whole_zone() {
@@ -88,5 +103,99 @@ mod tests {
         assert!(!down(15, 100, 0, 0) && down(16, 100, 0, 0));
         assert!(!down(1, 4, 1, 1) && down(2, 4, 0, 0));
         assert!(down(5, 100, 5, 5) && !down(5, 100, 4, 5));
+    }
+
+    struct World {
+        nodes: BTreeMap<NodeId, NodeFacts>,
+        is_frozen: bool,
+    }
+
+    impl Nodes for World {
+        fn facts(&self, node: &NodeId) -> NodeFacts {
+            self.nodes.facts(node)
+        }
+        fn frozen(&self) -> bool {
+            self.is_frozen
+        }
+    }
+
+    fn node(number: u64) -> NodeId {
+        NodeId::new(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    }
+
+    /// Holders of a chunk die, go down or stay; the planner of the node makes as many shards as the
+    /// counts alone say, in the same lane.
+    #[test]
+    fn the_verdicts_are_those_of_the_planner() {
+        let everybody: Vec<u64> = (0..60).collect();
+        let ring = |dead: &[NodeId]| {
+            let members = everybody.iter().map(|&number| node(number));
+            let member = |id| RingMember { id, capacity_bytes: 1 << 40, zone: String::new() };
+            Ring::build(members.filter(|id| !dead.contains(id)).map(member).collect())
+        };
+        let whole = ring(&[]);
+        let mut random = Xoshiro::new(1, "planner");
+        let mut rebuilt = 0;
+        for case in 0..3000u64 {
+            let code = ["10+6", "4+2", "8+4", "20+20", "2+2"][random.below(5)];
+            let geometry: Geometry = code.parse().expect("a geometry");
+            let chunk = ChunkId::new(*blake3::hash(&case.to_le_bytes()).as_bytes());
+            let arc = Ring::arc(&chunk);
+            let holders = whole.placement(arc, geometry);
+            let (dying, downing) = (random.unit() * 0.5, random.unit() * 0.5);
+            let alive = NodeFacts::standing(Standing::Alive);
+            let mut nodes: BTreeMap<NodeId, NodeFacts> =
+                everybody.iter().map(|&number| (node(number), alive)).collect();
+            let mut dead = Vec::new();
+            let mut down = 0;
+            for holder in &holders {
+                let standing = if random.chance(dying) {
+                    dead.push(*holder);
+                    Standing::Dead
+                } else if random.chance(downing) {
+                    down += 1;
+                    Standing::Down
+                } else {
+                    Standing::Alive
+                };
+                nodes.insert(*holder, NodeFacts::standing(standing));
+            }
+            let counted = geometry.total() - dead.len();
+            let missing_for = (!dead.is_empty())
+                .then(|| Duration::from_secs(3600 * [1, 23, 24, 100][random.below(4)]));
+            let facts = Facts {
+                total: geometry.total(),
+                online: counted - down,
+                counted,
+                missing_for,
+                is_frozen: random.chance(0.3),
+            };
+            let claims = holders
+                .into_iter()
+                .zip(geometry.indices())
+                .filter(|(node, _)| !dead.contains(node))
+                .map(|(node, index)| Claim { node, index })
+                .collect();
+            let known = ChunkFacts { chunk, geometry, shard_bytes: 1, claims, missing_for };
+            let world = World { nodes, is_frozen: facts.is_frozen };
+            let policy = Policy::default();
+            let plan = plan_chunk(&ring(&dead), &world, &known, &policy);
+            let planned = plan.actions.iter().find_map(|action| match action {
+                Action::Rebuild { lane, make, .. } => Some((*lane, make.len())),
+                _ => None,
+            });
+            let lines = policy.lines(geometry);
+            let expected = match judge(&lines, facts) {
+                Verdict::Enough | Verdict::Unreadable => None,
+                Verdict::Rebuild { all, more } => {
+                    let is_thin = facts.online <= lines.thin_now(facts.counted, facts.is_frozen);
+                    let lane = if is_thin { Lane::Emergency } else { Lane::Normal };
+                    Some((lane, more + if all { dead.len() } else { 0 }))
+                }
+            };
+            rebuilt += usize::from(planned.is_some());
+            assert_eq!(planned, expected, "case {case}: {code} {facts:?}\n{plan:?}");
+        }
+        assert!((500..2500).contains(&rebuilt), "{rebuilt} rebuilt");
     }
 }

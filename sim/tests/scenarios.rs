@@ -1,8 +1,11 @@
 //! What the event simulation must do with absences, cuts, liars, storms and scarce bandwidth.
 
 use copse_sim::{
-    closed::chain::Scheme,
-    event::{self, Calamity, HOURS_PER_YEAR, Outages, Outcome, Scenario, Storm, Victims},
+    closed::{
+        chain::{Pace, Scheme},
+        patient,
+    },
+    event::{self, Calamity, HOURS_PER_YEAR, Outages, Outcome, Scenario, Storm, Unit, Victims},
     law::RepairLaw,
     random::Lifetime,
 };
@@ -32,6 +35,52 @@ fn a_cut_network_repairs_nothing_and_loses_nothing() {
     assert_eq!((out.repairs, out.lost_chunks, out.emergencies), (0, 0, 0));
     // The guard does it: without it there is a storm.
     assert!(run(&cuts(None)).repairs > 300);
+}
+
+/// The core's closed form for what its planner does: the threshold, or patience.
+#[test]
+fn simulated_patience_agrees_with_its_closed_form() {
+    for days in [0.0, 2.0, 7.0] {
+        let plain = Scenario { dead_after_hours: 0.0, repair_hours: 24.0, ..base(1.0) };
+        let scenario = Scenario {
+            law: RepairLaw::Fixed,
+            unit: Unit::Chunk,
+            nodes: 1000,
+            chunks: 4000,
+            years: 3.0,
+            patience_hours: Some(24.0 * days),
+            ..plain
+        };
+        let out = run(&scenario);
+        let pace = Pace { life: scenario.life.mean(), repair: 24.0 };
+        let scheme = scenario.scheme;
+        let ln_mttdl = patient::ln_mttdl(scheme, pace, 24.0 * days, RepairLaw::Fixed);
+        let expected = ln_mttdl.exp() / HOURS_PER_YEAR;
+        let years = out.mttdl_years().expect("losses");
+        // Losses come in company: twice the error of independent ones, and three of these.
+        let error = 6.0 * out.relative_error() + 0.05;
+        assert!((years / expected - 1.0).abs() < error, "{days} days: {years} for {expected}");
+        let moved = out.repair_ratio(scenario.years);
+        let formula = patient::repair_traffic(scheme, pace, 24.0 * days) * HOURS_PER_YEAR;
+        assert!((moved / formula - 1.0).abs() < 0.05, "{days} days: {moved} for {formula}");
+    }
+}
+
+/// Five of sixteen shards out of reach for an hour: just enough is made at once, although nobody is
+/// declared dead; without a thin lane nothing is.
+#[test]
+fn thin_stripes_are_repaired_around_nodes_that_are_down() {
+    let cut = Calamity { per_year: 12.0, victims: Victims::Nodes(60), hours: 3.0, permanent: 0.0 };
+    let scenario = Scenario { calamities: vec![cut], ..base(1e6) };
+    let blind = run(&scenario);
+    assert_eq!((blind.repairs, blind.emergencies), (0, 0));
+    let sees = Scenario { down_after_hours: Some(0.1), repair_hours: 0.1, ..scenario };
+    let out = run(&sees);
+    assert!(out.emergencies > 0 && out.repairs > 0, "{out:?}");
+    assert_eq!((out.lost_chunks, out.false_deaths), (0, 0));
+    // While many are silent only stripes without a shard to spare are touched.
+    let frozen = run(&Scenario { freeze_share: Some(0.15), ..sees });
+    assert!(frozen.emergencies < out.emergencies / 5, "{} {}", frozen.emergencies, out.emergencies);
 }
 
 #[test]

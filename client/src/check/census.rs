@@ -15,6 +15,7 @@ use copse_core::{
     directory::NodeState,
     ids::{NodeId, ShardIndex},
     limits::GROUP_BYTES,
+    manifest::ChunkRef,
     random::Random,
     ring::Ring,
     shard_tree::group_count,
@@ -22,7 +23,7 @@ use copse_core::{
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, stream};
 
-use super::health::{ChunkHealth, ChunkRef, Zones};
+use super::health::{ChunkHealth, Zones};
 use crate::{
     buffers::Pool,
     get::{facts::ChunkFacts, fetch::fetch},

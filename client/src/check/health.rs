@@ -7,27 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use copse_core::{
     directory::Directory,
-    extent::Extent,
-    geometry::Geometry,
-    ids::{ChunkId, NodeId, ShardIndex},
+    ids::{NodeId, ShardIndex},
+    manifest::ChunkRef,
 };
-
-/// A chunk, as far as one must know it to check and repair its shards. No key is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChunkRef {
-    /// The chunk.
-    pub id: ChunkId,
-    /// (k, n).
-    pub geometry: Geometry,
-    /// Bytes of each of its shards.
-    pub shard_bytes: u32,
-}
-
-impl From<&Extent> for ChunkRef {
-    fn from(extent: &Extent) -> Self {
-        Self { id: extent.chunk, geometry: extent.geometry, shard_bytes: extent.shard_bytes }
-    }
-}
 
 /// How strong a chunk is. The later, the weaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,6 +196,7 @@ fn losses_borne(mut shares: Vec<usize>, spare: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use copse_core::{geometry::Geometry, ids::ChunkId};
     use proptest::prelude::*;
 
     use super::*;

@@ -1,21 +1,24 @@
 //! Whether a tree's chunks have all their shards, and making those that are missing.
 //!
-//! Owns the way through one tree and the sums over it. Only the walk needs keys: it names chunks,
-//! and [`Checker`] finds and repairs their shards knowing no more of them than a node does. The one
-//! idea: chunks go by in batches, so memory does not grow with the tree but for the ids of those
+//! Owns the way through one tree and the sums over it. Only the walk needs keys, those of the tree or
+//! that of its manifest: it names chunks, and [`Checker`] finds and repairs their shards knowing no
+//! more of them than a node does. The one idea: chunks go by in batches, so memory does not grow with the tree but for the ids of those
 //! that were met.
 //!
 //! ```text
-//! tree ─ walk ─▶ chunk, path ─ 1024 at once ─▶ Has to all that may hold ─ proofs ─▶ strength
+//! manifest ─ listed ─▶ chunk ┐
+//! tree ─ walk ─▶ chunk, path ┴ 1024 at once ─▶ Has to all that may hold ─ proofs ─▶ strength
 //!                                                                                     │
 //!                      report ◀─ proof read back ◀─ put ◀─ rebuilt from any k ◀─ missing
 //! ```
 
 mod census;
 mod health;
+mod listed;
 mod place;
 mod repair;
 mod report;
+mod verifier;
 mod walk;
 
 use std::{
@@ -24,19 +27,25 @@ use std::{
 };
 
 use copse_core::{
-    capability::Capability,
+    capability::{Capability, VerifyCapability},
     tree::{Kind, Name},
 };
 use copse_proto::convert::HAS_CHUNKS_MAX;
 use futures::{StreamExt as _, stream};
+use tokio::sync::mpsc;
 
 pub use self::{
     census::{Checker, NodeReport},
-    health::{ChunkHealth, ChunkRef, Strength, Survives},
+    health::{ChunkHealth, Strength, Survives},
     repair::{RepairError, Repaired},
     report::{CheckReport, Mended, Weak},
+    verifier::{Verifier, VerifierError, make_verifier},
 };
-use crate::{check::walk::Found, error::ReadError, transfer::Counters, tree_read::TreeReader};
+use crate::{
+    check::walk::Found, error::ReadError, get::Downloader, task::Task, transfer::Counters,
+    tree_read::TreeReader,
+};
+pub use copse_core::manifest::ChunkRef;
 
 /// Chunks checked together: as many as one Has may ask for.
 const BATCH_CHUNKS: usize = HAS_CHUNKS_MAX;
@@ -82,27 +91,30 @@ pub async fn check_tree(
     progress: Arc<CheckProgress>,
 ) -> Result<CheckReport, ReadError> {
     let counters = Arc::clone(&progress.counters);
-    let (_walking, mut found) =
-        walk::start(tree.clone(), capability.root().clone(), path, counters);
-    let mut run = Run {
-        checker,
-        options,
-        progress,
-        report: CheckReport::default(),
-        batch: Vec::new(),
-        places: HashMap::new(),
-        met: HashSet::new(),
-    };
-    while let Some(found) = found.recv().await {
-        match found {
-            Found::Chunk(chunk, path) => run.chunk(chunk, path).await,
-            Found::Entry(entry) => run.report.entry(&entry),
-            Found::Unreadable(path, error) => run.report.unreadable(&path, &error),
-            Found::Nothing(error) => return Err(error),
-        }
-    }
-    run.flush().await;
-    Ok(run.report.finish(checker.nodes()))
+    let root = capability.root().clone();
+    let walk = walk::start(tree.clone(), root, path, counters);
+    Run::new(checker, options, progress).all(walk).await
+}
+
+/// Checks the chunks that the manifest of a verify capability lists, and those that it is made of.
+/// They have no paths, but for the manifest's own, whose path is empty.
+///
+/// # Errors
+/// When the capability is of another network, or what it names is no manifest. One that cannot be
+/// read for want of shards is in the report.
+pub async fn check_manifest(
+    downloader: &Downloader,
+    capability: &VerifyCapability,
+    checker: &Checker,
+    options: CheckOptions,
+    progress: Arc<CheckProgress>,
+) -> Result<CheckReport, ReadError> {
+    let tree = TreeReader::of_manifest(downloader.clone(), capability)?;
+    let counters = Arc::clone(&progress.counters);
+    let walk = listed::start(tree, capability.manifest().clone(), counters);
+    let mut run = Run::new(checker, options, progress);
+    run.report.listed = Some(0);
+    run.all(walk).await
 }
 
 /// A file, directory or link, as the report counts it.
@@ -170,7 +182,49 @@ impl Paths {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(checker: &'a Checker, options: CheckOptions, progress: Arc<CheckProgress>) -> Self {
+        Self {
+            checker,
+            options,
+            progress,
+            report: CheckReport::default(),
+            batch: Vec::new(),
+            places: HashMap::new(),
+            met: HashSet::new(),
+        }
+    }
+
+    /// Takes all that a walk finds.
+    async fn all(
+        mut self,
+        (walking, mut found): (Task<()>, mpsc::Receiver<Found>),
+    ) -> Result<CheckReport, ReadError> {
+        while let Some(found) = found.recv().await {
+            match found {
+                Found::Chunk(chunk, path) => self.chunk(chunk, path).await,
+                Found::Listed(chunk) => self.listed(chunk).await,
+                Found::Entry(entry) => self.report.entry(&entry),
+                Found::Unreadable(path, error) => self.report.unreadable(&path, &error),
+                Found::Nothing(error) => return Err(error),
+            }
+        }
+        // A walk that broke off has not named everything.
+        walking.await.map_err(|_| ReadError::Stopped)?;
+        self.flush().await;
+        Ok(self.report.finish(self.checker.nodes()))
+    }
+
+    /// A manifest lists each chunk once, so none is remembered.
+    async fn listed(&mut self, chunk: ChunkRef) {
+        if let Some(listed) = &mut self.report.listed {
+            *listed += 1;
+        }
+        if !self.met.contains(&chunk) {
+            self.batch(chunk, Paths::default()).await;
+        }
+    }
+
     async fn chunk(&mut self, chunk: ChunkRef, path: Arc<[u8]>) {
         if let Some(at) = self.places.get(&chunk) {
             self.batch[*at].1.add(path);
@@ -183,9 +237,13 @@ impl Run<'_> {
         if self.met.len() < CHUNKS_REMEMBERED_MAX {
             self.met.insert(chunk);
         }
-        self.places.insert(chunk, self.batch.len());
         let mut paths = Paths::default();
         paths.add(path);
+        self.batch(chunk, paths).await;
+    }
+
+    async fn batch(&mut self, chunk: ChunkRef, paths: Paths) {
+        self.places.insert(chunk, self.batch.len());
         self.batch.push((chunk, paths));
         if self.batch.len() >= BATCH_CHUNKS {
             self.flush().await;

@@ -16,14 +16,12 @@ use copse_core::{
     erasure::Codec,
     geometry::Geometry,
     ids::{ChunkId, NodeId, ShardIndex},
+    manifest::ChunkRef,
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{
-    census::Checker,
-    health::{ChunkHealth, ChunkRef},
-};
+use super::{census::Checker, health::ChunkHealth};
 use crate::{error::Refusals, get::facts::ChunkFacts, put::placement::Placement, task::beside};
 
 /// What a repair did.

@@ -10,12 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use copse_core::{geometry::Geometry, ids::ChunkId};
+use copse_core::{geometry::Geometry, ids::ChunkId, manifest::ChunkRef};
 
 use super::{
     Counted, CountedKind, Paths,
     census::NodeReport,
-    health::{ChunkHealth, ChunkRef, Strength, Survives},
+    health::{ChunkHealth, Strength, Survives},
     repair::{RepairError, Repaired},
 };
 use crate::{
@@ -71,6 +71,9 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Chunks, each counted once.
     pub chunks: u64,
+    /// Chunks among these that a manifest lists, when that was checked and not a tree; the others
+    /// are the manifest's own. None of a tree.
+    pub listed: Option<u64>,
     /// Chunks by geometry and how many different shards they have.
     pub by_shards: BTreeMap<(Geometry, usize), u64>,
     /// Chunks by strength.

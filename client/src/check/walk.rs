@@ -8,11 +8,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use copse_core::{
     extent::Extent,
+    manifest::ChunkRef,
     tree::{self, Entry, FileRange, Kind, Name, PathLookup, Reading, Source},
 };
 use tokio::sync::mpsc;
 
-use super::{Counted, health::ChunkRef};
+use super::Counted;
 use crate::{
     error::ReadError,
     task::Task,
@@ -30,6 +31,8 @@ const DEPTH_MAX: usize = 2048;
 pub(super) enum Found {
     /// A chunk, and a path that needs it.
     Chunk(ChunkRef, Arc<[u8]>),
+    /// A chunk that a manifest lists: which path needs it is not known.
+    Listed(ChunkRef),
     /// A file, directory or link.
     Entry(Counted),
     /// A directory or file whose inside cannot be read on; the rest goes on.
@@ -45,7 +48,7 @@ pub(super) fn start(
     path: Vec<Name>,
     counters: Arc<Counters>,
 ) -> (Task<()>, mpsc::Receiver<Found>) {
-    let (out, found) = mpsc::channel(FOUND_MAX);
+    let (out, found) = channel();
     let task = Task::spawn(async move {
         let walk = Walk { tree, out, counters };
         // An error here means that nobody listens any more.
@@ -56,13 +59,18 @@ pub(super) fn start(
     (task, found)
 }
 
-/// Nobody listens any more.
-struct Gone;
+/// What was found, on its way to whoever checks it.
+pub(super) fn channel() -> (mpsc::Sender<Found>, mpsc::Receiver<Found>) {
+    mpsc::channel(FOUND_MAX)
+}
 
-struct Walk {
-    tree: TreeReader,
-    out: mpsc::Sender<Found>,
-    counters: Arc<Counters>,
+/// Nobody listens any more.
+pub(super) struct Gone;
+
+pub(super) struct Walk {
+    pub(super) tree: TreeReader,
+    pub(super) out: mpsc::Sender<Found>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Walk {
@@ -115,7 +123,11 @@ impl Walk {
     }
 
     /// The entry at the path; the nodes on the way to it are needed as well.
-    async fn find(&self, root: Extent, path: Vec<Name>) -> Result<Result<Entry, ReadError>, Gone> {
+    pub(super) async fn find(
+        &self,
+        root: Extent,
+        path: Vec<Name>,
+    ) -> Result<Result<Entry, ReadError>, Gone> {
         let mut lookup = PathLookup::new(root, path);
         loop {
             match lookup.step() {
@@ -166,7 +178,12 @@ impl Walk {
         }
     }
 
-    async fn file(&self, path: &[u8], entry: &Entry) -> Result<Result<(), ReadError>, Gone> {
+    /// Names what a file needs.
+    pub(super) async fn file(
+        &self,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<Result<(), ReadError>, Gone> {
         let mut file = match FileRange::whole(entry) {
             Ok(file) => file,
             Err(error) => return Ok(Err(error.into())),
@@ -200,7 +217,7 @@ impl Walk {
         self.say(Found::Chunk(ChunkRef::from(extent), path.into())).await
     }
 
-    async fn say(&self, found: Found) -> Result<(), Gone> {
+    pub(super) async fn say(&self, found: Found) -> Result<(), Gone> {
         self.out.send(found).await.map_err(|_| Gone)
     }
 }

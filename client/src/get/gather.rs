@@ -2,7 +2,8 @@
 //!
 //! Owns whom to ask, when to ask others too, and when to give up. Verified bytes come from `fetch`.
 //! The one idea: data shards are asked first, for just the wanted ranges; as soon as one of them is
-//! late, wrong or missing, the same columns are asked of enough others to rebuild it.
+//! late, wrong or missing, the same columns are asked of enough others to rebuild it. Shards move
+//! while they are looked for, so before too few are too few, all are looked for again.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -32,6 +33,15 @@ const EXTRA_COLUMNS: usize = 1;
 /// A node that does not say within this time what it holds is counted as unreachable.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Pauses before too few shards are looked for again. A shard that moves is at its new place before
+/// it is gone from the old, so a second look at once finds it; news of a new node and a connection
+/// that broke take seconds.
+const LOOK_AGAIN_AFTER: [Duration; 3] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
+
+/// A directory younger than this is not fetched again before looking again.
+const DIRECTORY_YOUNG: Duration = Duration::from_millis(500);
+
 /// A wanted range of a data shard.
 pub(super) type Want = (ShardIndex, Range<usize>);
 
@@ -60,6 +70,7 @@ pub(super) async fn gather(
         silent: Vec::new(),
         patience: reader.patience(longest),
         hedged: false,
+        looks: 0,
     };
     gather.run().await
 }
@@ -79,6 +90,8 @@ enum AskState {
     Late,
     Done,
     Failed(Refusal),
+    /// It failed before all was looked for again.
+    Forgotten,
 }
 
 /// What a node says it holds of the chunk.
@@ -104,6 +117,8 @@ struct Gather<'a> {
     silent: Vec<(NodeId, Refusal)>,
     patience: Duration,
     hedged: bool,
+    // How often all was looked for again.
+    looks: usize,
 }
 
 impl<'a> Gather<'a> {
@@ -117,9 +132,16 @@ impl<'a> Gather<'a> {
             if let Some(found) = self.finish().await? {
                 self.judge_the_late();
                 self.reader.earn_hedge();
+                self.reader.looked(self.looks, true);
                 return Ok(found);
             }
-            self.ask_others()?;
+            if let Err(lost) = self.ask_others() {
+                if self.look_again().await {
+                    continue;
+                }
+                self.reader.looked(self.looks, false);
+                return Err(lost);
+            }
             let late_at = self.next_late_at();
             let Self { running, survey, .. } = &mut self;
             let surveying = async {
@@ -215,6 +237,33 @@ impl<'a> Gather<'a> {
         if coming == 0 && !late { Err(self.lost(have)) } else { Ok(()) }
     }
 
+    /// Forgets who failed, fetches the directory and begins anew with what is here already; false
+    /// when that was tried often enough.
+    async fn look_again(&mut self) -> bool {
+        let Some(pause) = LOOK_AGAIN_AFTER.get(self.looks).copied() else { return false };
+        if !pause.is_zero() && !self.reader.may_wait_to_look() {
+            return false;
+        }
+        self.looks += 1;
+        tracing::debug!(chunk = %self.facts.id.short(), look = self.looks, "too few shards, again");
+        tokio::time::sleep(pause).await;
+        let network = &self.reader.network;
+        if let Err(error) = network.refresh_if_older(DIRECTORY_YOUNG).await {
+            tracing::debug!(%error, "the directory stays as it is");
+        }
+        let view = network.view();
+        self.guesses = view.placement(&self.facts.id, self.facts.geometry);
+        self.candidates = view.candidates(&self.facts.id, self.facts.geometry);
+        self.survey = Survey::NotYet;
+        self.silent.clear();
+        for ask in &mut self.asks {
+            if matches!(ask.state, AskState::Failed(_)) {
+                ask.state = AskState::Forgotten;
+            }
+        }
+        true
+    }
+
     /// Everything wanted, if it is here or can be rebuilt.
     async fn finish(&mut self) -> Result<Option<Vec<Bytes>>, GetError> {
         let missing: Vec<&Want> = self.wants.iter().filter(|want| !self.is_here(want)).collect();
@@ -305,8 +354,12 @@ impl<'a> Gather<'a> {
         let asked = |node: NodeId| {
             self.asks.iter().any(|ask| {
                 let as_much = ask.range.start <= range.start && range.end <= ask.range.end;
-                let failed = matches!(ask.state, AskState::Failed(_));
-                ask.index == index && ask.node == node && (as_much || failed)
+                let asked = match ask.state {
+                    AskState::Failed(_) => true,
+                    AskState::Forgotten => false,
+                    AskState::Running | AskState::Late | AskState::Done => as_much,
+                };
+                ask.index == index && ask.node == node && asked
             })
         };
         let well = |node: NodeId| unwell_too || self.reader.network.holder(node).can_read();

@@ -19,7 +19,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,10 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Reads that may be hedged in a row; each read earns a tenth of one, so in the long run one in ten
 /// is hedged, as the 90th percentile says. This keeps hedging from making a jam worse.
 const HEDGES_MAX: i64 = 20;
+
+/// Reads in a row that waited for shards in vain. After these a reader no longer waits: a tree of
+/// which many chunks are gone shall say so soon.
+const VAIN_LOOKS_MAX: u32 = 4;
 
 /// Plaintext of more than this is opened on a thread of its own: below, it takes less than a tenth
 /// of a millisecond.
@@ -86,6 +90,7 @@ struct Reader {
     large: Latency,
     // In tenths of a hedge.
     hedges: AtomicI64,
+    vain_looks: AtomicU32,
     counters: Counters,
     buffers: Arc<Pool>,
     pieces: Cache<(ChunkId, ShardIndex)>,
@@ -150,6 +155,24 @@ impl Reader {
         let _ = self.hedges.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
     }
 
+    /// Whether waiting for shards to come back may be worth it.
+    fn may_wait_to_look(&self) -> bool {
+        self.vain_looks.load(Ordering::Relaxed) < VAIN_LOOKS_MAX
+    }
+
+    /// A read is done that looked again so often.
+    fn looked(&self, looks: usize, found: bool) {
+        if found {
+            if looks > 0 {
+                self.vain_looks.store(0, Ordering::Relaxed);
+            }
+        } else {
+            let more = |vain: u32| Some(vain.saturating_add(1));
+            // Never refused.
+            let _ = self.vain_looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        }
+    }
+
     fn may_hedge(&self) -> bool {
         let spend = |hedges: i64| (hedges >= 10).then_some(hedges - 10);
         self.hedges.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
@@ -166,6 +189,7 @@ impl Downloader {
                 small: Latency::default(),
                 large: Latency::default(),
                 hedges: AtomicI64::new(HEDGES_MAX * 10),
+                vain_looks: AtomicU32::new(0),
                 counters: Counters::default(),
                 buffers: Pool::new(KEPT_BYTES_MAX),
                 pieces: Cache::new(PIECES_BYTES_MAX),

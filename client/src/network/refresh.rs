@@ -93,6 +93,21 @@ impl Network {
         Ok(())
     }
 
+    /// Fetches the directory, unless that was done within `age`.
+    ///
+    /// # Errors
+    /// When no door answered.
+    pub async fn refresh_if_older(&self, age: Duration) -> Result<(), NetworkError> {
+        let mut refreshed = self.inner.refreshed.lock().await;
+        if refreshed.elapsed() < age {
+            return Ok(());
+        }
+        let result = self.refresh().await;
+        // A failure counts too: asking at once again would find the same.
+        *refreshed = Instant::now();
+        result
+    }
+
     /// Doors to try, in order: those already open, then those of the join token, then all in the
     /// directory.
     pub(super) fn doors(&self) -> Vec<NodeId> {

@@ -226,7 +226,7 @@ impl From<ReadError> for Failure {
                 Refusal::new(Reason::ShuttingDown, message).retry_after(RETRY_NODES).into()
             }
             // Checked before it is served.
-            ReadError::Network(_) => Self::internal(message),
+            ReadError::Network(_) | ReadError::Manifest(_) => Self::internal(message),
         }
     }
 }

@@ -16,7 +16,8 @@ use std::{
 /// How long a condition may take on a busy machine before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` gives a value, asking every 50 ms.
+/// Waits until `condition` gives a value, asking every 50 ms, and less often when the answer takes
+/// longer: asking sixteen processes must not slow down what is waited for.
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, condition)
 }
@@ -29,11 +30,12 @@ pub fn until_within<T>(
 ) -> T {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         if let Some(value) = condition() {
             return value;
         }
         assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep((asked.elapsed() * 3).max(Duration::from_millis(50)));
     }
 }
 

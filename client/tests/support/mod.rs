@@ -73,6 +73,8 @@ pub(crate) struct Faults {
     pub(crate) wrong_receipt: AtomicBool,
     /// Says that it holds these shards.
     pub(crate) phantoms: Mutex<Vec<ShardId>>,
+    /// Hands all its shards to this node when one is next asked for, and says that it has none.
+    pub(crate) moves_to: Mutex<Option<Arc<FakeNode>>>,
 }
 
 /// What a fake node has seen.
@@ -154,6 +156,13 @@ impl FakeNetwork {
             nodes.push(FakeNode::start(seed, id, Arc::clone(&others)));
         }
         Self { id, nodes }
+    }
+
+    /// Starts one more node; others know it at once, clients when they next ask.
+    pub(crate) fn add(&mut self, seed: u8) -> Arc<FakeNode> {
+        let node = FakeNode::start(seed, self.id, Arc::clone(&self.nodes[0].others));
+        self.nodes.push(Arc::clone(&node));
+        node
     }
 
     /// A client of this network.
@@ -255,6 +264,12 @@ impl FakeNode {
         let _ = self.stop.send(true);
     }
 
+    /// Hands all its shards to another.
+    pub(crate) fn move_all(&self, to: &FakeNode) {
+        let moved = std::mem::take(&mut *self.shards.lock().expect("no panic"));
+        to.shards.lock().expect("no panic").extend(moved);
+    }
+
     /// Forgets all shards of a chunk.
     pub(crate) fn lose(&self, chunk: ChunkId) {
         self.shards.lock().expect("no panic").retain(|id, _| id.chunk != chunk);
@@ -333,6 +348,9 @@ impl FakeNode {
     fn answer(&self, request: &door::GetRequest) -> Result<Vec<door::GetReply>, Refusal> {
         self.seen.gets.fetch_add(1, Ordering::SeqCst);
         let mut id = convert::shard_id(&request.chunk_id, request.index)?;
+        if let Some(to) = self.faults.moves_to.lock().expect("no panic").take() {
+            self.move_all(&to);
+        }
         let shards = self.shards.lock().expect("no panic");
         if self.faults.other_shard.load(Ordering::SeqCst) {
             let other = shards.keys().find(|other| **other != id).copied();

@@ -38,7 +38,7 @@ mod target;
 
 pub use facts::{ChunkFacts, Claim, NodeFacts, Nodes, Room, Standing};
 pub use plan::{Action, ChunkPlan, Lane, Traffic, may_be_steward, plan_chunk, steward};
-pub use policy::{Policy, Threshold};
+pub use policy::{Lines, Policy, Threshold};
 pub use proof::proof_range;
 pub use queue::{
     BACKOFF_MS_MAX, BACKOFF_MS_MIN, EMERGENCY_MARGIN, EMERGENCY_RESERVE, Entry, Job, Kind, Offered,

@@ -217,13 +217,12 @@ impl<N: Nodes> Facts<'_, N> {
         let not_sure = || geometry.indices().filter(|index| self.holdings.source(*index).is_none());
         let is_missing = |index: &ShardIndex| self.holdings.holders(*index).is_empty();
         let missing: Vec<ShardIndex> = not_sure().filter(is_missing).collect();
-        let threshold = policy.threshold.shards(geometry);
-        let is_frozen = self.nodes.frozen() && hoped > threshold;
-        let thin_line = if is_frozen { needed } else { policy.thin_line(geometry) };
+        let lines = policy.lines(geometry);
+        let threshold = lines.threshold;
+        let thin_line = lines.thin_now(hoped, self.nodes.frozen());
         let is_thin = sure <= thin_line;
         // Of which no claim is known need not be gone: a node that is down may have it.
-        let is_due = missing.len() > presumed
-            && (hoped <= threshold || missing_for.is_some_and(|time| time >= policy.patience));
+        let is_due = missing.len() > presumed && lines.is_due(hoped, missing_for);
         if !is_thin && !is_due {
             if !missing.is_empty() {
                 skips.push(Skip::AboveThreshold { missing: missing.len(), hoped, threshold });

@@ -49,7 +49,46 @@ pub struct Policy {
     pub thin_margin: usize,
 }
 
+/// The policy for one geometry, in shards: the decision when to rebuild, without who and where.
+///
+/// The planner asks it, and so does the simulator of `copse-sim`, which has no nodes to plan for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lines {
+    /// k.
+    pub needed: usize,
+    /// r: see [`Threshold`].
+    pub threshold: usize,
+    /// The most shards within reach with which a chunk is thin: see [`Policy::thin_line`].
+    pub thin: usize,
+    /// See [`Policy::patience`].
+    pub patience: Duration,
+}
+
+impl Lines {
+    /// Whether all that is missing is to be rebuilt: of the shards that exist or may come back (`hoped`)
+    /// few are left, or one has been missing for long.
+    pub fn is_due(&self, hoped: usize, missing_for: Option<Duration>) -> bool {
+        hoped <= self.threshold || missing_for.is_some_and(|time| time >= self.patience)
+    }
+
+    /// The thin line as it is now. While many are silent together (`is_frozen`), only what has no
+    /// shard to spare is rebuilt around them, unless too much is gone for good.
+    pub const fn thin_now(&self, hoped: usize, is_frozen: bool) -> usize {
+        if is_frozen && hoped > self.threshold { self.needed } else { self.thin }
+    }
+}
+
 impl Policy {
+    /// What it means for a geometry.
+    pub fn lines(&self, geometry: Geometry) -> Lines {
+        Lines {
+            needed: geometry.data(),
+            threshold: self.threshold.shards(geometry),
+            thin: self.thin_line(geometry),
+            patience: self.patience,
+        }
+    }
+
     /// The most shards within reach with which a chunk counts as thin: 12 for 10+6.
     pub fn thin_line(&self, geometry: Geometry) -> usize {
         geometry.data() + self.thin_margin.min(geometry.parity() / 3)
@@ -83,6 +122,9 @@ mod tests {
         check("10+10", 15, 12);
         check("20+20", 30, 22);
         check("8+4", 10, 9);
+        check("7+5", 10, 8);
+        check("4+4", 6, 5);
+        check("3+3", 5, 4);
         check("5+3", 7, 6);
         check("4+2", 5, 4);
         check("2+2", 3, 2);

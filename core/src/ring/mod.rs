@@ -14,8 +14,8 @@
 
 mod placement;
 
-pub use placement::Survival;
 pub(crate) use placement::losses_borne;
+pub use placement::{Survival, equal_zone_cap};
 
 use crate::{
     ids::{ChunkId, NodeId},

@@ -113,6 +113,24 @@ impl Ring {
     }
 }
 
+/// Most shards of a chunk in one of `zones` equal zones of equal nodes: what the caps of a ring
+/// come to when its nodes are spread over zones as evenly as can be. n with no zones or no nodes.
+pub fn equal_zone_cap(geometry: Geometry, nodes: usize, zones: usize) -> usize {
+    let n = geometry.total();
+    if zones == 0 || nodes == 0 {
+        return n;
+    }
+    let on_node = n.div_ceil(nodes);
+    let fair = (7 * n * nodes.div_ceil(zones)).div_ceil(8 * nodes);
+    let fair = fair.clamp(1, geometry.parity().max(1));
+    let (full, small) = (nodes % zones, nodes / zones);
+    let room = |cap: usize| {
+        let of = |members: usize| cap.min(members * on_node);
+        full * of(small + 1) + zones.saturating_sub(full) * of(small)
+    };
+    (fair..n).find(|&cap| room(cap) >= n).unwrap_or(n)
+}
+
 /// How many different holders can be lost, the worst ones first, before more than `parity` shards
 /// are.
 pub(crate) fn losses_borne(holders: Vec<u32>, parity: usize) -> usize {

@@ -6,7 +6,10 @@
 use clap::Args;
 use copse_core::geometry::Geometry;
 use copse_sim::{
-    closed::chain::{self, Pace, Scheme},
+    closed::{
+        chain::{self, Pace, Scheme},
+        patient,
+    },
     event::{self, Calamity, HOURS_PER_YEAR, Outages, Outcome, Scenario, Storm, Unit, Victims},
     law::{ParseLawError, RepairLaw},
     logmath,
@@ -45,6 +48,14 @@ pub(super) struct Arguments {
     /// A node that is away for so long is declared dead.
     #[arg(long, value_parser = units::hours, default_value = "0h")]
     dead_after: f64,
+    /// A shard that was missing for so long is rebuilt although more than the threshold are left;
+    /// without it, the threshold alone decides.
+    #[arg(long, value_parser = units::hours)]
+    patience: Option<f64>,
+    /// A node that is away for so long is down: stripes that are thin without it are repaired around
+    /// it. Without it, only the dead are missed.
+    #[arg(long, value_parser = units::hours)]
+    down_after: Option<f64>,
     /// A dead node is replaced after so long.
     #[arg(long, value_parser = units::hours, default_value = "0h")]
     replace: f64,
@@ -201,6 +212,8 @@ fn scenario(arguments: &Arguments, scheme: Scheme, life: Lifetime, law: RepairLa
         unit: if arguments.single_chunks { Unit::Chunk } else { Unit::Arc },
         years: arguments.time / HOURS_PER_YEAR,
         dead_after_hours: arguments.dead_after,
+        patience_hours: arguments.patience,
+        down_after_hours: arguments.down_after,
         replace_hours: arguments.replace,
         outages: (arguments.absences > 0.0).then_some(outages),
         zones: arguments.zones,
@@ -241,8 +254,23 @@ fn answer(
             seed: arguments.seed,
         })
     });
-    let closed_ln_mttdl_hours = chain::ln_mttdl(scheme, pace, law);
+    let closed_ln_mttdl_hours = match arguments.patience {
+        None => chain::ln_mttdl(scheme, pace, law),
+        Some(patience) => patient::ln_mttdl(scheme, pace, patience, law),
+    };
     Ok(Answer { law, closed_ln_mttdl_hours, simulated, split })
+}
+
+/// Bytes moved per byte and year.
+fn closed_traffic(arguments: &Arguments, scheme: Scheme) -> f64 {
+    let moved = match arguments.patience {
+        None => chain::repair_traffic(scheme, arguments.life),
+        Some(patience) => {
+            let repair = arguments.dead_after + arguments.repair;
+            patient::repair_traffic(scheme, Pace { life: arguments.life, repair }, patience)
+        }
+    };
+    moved * HOURS_PER_YEAR
 }
 
 fn year_nines(ln_mttdl_hours: f64) -> f64 {
@@ -262,7 +290,7 @@ fn as_value(arguments: &Arguments, scheme: Scheme, answer: &Answer) -> Value {
             "deaths": out.deaths,
             "false_deaths": out.false_deaths,
             "deaths_put_off": out.frozen,
-            "shards_written_off_in_emergencies": out.emergencies,
+            "shards_made_in_emergencies": out.emergencies,
             "repairs": out.repairs,
             "repairs_stalled": out.stalled,
             "shards_rebuilt": out.shards_rebuilt,
@@ -292,7 +320,7 @@ fn as_value(arguments: &Arguments, scheme: Scheme, answer: &Answer) -> Value {
             "nines": year_nines(answer.closed_ln_mttdl_hours),
             "ln_mttdl_years": answer.closed_ln_mttdl_hours - HOURS_PER_YEAR.ln(),
             "repair_bytes_per_byte_year":
-                chain::repair_traffic(scheme, arguments.life) * HOURS_PER_YEAR,
+                closed_traffic(arguments, scheme),
             "assumes": "independent exponential lives, detection part of the repair time",
         },
         "simulated": simulated,
@@ -312,7 +340,7 @@ fn as_text(arguments: &Arguments, scheme: Scheme, answers: &[Answer]) -> String 
         format!("{:.2}", year_nines(answer.closed_ln_mttdl_hours))
     });
     row("repair bytes per byte and year, closed form", &|_| {
-        short(chain::repair_traffic(scheme, arguments.life) * HOURS_PER_YEAR)
+        short(closed_traffic(arguments, scheme))
     });
     if arguments.splitting > 0 {
         row("nines, splitting", &|answer| match answer.split.flatten() {

@@ -5,12 +5,13 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`chain`] | one stripe under independent failures: five models, two repair-time laws |
+//! | [`chain`], [`patient`] | one stripe under independent failures: the core's own formulas |
 //! | [`storj`] | the tables of the Storj paper and the order in which Storj repairs |
 //! | [`published`] | Backblaze, Weatherspoon and Kubiatowicz, copysets, Azure's LRC |
 //! | [`trust`] | audits and reputation |
 
-pub mod chain;
 pub mod published;
 pub mod storj;
 pub mod trust;
+
+pub use copse_core::durability::{chain, patient};

@@ -28,5 +28,4 @@ pub use outcome::{Margin, Outcome};
 pub use scenario::{Calamity, NODES_MAX, Outages, Scenario, ScenarioError, Storm, Unit, Victims};
 pub use world::run;
 
-/// Hours in a year of 365.25 days: all rates are per such year.
-pub const HOURS_PER_YEAR: f64 = 8766.0;
+pub use copse_core::units::HOURS_PER_YEAR;

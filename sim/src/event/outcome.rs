@@ -43,7 +43,7 @@ pub struct Outcome {
     pub false_deaths: u64,
     /// Declarations of death that were put off because too many were down.
     pub frozen: u64,
-    /// Shards (of stripes) that did not count although deaths were frozen: too few were in reach.
+    /// Shards (of stripes) that were made around nodes that were only down: too few were in reach.
     pub emergencies: u64,
     /// Repairs done.
     pub repairs: u64,

@@ -31,10 +31,14 @@ pub(super) enum Event {
     Outage { node: u32, epoch: u32 },
     /// It comes back.
     Return { node: u32, epoch: u32 },
+    /// It was out of reach for long enough to count as down.
+    Down { node: u32, epoch: u32 },
     /// It was out of reach for long enough to count as dead.
     Declare { node: u32, epoch: u32 },
     /// An audit finds that it threw its shards away.
     Caught(u32),
+    /// A shard of the stripe has been missing for as long as patience lasts.
+    Overdue { stripe: u32 },
     /// A repair is done.
     Repaired { stripe: u32, job: u32 },
     /// The bandwidth of repair is free for the next one.

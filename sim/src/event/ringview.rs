@@ -112,25 +112,9 @@ impl RingView {
     }
 }
 
-/// The most shards of a stripe in one of `zones` equal zones, as the core's ring has it: seven
-/// eighths of the share, at most n−k, more when n shards find no place otherwise.
-pub(super) fn zone_cap(data: usize, total: usize, nodes: usize, zones: usize) -> usize {
-    if zones == 0 {
-        return total;
-    }
-    let largest = nodes.div_ceil(zones);
-    let fair = (7 * total * largest).div_ceil(8 * nodes).clamp(1, (total - data).max(1));
-    let (full, small) = (nodes % zones, nodes / zones);
-    let room = |cap: usize| {
-        let (of_large, of_small) = (cap.min(small + 1), cap.min(small));
-        full * of_large + (zones - full) * of_small
-    };
-    (fair..total).find(|&cap| room(cap) >= total).unwrap_or(total)
-}
-
 #[cfg(test)]
 mod tests {
-    use copse_core::geometry::Geometry;
+    use copse_core::{geometry::Geometry, ring::equal_zone_cap};
 
     use super::*;
 
@@ -141,7 +125,7 @@ mod tests {
             [(50u32, 0u32, "10+6"), (60, 4, "10+6"), (61, 5, "4+2"), (90, 30, "20+20")]
         {
             let geometry: Geometry = code.parse().expect("a geometry");
-            let (data, total) = (geometry.data(), geometry.total());
+            let total = geometry.total();
             let arcs: Vec<u16> = (0..=u16::MAX).step_by(997).collect();
             // The first ten died; as many will come later.
             let living = 10..10 + nodes;
@@ -157,7 +141,7 @@ mod tests {
                     })
                     .collect(),
             );
-            let cap = zone_cap(data, total, nodes as usize, zones as usize);
+            let cap = equal_zone_cap(geometry, nodes as usize, zones as usize);
             for (at, &arc) in arcs.iter().enumerate() {
                 let mut mine: Vec<u32> = Vec::new();
                 view.walk(at, |number| {

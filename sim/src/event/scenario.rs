@@ -3,7 +3,15 @@
 //! Owns the scenario and what makes one impossible. Chooses nothing for the product: the values
 //! here are an experiment's.
 
-use copse_core::limits::ARCS;
+use core::time::Duration;
+
+use copse_core::{
+    geometry::Geometry,
+    guard::FREEZE_PERCENT,
+    limits::ARCS,
+    liveness::Timeouts,
+    repair::{Lines, Policy},
+};
 
 use crate::{
     closed::chain::{Scheme, SchemeError},
@@ -88,6 +96,12 @@ pub struct Scenario {
     pub life: Lifetime,
     /// Time from a node's last sign until it is declared dead.
     pub dead_after_hours: f64,
+    /// A shard that has been missing for so long is rebuilt although more than the threshold are left;
+    /// none: it waits for the threshold.
+    pub patience_hours: Option<f64>,
+    /// Time from a node's last sign until a stripe that is thin without it is repaired around it;
+    /// none: only the dead are missed.
+    pub down_after_hours: Option<f64>,
     /// Mean time of a repair once it has begun.
     pub repair_hours: f64,
     /// The distribution of that time.
@@ -171,6 +185,8 @@ impl Scenario {
             years: 1.0,
             life,
             dead_after_hours: 0.0,
+            patience_hours: None,
+            down_after_hours: None,
             repair_hours,
             law,
             replace_hours: 0.0,
@@ -186,6 +202,47 @@ impl Scenario {
             renew: true,
             samples: 0,
             seed: 1,
+        }
+    }
+
+    /// A network as the product's defaults make it: threshold, patience, thin line, timeouts and the
+    /// freeze of deaths. Everything else as in [`plain`](Self::plain).
+    ///
+    /// # Errors
+    /// For a code without parity.
+    pub fn product(
+        nodes: usize,
+        geometry: Geometry,
+        life: Lifetime,
+        repair_hours: f64,
+        law: RepairLaw,
+    ) -> Result<Self, SchemeError> {
+        let (policy, timeouts) = (Policy::default(), Timeouts::default());
+        let hours = |time: Duration| time.as_secs_f64() / 3600.0;
+        let threshold = policy.threshold.shards(geometry);
+        let scheme = Scheme::new(geometry.data(), geometry.total(), threshold)?;
+        Ok(Self {
+            dead_after_hours: hours(timeouts.dead_after),
+            patience_hours: Some(hours(policy.patience)),
+            down_after_hours: Some(hours(timeouts.down_after)),
+            freeze_share: Some(FREEZE_PERCENT as f64 / 100.0),
+            freeze_hours: hours(timeouts.freeze_max),
+            ..Self::plain(nodes, scheme, life, repair_hours, law)
+        })
+    }
+
+    /// When stripes are repaired, in the core's terms.
+    pub(super) fn lines(&self) -> Lines {
+        let (data, total) = (self.scheme.data(), self.scheme.total());
+        let geometry = Geometry::new(data, total - data).ok();
+        let thin = geometry.map_or(data, |geometry| Policy::default().thin_line(geometry));
+        Lines {
+            needed: data,
+            threshold: self.scheme.threshold(),
+            thin,
+            patience: self.patience_hours.map_or(Duration::MAX, |hours| {
+                Duration::try_from_secs_f64(hours * 3600.0).unwrap_or(Duration::MAX)
+            }),
         }
     }
 
@@ -223,6 +280,8 @@ impl Scenario {
             ("the time to replace a node", self.replace_hours),
             ("the time until an audit", self.audit_hours),
             ("the time of a freeze", self.freeze_hours),
+            ("the patience", self.patience_hours.unwrap_or(0.0)),
+            ("the time until a node is down", self.down_after_hours.unwrap_or(0.0)),
         ] {
             check(what, value, "0 or more", value >= 0.0 && value.is_finite())?;
         }

@@ -28,6 +28,8 @@ pub(super) struct Stripes {
     pub(super) arc: Vec<u32>,
     /// The number of its repair under way; 0: none.
     pub(super) job: Vec<u32>,
+    /// Since when a shard is known to be missing; `Time::MAX`: none is, or nobody counts the time.
+    pub(super) missing_since: Vec<Time>,
     /// Since when its margin is two or less.
     pub(super) thin_since: Vec<Time>,
     /// Stripes of each arc: `arc_starts[a]..arc_starts[a + 1]`.
@@ -53,6 +55,7 @@ impl Stripes {
             weight: weights.iter().map(|(_, chunks)| *chunks).collect(),
             arc: weights.iter().map(|(arc, _)| *arc).collect(),
             job: vec![0; count],
+            missing_since: vec![Time::MAX; count],
             thin_since: vec![Time::MAX; count],
             arc_starts,
         }

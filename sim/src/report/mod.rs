@@ -3,6 +3,7 @@
 //! Owns `docs/durability.md` and its charts. Everything in them comes from formulas and seeds that
 //! stand beside the figures, so that the same program writes the same bytes. Recommends nothing.
 
+mod defaults;
 mod lasting;
 mod published;
 mod scenarios;
@@ -42,8 +43,8 @@ const HEAD: &str = "\
 # How long data lasts
 
 Written by `copse-sim report`; do not edit. The same program and the same seeds write the same \
-bytes. The figures are results of models, not promises, and none of the parameters in the examples \
-is a default of the product.
+bytes. The figures are results of models, not promises. Where parameters are the product's defaults, \
+the text says so. For a network of your own ask `copse plan`, which uses the same formulas.
 
 Every figure names its **repair-time law**: *exponential* (memoryless, pessimistic) or *fixed* \
 (always as long, optimistic). Between them lies up to (r−k+1)!. A **nine** is −log10 of the \
@@ -56,11 +57,12 @@ node; τ = mean time from there to full strength.
 
 /// Runs all studies and writes the report.
 pub fn files(effort: Effort) -> Vec<File> {
-    let studies: [fn(Effort) -> Section; 8] = [
+    let studies: [fn(Effort) -> Section; 9] = [
         published::published,
         lasting::nines,
         lasting::traffic,
         lasting::rare,
+        defaults::defaults,
         scenarios::compared,
         scenarios::margin,
         spreading::placement,

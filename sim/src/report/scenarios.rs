@@ -6,9 +6,13 @@
 
 use super::{Effort, Section, Table, in_parallel, table::short};
 use crate::{
-    closed::chain::{self, Pace, Scheme},
+    closed::{
+        chain::{self, Pace, Scheme},
+        patient,
+    },
     event::{self, Calamity, HOURS_PER_YEAR, Margin, Outages, Outcome, Scenario, Storm, Victims},
     law::RepairLaw,
+    logmath,
     random::Lifetime,
     svg::{Axis, Chart, Series, Style},
 };
@@ -17,18 +21,21 @@ const MONTH_H: f64 = 730.5;
 
 /// 97 absences for each death, half of them shorter than 20 minutes, on average 29 hours: the
 /// PlanetLab trace of Chun et al. (NSDI 2006), as far as two parameters can follow it.
-const PLANETLAB: Outages = Outages { per_year: 34.0, median_hours: 1208.0 / 3600.0, sigma: 2.99 };
+pub(super) const PLANETLAB: Outages =
+    Outages { per_year: 34.0, median_hours: 1208.0 / 3600.0, sigma: 2.99 };
 
-fn base(effort: Effort, law: RepairLaw) -> Option<Scenario> {
-    let scheme = Scheme::new(10, 16, 13).ok()?;
+/// Mean time of a repair, once begun.
+const REPAIR_HOURS: f64 = 12.0;
+
+pub(super) fn base(effort: Effort, law: RepairLaw) -> Option<Scenario> {
     let life = Lifetime::new(2.0 * MONTH_H, 1.0).ok()?;
     let full = effort == Effort::Full;
+    let nodes = if full { 1000 } else { 100 };
+    let product = Scenario::product(nodes, "10+6".parse().ok()?, life, REPAIR_HOURS, law).ok()?;
     Some(Scenario {
         chunks: if full { 4000 } else { 300 },
         years: if full { 4.0 } else { 0.5 },
-        dead_after_hours: 12.0,
-        freeze_share: Some(0.15),
-        ..Scenario::plain(if full { 1000 } else { 100 }, scheme, life, 12.0, law)
+        ..product
     })
 }
 
@@ -75,11 +82,17 @@ const CHANGES: [Change; 12] = [
     }),
 ];
 
-/// Bytes an hour that each node sends and receives for repair, on average, by formula D.
+/// Bytes an hour that each node sends and receives for repair, on average, by the closed form.
 fn need(scenario: &Scenario) -> f64 {
     let user_bytes = scenario.chunks as f64 * scenario.chunk_bytes;
-    let moved = chain::repair_traffic(scenario.scheme, scenario.life.mean()) * user_bytes;
+    let patience = scenario.patience_hours.unwrap_or(f64::INFINITY);
+    let moved = patient::repair_traffic(scenario.scheme, pace(scenario), patience) * user_bytes;
     2.0 * moved / scenario.nodes as f64
+}
+
+/// Detection is part of the repair time.
+fn pace(scenario: &Scenario) -> Pace {
+    Pace { life: scenario.life.mean(), repair: scenario.dead_after_hours + scenario.repair_hours }
 }
 
 fn burst(scenario: &Scenario, share: f64, permanent: f64) -> Calamity {
@@ -115,7 +128,7 @@ pub(super) fn compared(effort: Effort) -> Section {
         "busiest day over the mean",
         "rebuilt although the old holder lives",
         "deaths put off",
-        "shards written off in spite of that",
+        "shards made around nodes that were down",
         "margin ≤ 2, share of time",
     ]);
     for (((what, _), law), run) in runs.iter().zip(outcomes) {
@@ -135,30 +148,41 @@ pub(super) fn compared(effort: Effort) -> Section {
             short(out.thin_chunk_hours / (out.chunk_years * HOURS_PER_YEAR)),
         ]);
     }
-    let closed = Scheme::new(10, 16, 13).map_or(String::new(), |scheme| {
-        let pace = Pace { life: 2.0 * MONTH_H, repair: 24.0 };
-        let [a, c] = RepairLaw::BOTH.map(|law| chain::nines(scheme, pace, law, HOURS_PER_YEAR));
-        format!("{a:.2} exponential, {c:.2} fixed")
-    });
-    let head = base(effort, RepairLaw::Fixed).map_or(String::new(), |s| {
-        format!(
-            "{} nodes, {} chunks of 10+6 on the arcs of the core's ring, {} years, seed {}. Repair \
-             begins at 13 live shards. Mean life of a node: 2 months. Declared dead after 12 h, then \
-             repaired in 12 h on average.",
-            s.nodes, s.chunks, s.years, s.seed
-        )
-    });
-    let text = format!(
-        "{head} Nobody is declared dead while more than 15 % or a whole zone are down, for at most \
-         72 h. The closed forms with τ = 24 h, for independent deaths: {closed}. The detection of 12 h \
-         is always the same, so the exponential law governs half of τ only. All chunks of an arc are \
-         lost together: the number of losses, not of chunks, says how exact a figure is. \
-         Shards are written off in spite of a freeze when k+2 or fewer of their arc are in reach. \
-         \"Rebuilt although the old holder lives\" counts shards whose holder was only away. A \
-         figure with > is a bound from no loss at all.\n\n{}",
-        table.markdown()
-    );
+    let text =
+        base(effort, RepairLaw::Fixed).map_or(String::new(), |s| head(&s)) + &table.markdown();
     Section { title: "What failures in common do", text, charts: Vec::new() }
+}
+
+/// What the table of scenarios is about.
+fn head(s: &Scenario) -> String {
+    let patience = s.patience_hours.unwrap_or(f64::INFINITY);
+    let [a, c] = RepairLaw::BOTH.map(|law| {
+        let ln_mttdl = patient::ln_mttdl(s.scheme, pace(s), patience, law);
+        logmath::nines(chain::ln_loss_within(ln_mttdl, HOURS_PER_YEAR, 1.0))
+    });
+    format!(
+        "{} nodes, {} chunks of 10+6 on the arcs of the core's ring, {} years, seed {}. Repair is asked \
+         for by the core's policy with its defaults: at {} live shards, after {} h of patience, or when \
+         k+2 or fewer are in reach for {:.0} min. Mean life of a node: 2 months. Declared dead after \
+         {} h, then repaired in {} h on average. Nobody is declared dead while more than 15 % or a \
+         whole zone are down, for at most {} h. The closed forms with τ = {} h and the same patience, for \
+         independent deaths: {a:.2} exponential, {c:.2} fixed. Detection and patience are always the \
+         same, so the exponential law governs a part of the wait only. All chunks of an arc are lost \
+         together: the number of losses, not of chunks, says how exact a figure is. \"Rebuilt although \
+         the old holder lives\" counts shards whose holder was only away. A figure with > is a bound \
+         from no loss at all.\n\n",
+        s.nodes,
+        s.chunks,
+        s.years,
+        s.seed,
+        s.scheme.threshold(),
+        short(patience),
+        60.0 * s.down_after_hours.unwrap_or(0.0),
+        short(s.dead_after_hours),
+        short(s.repair_hours),
+        short(s.freeze_hours),
+        short(s.dead_after_hours + s.repair_hours),
+    )
 }
 
 pub(super) fn margin(effort: Effort) -> Section {

@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
+use crate::{
+    exit::{self, DATA_LOSS, DEGRADED, PARTIAL, UNMET},
+    plan::Plan,
+};
+
 /// Shown under the help of `copse` itself.
 const AFTER: &str = "\
 Start:
@@ -19,10 +24,10 @@ Exit codes:
   0 done                       6 refused: it would not survive the loss of one node
   1 another error              7 no such path in the tree
   2 wrong usage                8 the destination exists
-  3 done but for some files    9 wrong capability or token
+  3 done but for a part        9 wrong capability or token
   4 too few shards are left   10 too little room on the nodes
   5 too few nodes answer      11 less safe than it should be
-  130 interrupted; run the same command again to go on";
+  12 the wish cannot be met    130 interrupted; run the same command again to go on";
 
 /// Heading of the flags that every command has.
 const EVERYWHERE: &str = "With every command";
@@ -92,21 +97,38 @@ pub(crate) enum Command {
     },
     /// List the nodes of the network and whether they answer
     Nodes,
+    /// Say which geometry makes data last as long as wished, what it costs, what would still lose them
+    ///
+    /// Computes; stores and changes nothing. Every figure is given twice, for two laws of the time that
+    /// a repair takes: exponential (pessimistic) and fixed (optimistic). A wish is met when it is met
+    /// with the first; when it is not, the answer says what comes nearest, and what would do.
+    #[command(after_long_help = exit::help(&[(UNMET, "the data would not last as long")]))]
+    Plan(Plan),
     /// Check this client's state and its way to the network; say what to mend
     Doctor,
     /// Say how the network is: its nodes, and whether all chunks in it have their shards
     ///
-    /// Asks every node. The first line says whether all is well. Exit codes: 0 nothing to do, or it
-    /// is being done; 3 nodes that are there did not say how their chunks are; 4 chunks are lost or
-    /// cannot be read now; 10 the loss of one more node would lose data.
+    /// Asks every node. The first line says whether all is well.
+    #[command(after_long_help = exit::help(&[
+        (0, "there is nothing to do, or it is being done"),
+        (PARTIAL, "nodes that are there did not say how their chunks are"),
+        (DATA_LOSS, "chunks are lost or cannot be read now"),
+        (DEGRADED, "the loss of one more node would lose data"),
+    ]))]
     Status,
     /// Check that every chunk of a tree has all its shards; make those that are missing
     ///
-    /// Asks the nodes that may hold them which shards they have. Exit codes, for how it is in the
-    /// end: 0 every chunk has all its shards; 10 some lack shards, all can be read; 4 some cannot be
-    /// read; 3 a part of the tree could not be looked into for another reason.
+    /// Asks the nodes that may hold them which shards they have. With a verify capability, which
+    /// `copse verifier` prints, the same is done without a key to names and contents, so no file is
+    /// named. The exit code is of how it is in the end.
+    #[command(after_long_help = exit::help(&[
+        (0, "every chunk has all its shards"),
+        (PARTIAL, "some of the tree could not be looked into, for another reason"),
+        (DATA_LOSS, "some chunks cannot be read"),
+        (DEGRADED, "some chunks lack shards, all can be read"),
+    ]))]
     Check {
-        /// A capability, or a path in one: CAPABILITY/some/path
+        /// A capability, or a path in one: CAPABILITY/some/path; or a verify capability
         capability: String,
         /// Make missing shards from those that are there, and store them; needs no other copy
         #[arg(long)]
@@ -114,6 +136,15 @@ pub(crate) enum Command {
         /// Have every node prove a random part of each shard instead of taking its word
         #[arg(long)]
         deep: bool,
+    },
+    /// Print a capability that can check and repair a tree, and not read it
+    ///
+    /// Lists the ids and sizes of the tree's chunks and stores that list in the network. What is
+    /// printed, a verify capability (copse1v...), opens the list and nothing else: give it to whoever
+    /// shall look after the tree with `copse check`. Made again, it is the same.
+    Verifier {
+        /// A capability, or a path in one: CAPABILITY/some/path
+        capability: String,
     },
     /// Serve a tree to other programs over gRPC (package copse.files.v1)
     Serve {
@@ -212,16 +243,41 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
+    }
+
     #[test]
     fn the_help_names_every_exit_code() {
-        for code in crate::exit::ALL {
-            let named =
-                AFTER.lines().skip_while(|line| !line.starts_with("Exit codes")).any(|line| {
-                    let words: Vec<&str> = line.split_whitespace().collect();
-                    words.iter().any(|word| word.parse() == Ok(*code))
-                });
-            assert!(named, "code {code} is not in the help");
+        let at = AFTER.find("Exit codes:").expect("a list");
+        let all = words(&AFTER[at..]).join(" ") + " ";
+        for (code, meaning) in exit::MEANINGS {
+            assert!(all.contains(&format!(" {code} {meaning} ")), "{code} {meaning}: not in {all}");
         }
+    }
+
+    #[test]
+    fn the_help_of_a_command_gives_exit_codes_the_meanings_they_have() {
+        let mut listed = 0;
+        for mut command in Cli::command().get_subcommands().cloned() {
+            let help = command.render_long_help().to_string();
+            let name = command.get_name().to_owned();
+            let (prose, list) = help.split_once("Exit codes:\n").unwrap_or((&help, ""));
+            // Only the list may speak of codes: what is said elsewhere is not checked.
+            let prose = words(&prose.to_lowercase()).join(" ");
+            let stray = prose.match_indices("exit code").find(|(at, _)| {
+                prose[*at..].split(['.', ';']).next().is_some_and(|s| s.contains(char::is_numeric))
+            });
+            assert_eq!(stray, None, "{name}: {prose}");
+            for line in list.lines().filter(|line| !line.trim().is_empty()) {
+                let (code, meaning) = line.trim().split_once(' ').expect("a code and a meaning");
+                let known = exit::MEANINGS.iter().find(|(known, _)| code.parse() == Ok(*known));
+                let (_, known) = known.unwrap_or_else(|| panic!("{name}: no such code: {line}"));
+                assert!(meaning.starts_with(&format!("{known}: ")), "{name}: {line}");
+                listed += 1;
+            }
+        }
+        assert_eq!(listed, 9, "those of plan, status and check");
     }
 
     #[test]

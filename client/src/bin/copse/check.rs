@@ -1,4 +1,5 @@
-//! `copse check`: whether a tree has all its shards, and making those that are missing.
+//! `copse check`: whether a tree has all its shards, and making those that are missing; with a read
+//! capability or a verify capability.
 //!
 //! Owns the two forms of what `copse_client::check` found, and the exit code that goes with it.
 
@@ -11,11 +12,16 @@ use std::{
 use copse_client::{
     check::{
         CheckOptions, CheckProgress, CheckReport, Checker, NodeReport, Paths, Strength, Weak,
-        check_tree,
+        check_manifest, check_tree,
     },
     get::Downloader,
     status::Count,
     tree_read::TreeReader,
+};
+use copse_core::{
+    capability::{Capability, VerifyCapability},
+    text::{self, VERIFY_CAPABILITY},
+    tree::Name,
 };
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -39,9 +45,15 @@ pub(crate) async fn check(
     capability: &str,
     options: CheckOptions,
 ) -> Result<ExitCode, CliError> {
-    let (capability, path) = session.capability(capability)?;
+    let what = match text::is_kind(VERIFY_CAPABILITY, capability) {
+        true => Subject::Manifest(session.verify_capability(capability)?),
+        false => {
+            let (capability, path) = session.capability(capability)?;
+            Subject::Tree(capability, path)
+        }
+    };
     let (_, network) = session.connect().await?;
-    let tree = TreeReader::new(Downloader::new(network.clone()), &capability)?;
+    let downloader = Downloader::new(network.clone());
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| CliError::other(format!("no random bytes: {error}")))?;
@@ -53,16 +65,35 @@ pub(crate) async fn check(
         let get = |count: &std::sync::atomic::AtomicU64| Count(count.load(Ordering::Relaxed));
         format!(", {} chunks, {} of them weak", get(&watched.chunks), get(&watched.weak))
     });
-    let report = check_tree(&tree, &capability, path, &checker, options, progress).await;
+    let report = match &what {
+        Subject::Tree(capability, path) => {
+            let tree = TreeReader::new(downloader, capability)?;
+            check_tree(&tree, capability, path.clone(), &checker, options, progress).await
+        }
+        Subject::Manifest(capability) => {
+            check_manifest(&downloader, capability, &checker, options, progress).await
+        }
+    };
     drop(drawing);
-    let report = report?;
+    let mut report = report?;
     if session.global.json {
         println!("{}", as_json(&report, options));
     } else {
-        print!("{}", text(&report, options));
+        print!("{}", as_text(&report, options));
+        for failure in &mut report.unreadable.listed {
+            if failure.path.as_os_str().is_empty() {
+                failure.path = if report.listed.is_some() { "the list" } else { "/" }.into();
+            }
+        }
         show_failures(&report.unreadable, "not looked into");
     }
     Ok(ExitCode::from(code(&report)))
+}
+
+/// What a capability gives to check.
+enum Subject {
+    Tree(Capability, Vec<Name>),
+    Manifest(VerifyCapability),
 }
 
 fn code(report: &CheckReport) -> u8 {
@@ -95,36 +126,53 @@ fn headline(report: &CheckReport, options: CheckOptions) -> String {
         format!("all {total} chunks have all their shards")
     };
     if report.unreadable.count > 0 {
-        line.push_str("; parts of the tree could not be looked into and are not counted");
+        line.push_str(match report.listed {
+            None => "; parts of the tree could not be looked into and are not counted",
+            Some(_) => {
+                "; the list of the tree's chunks could not be read to its end, and the rest is not \
+                 counted: whoever can read the tree stores it again with `copse verifier`"
+            }
+        });
     }
     line
 }
 
-fn text(report: &CheckReport, options: CheckOptions) -> String {
+fn as_text(report: &CheckReport, options: CheckOptions) -> String {
     let mut out = headline(report, options) + "\n";
     // Writing to a string does not fail.
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<10}{value}");
     };
     if let Some(survives) = report.survives {
-        let (nodes, zones) = (survives.nodes, survives.zones);
-        line("survives", format!("any {nodes} more nodes; any {zones} more zones"));
+        let (nodes, zones) = (survives.nodes as u64, survives.zones as u64);
+        let (nodes, zones) = (output::count(nodes, "more node"), output::count(zones, "more zone"));
+        line("survives", format!("any {nodes}; any {zones}"));
     }
-    line(
-        "tree",
-        format!(
-            "{} files, {} folders, {}",
-            Count(report.files),
-            Count(report.directories),
-            output::bytes(report.bytes)
+    match report.listed {
+        None => line(
+            "tree",
+            format!(
+                "{} files, {} folders, {}",
+                Count(report.files),
+                Count(report.directories),
+                output::bytes(report.bytes)
+            ),
         ),
-    );
+        Some(listed) => line(
+            "list",
+            format!(
+                "{} chunks of the tree, and {} that hold this list",
+                Count(listed),
+                Count(report.chunks.saturating_sub(listed))
+            ),
+        ),
+    }
     for ((geometry, have), chunks) in report.by_shards.iter().rev() {
         let total = geometry.total();
         line("chunks", format!("{have}/{total} ({geometry}): {}", Count(*chunks)));
     }
     for weak in report.weakest.iter().take(CHUNKS_SHOWN) {
-        line(weak.strength.as_str(), weak_line(weak));
+        line(weak.strength.as_str(), weak_line(weak, report.listed.is_some()));
     }
     more(&mut line, report.chunks - report.count(Strength::Whole), "weak chunks");
     for mended in report.mended.iter().take(CHUNKS_SHOWN) {
@@ -160,15 +208,20 @@ fn more(line: &mut impl FnMut(&str, String), count: u64, what: &str) {
     }
 }
 
-fn weak_line(weak: &Weak) -> String {
+fn weak_line(weak: &Weak, of_manifest: bool) -> String {
     let total = weak.geometry.total();
     let mut text = format!("{} {}/{total}", weak.chunk.short(), weak.have);
     if weak.have < weak.geometry.data() {
         let _ = write!(text, " of {} needed", weak.geometry.data());
     }
-    let _ = write!(text, "  {}", paths(&weak.paths));
+    if !of_manifest {
+        let _ = write!(text, "  {}", paths(&weak.paths));
+    } else if !weak.paths.first.is_empty() {
+        text += "  this list";
+    }
     if weak.silent > 0 {
-        let _ = write!(text, " ({} nodes that may hold more did not answer)", weak.silent);
+        let silent = output::count(weak.silent as u64, "node");
+        let _ = write!(text, " ({silent} that may hold more did not answer)");
     }
     if let Some(problem) = &weak.problem {
         let _ = write!(text, ": {}", output::name(problem.as_bytes()));
@@ -211,14 +264,18 @@ fn node_lines(node: &NodeReport) -> Vec<(&'static str, String)> {
 /// One JSON object. Fields are added, never renamed.
 fn as_json(report: &CheckReport, options: CheckOptions) -> Value {
     let asked = report.nodes.len();
+    // Nobody knows them who has only the list.
+    let known = |count: u64| report.listed.is_none().then_some(count);
     json!({
         "headline": headline(report, options),
         "deep": options.deep,
         "repair": options.repair,
-        "files": report.files,
-        "directories": report.directories,
-        "symlinks": report.symlinks,
-        "bytes": report.bytes,
+        "capability": if report.listed.is_some() { "verify" } else { "read" },
+        "files": known(report.files),
+        "directories": known(report.directories),
+        "symlinks": known(report.symlinks),
+        "bytes": known(report.bytes),
+        "listed_chunks": report.listed,
         "chunks": report.chunks,
         "whole": report.count(Strength::Whole),
         "thin": report.count(Strength::Thin),
@@ -306,7 +363,7 @@ mod tests {
         ] {
             let report = report(strengths);
             assert_eq!(code(&report), expected);
-            let shown = text(&report, CheckOptions::default());
+            let shown = as_text(&report, CheckOptions::default());
             assert!(shown.starts_with(line), "{shown}");
         }
         let mut unread = report(&[(Whole, 1)]);
@@ -314,5 +371,17 @@ mod tests {
         assert_eq!(code(&unread), PARTIAL);
         unread.unreadable_for_loss = true;
         assert_eq!(code(&unread), DATA_LOSS);
+    }
+
+    #[test]
+    fn with_a_list_alone_nothing_is_said_of_files() {
+        let mut report = report(&[(Strength::Whole, 4)]);
+        report.listed = Some(3);
+        let shown = as_text(&report, CheckOptions::default());
+        assert!(shown.contains("3 chunks of the tree, and 1 that hold this list"), "{shown}");
+        assert!(!shown.contains("files"), "{shown}");
+        let json = as_json(&report, CheckOptions::default());
+        assert_eq!((&json["capability"], &json["files"]), (&json!("verify"), &Value::Null));
+        assert_eq!((&json["listed_chunks"], &json["chunks"]), (&json!(3), &json!(4)));
     }
 }

@@ -3,6 +3,7 @@
 //! The codes are part of the interface: scripts rely on them, the help lists them.
 
 use copse_client::{
+    check::VerifierError,
     error::{EncodeError, GetError, NetworkError, PutError, ReadError},
     local::RestoreError,
     profile::ProfileError,
@@ -22,25 +23,36 @@ pub(crate) const EXISTS: u8 = 8;
 pub(crate) const BAD_CAPABILITY: u8 = 9;
 pub(crate) const FULL: u8 = 10;
 pub(crate) const DEGRADED: u8 = 11;
+pub(crate) const UNMET: u8 = 12;
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// All of them, for the test of the help.
-#[cfg(test)]
-pub(crate) const ALL: &[u8] = &[
-    0,
-    OTHER,
-    USAGE,
-    PARTIAL,
-    DATA_LOSS,
-    UNREACHABLE,
-    REFUSED,
-    NOT_FOUND,
-    EXISTS,
-    BAD_CAPABILITY,
-    FULL,
-    DEGRADED,
-    INTERRUPTED,
+/// All of them, and what each means with every command.
+pub(crate) const MEANINGS: [(u8, &str); 14] = [
+    (0, "done"),
+    (OTHER, "another error"),
+    (USAGE, "wrong usage"),
+    (PARTIAL, "done but for a part"),
+    (DATA_LOSS, "too few shards are left"),
+    (UNREACHABLE, "too few nodes answer"),
+    (REFUSED, "refused: it would not survive the loss of one node"),
+    (NOT_FOUND, "no such path in the tree"),
+    (EXISTS, "the destination exists"),
+    (BAD_CAPABILITY, "wrong capability or token"),
+    (FULL, "too little room on the nodes"),
+    (DEGRADED, "less safe than it should be"),
+    (UNMET, "the wish cannot be met"),
+    (INTERRUPTED, "interrupted; run the same command again to go on"),
 ];
+
+/// For the help of one command: what some codes mean with it.
+pub(crate) fn help(codes: &[(u8, &str)]) -> String {
+    let line = |(code, here): &(u8, &str)| {
+        let meaning = MEANINGS.iter().find(|(known, _)| known == code);
+        format!("\n  {code:>2} {}: {here}", meaning.map_or("", |(_, meaning)| meaning))
+    };
+    let lines: String = codes.iter().map(line).collect();
+    format!("Exit codes:{lines}")
+}
 
 /// What ends the program: a message for people, a code for programs.
 #[derive(Debug)]
@@ -97,7 +109,7 @@ impl From<ReadError> for CliError {
     fn from(error: ReadError) -> Self {
         let code = match error {
             ReadError::Get(error) => return error.into(),
-            ReadError::Network(_) => BAD_CAPABILITY,
+            ReadError::Network(_) | ReadError::Manifest(_) => BAD_CAPABILITY,
             ReadError::Tree(tree::ReadError::NotFound { .. }) => NOT_FOUND,
             ReadError::Tree(tree::ReadError::NotADirectory { path }) => {
                 let what = if path == "/" { "what the capability names".to_owned() } else { path };
@@ -110,6 +122,19 @@ impl From<ReadError> for CliError {
             _ => OTHER,
         };
         Self::new(code, error)
+    }
+}
+
+impl From<VerifierError> for CliError {
+    fn from(error: VerifierError) -> Self {
+        match error {
+            VerifierError::Read(error) => error.into(),
+            VerifierError::Unreadable { ref source, .. } => {
+                Self::new(Self::from(source.clone()).code, error)
+            }
+            VerifierError::TooMany(error) => Self::new(USAGE, error),
+            VerifierError::Put(error) => error.into(),
+        }
     }
 }
 

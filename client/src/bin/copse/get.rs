@@ -15,7 +15,10 @@ use copse_client::{
     transfer::{Counters, GetTreeError, get_tree},
     tree_read::TreeReader,
 };
-use copse_core::tree::{Entry, Kind};
+use copse_core::{
+    text::{self, READ_CAPABILITY},
+    tree::{Entry, Kind},
+};
 use serde_json::json;
 
 use crate::{
@@ -45,6 +48,13 @@ pub(crate) async fn get(
     capability: &str,
     destination: Option<PathBuf>,
 ) -> Result<ExitCode, CliError> {
+    let turned = destination.as_ref().and_then(|path| path.to_str());
+    if turned.is_some_and(|path| text::is_kind(READ_CAPABILITY, path)) {
+        return Err(CliError::new(
+            USAGE,
+            "the capability comes first: copse get CAPABILITY DESTINATION",
+        ));
+    }
     let source = source_of(capability);
     let (capability, path) = session.capability(capability)?;
     // `out/` names the same as `out`.

@@ -13,11 +13,13 @@ mod get;
 mod list;
 mod network;
 mod output;
+mod plan;
 mod progress;
 mod put;
 mod serve;
 mod session;
 mod status;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -95,6 +97,8 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Check { capability, repair, deep } => {
             check::check(&session, &capability, CheckOptions { deep, repair }).await
         }
+        Command::Verifier { capability } => verifier::verifier(&session, &capability).await,
+        Command::Plan(arguments) => plan::plan(&session, &arguments).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {
             serve::serve(&session, &capability, &grpc, token_file.as_deref()).await

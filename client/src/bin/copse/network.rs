@@ -40,6 +40,13 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
         network.id().short(),
         output::count(nodes as u64, "node")
     ));
+    match Geometry::default_for(nodes) {
+        Some(geometry) => session.say(format!(
+            "default geometry {geometry}; `copse plan` says how long data lasts with it, and what else \
+             would do"
+        )),
+        None => session.say("one node loses what is on it when it goes: start another"),
+    }
     if new {
         session.say(format!(
             "this client's secret is in {}: with a copy of it, equal files put from another \
@@ -267,7 +274,7 @@ async fn examine(session: &Session, checks: &mut Vec<Check>) {
             (
                 survival.nodes > 0,
                 format!(
-                    "{geometry}, survives the loss of any {}",
+                    "{geometry}, survives the loss of any {}; `copse plan` says for how long",
                     output::count(survival.nodes as u64, "node")
                 ),
             )

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use copse_client::{network::Network, profile::Profile};
 use copse_core::{
-    capability::Capability,
+    capability::{Capability, CapabilityError, OtherNetworkError, VerifyCapability},
+    text::TextError,
     tree::{Name, path},
 };
 use data_encoding::HEXLOWER;
@@ -42,22 +43,44 @@ impl Session {
     /// A capability, with or without a path behind it, of this network.
     pub(crate) fn capability(&self, text: &str) -> Result<(Capability, Vec<Name>), CliError> {
         let (capability, below) = split_path(text);
-        let bad = |error: &dyn std::fmt::Display| CliError::new(BAD_CAPABILITY, error);
-        let capability: Capability = capability.parse().map_err(|error| bad(&error))?;
+        let capability: Capability =
+            capability.parse().map_err(|error| no_capability(text, &error))?;
         let names = path::split(below.as_bytes()).map_err(|error| CliError::new(USAGE, error))?;
         let joined = self.profile()?.network();
-        if let Err(other) = capability.check_network(joined) {
-            return Err(bad(&format!(
+        capability.check_network(joined).map_err(|other| self.other_network(&other))?;
+        Ok((capability, names))
+    }
+
+    /// A verify capability of this network.
+    pub(crate) fn verify_capability(&self, text: &str) -> Result<VerifyCapability, CliError> {
+        let (capability, below) = split_path(text);
+        let capability: VerifyCapability =
+            capability.parse().map_err(|error| no_capability(text, &error))?;
+        if !below.trim_matches('/').is_empty() {
+            return Err(CliError::new(
+                USAGE,
+                "a verify capability knows no names, so no path can follow it; for a folder alone \
+                 whoever can read it makes another (copse verifier CAPABILITY/path)",
+            ));
+        }
+        let joined = self.profile()?.network();
+        capability.check_network(joined).map_err(|other| self.other_network(&other))?;
+        Ok(capability)
+    }
+
+    fn other_network(&self, other: &OtherNetworkError) -> CliError {
+        CliError::new(
+            BAD_CAPABILITY,
+            format!(
                 "the capability is of network {}, and {} has joined network {}: name the state \
                  directory of that network with --home, or join it with a new one (copse --home \
                  DIR join TOKEN)",
                 // As `short` writes it.
                 HEXLOWER.encode(&other.found[..4]),
                 self.home.display(),
-                joined.short(),
-            )));
-        }
-        Ok((capability, names))
+                other.joined.short(),
+            ),
+        )
     }
 
     /// Says something that is not a result, unless asked to be quiet.
@@ -66,4 +89,27 @@ impl Session {
             eprintln!("{}", output::sentence(&text.to_string()));
         }
     }
+}
+
+/// Characters of a wrong argument that are shown.
+const SHOWN_CHARS: usize = 32;
+
+/// What has nothing of a capability is shown as it was given, up to the path behind it and on.
+fn no_capability(given: &str, error: &CapabilityError) -> CliError {
+    let message = match error {
+        CapabilityError::Text(TextError::Empty(_)) => {
+            "the capability is empty: is it in a variable that is not set?".to_owned()
+        }
+        CapabilityError::Text(TextError::Prefix { .. }) => {
+            let start: String = given.chars().take(SHOWN_CHARS).collect();
+            let more = if start.len() < given.len() { "..." } else { "" };
+            format!(
+                "\"{}{more}\" is no capability: that is what `copse put` printed, and starts with \
+                 copse1r",
+                output::sentence(&start)
+            )
+        }
+        error => error.to_string(),
+    };
+    CliError::new(BAD_CAPABILITY, message)
 }

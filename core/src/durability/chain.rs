@@ -17,7 +17,7 @@
 //! | D | traffic | Giroire et al. (GLOBECOM 2010) without their integral |
 //! | E | instant availability | binomial |
 
-use crate::{law::RepairLaw, logmath};
+use super::{RepairLaw, logmath};
 
 /// A stripe's code and the threshold of its repair.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

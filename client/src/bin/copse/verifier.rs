@@ -1,0 +1,51 @@
+//! `copse verifier`: a capability to check and repair a tree, made of one to read it.
+//!
+//! Thin: what is listed and where it is stored is `copse_client::check`'s business. A verify
+//! capability can be made again at any time, so it is printed like any result.
+
+use std::{process::ExitCode, sync::Arc};
+
+use copse_client::{
+    check::make_verifier, get::Downloader, transfer::Counters, tree_read::TreeReader,
+};
+use serde_json::json;
+
+use crate::{exit::CliError, output, progress::Progress, session::Session};
+
+pub(crate) async fn verifier(session: &Session, capability: &str) -> Result<ExitCode, CliError> {
+    let (capability, path) = session.capability(capability)?;
+    let (_, network) = session.connect().await?;
+    let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let counters = Arc::new(Counters::default());
+    let progress = Progress::start("list", &counters, session.global.quiet, String::new);
+    let made = make_verifier(&tree, &capability, path, counters).await;
+    drop(progress);
+    let made = made?;
+    let (worst, target) = made.redundancy.worst.unwrap_or_default();
+    if session.global.json {
+        output::print(json!({
+            "verify_capability": made.capability.to_string(),
+            "chunks": made.chunks,
+            "list_bytes": made.manifest_bytes,
+            "sent_bytes": made.sent_bytes,
+            "redundancy_min": worst,
+            "redundancy_target": target,
+            "chunks_incomplete": made.redundancy.thin_chunks,
+        }))?;
+    } else {
+        output::print(&made.capability)?;
+    }
+    let safety = match made.redundancy.thin_chunks {
+        0 => "it has all its shards".to_owned(),
+        _ => format!(
+            "its thinnest chunk has {worst} of {target} shards: run the same command again when \
+             all nodes answer"
+        ),
+    };
+    session.say(format!(
+        "stored a list of {}, {}; {safety}",
+        output::count(made.chunks, "chunk"),
+        output::bytes(made.manifest_bytes),
+    ));
+    Ok(ExitCode::SUCCESS)
+}

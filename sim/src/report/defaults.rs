@@ -1,0 +1,242 @@
+//! What the product's defaults lead to: geometry by network size, patience, and when a node counts as
+//! dead.
+//!
+//! Owns the figures that the decision records stand on. Every default is read from the core, so that
+//! a changed one changes the table.
+
+use core::time::Duration;
+
+use copse_core::{
+    durability::advice::{Question, Speed},
+    geometry::Geometry,
+    liveness::Timeouts,
+    repair::Policy,
+};
+
+use super::{
+    Effort, Section, Table, in_parallel,
+    scenarios::{self, PLANETLAB},
+    table::short,
+};
+use crate::{
+    closed::{
+        chain::{self, Pace, Scheme},
+        patient,
+    },
+    event::{self, HOURS_PER_YEAR, Scenario, Unit},
+    law::RepairLaw,
+    logmath,
+    random::Lifetime,
+};
+
+/// Sizes at which the default geometry changes, and some between.
+const SIZES: [usize; 10] = [2, 3, 4, 5, 6, 8, 12, 16, 40, 1000];
+
+const DAY_H: f64 = 24.0;
+
+fn hours(time: Duration) -> f64 {
+    time.as_secs_f64() / 3600.0
+}
+
+fn question(nodes: usize, life: f64, online: f64) -> Question {
+    let (policy, timeouts) = (Policy::default(), Timeouts::default());
+    Question {
+        nodes,
+        zones: 0,
+        life,
+        online,
+        wish: 0.0,
+        stored: 1e12,
+        detection: hours(timeouts.dead_after),
+        patience: hours(policy.patience),
+        threshold: policy.threshold,
+        speed: Speed::Hours(20.0),
+        expansion_max: f64::INFINITY,
+    }
+}
+
+fn nines(ln_mttdl: f64) -> f64 {
+    logmath::nines(chain::ln_loss_within(ln_mttdl, HOURS_PER_YEAR, 1.0))
+}
+
+pub(super) fn defaults(effort: Effort) -> Section {
+    let text = format!(
+        "The figures behind the decision records on the \
+         [default geometry](decisions/2026-11-28-default-geometry.md) and on \
+         [patience and timeouts](decisions/2026-11-28-patience-and-timeouts.md). All defaults are read \
+         from the core.\n\n\
+         ### Geometry by network size\n\n\
+         What `copse put` uses if nothing is said. τ = 24 h (4 h until a node counts as dead, 20 h to \
+         make its shards again), the core's threshold and patience, independent deaths. Nines of a \
+         chunk-year **exponential / fixed**; not readable: fewer than k nodes answer (no repair-time \
+         law).\n\n{}\n\
+         ### Patience\n\n\
+         How long a missing shard waits for others before it is rebuilt alone. τ = 24 h, mean life of \
+         a node 1 year. Each cell: nines **exponential / fixed**, then bytes moved per stored byte and \
+         year. The threshold is the core's. Simulated below it: 10+6 with lives of 2 months, fixed \
+         law, seed 1.\n\n{}\n{}\n\
+         ### When a node counts as dead\n\n\
+         {}",
+        by_size(),
+        by_patience(),
+        simulated_patience(effort),
+        by_dead_after(effort)
+    );
+    Section { title: "The product's defaults", text, charts: Vec::new() }
+}
+
+fn by_size() -> String {
+    let mut table = Table::new(&[
+        "nodes",
+        "geometry",
+        "n/k",
+        "any nodes lost at once",
+        "life 6 months",
+        "life 1 year",
+        "life 3 years",
+        "traffic a month, life 1 year",
+        "not readable at 95 %",
+        "at 99 %",
+    ]);
+    for nodes in SIZES {
+        let Some(geometry) = Geometry::default_for(nodes) else { continue };
+        let figures = |years: f64, online: f64| {
+            question(nodes, years * HOURS_PER_YEAR, online).figures(geometry)
+        };
+        let cell = |years: f64| {
+            figures(years, 0.95)
+                .map_or(String::new(), |f| format!("{:.1} / {:.1}", f.exponential, f.fixed))
+        };
+        let Some(year) = figures(1.0, 0.95) else { continue };
+        table.row([
+            nodes.to_string(),
+            geometry.to_string(),
+            format!("{:.2}", year.expansion()),
+            year.nodes_borne.to_string(),
+            cell(0.5),
+            cell(1.0),
+            cell(3.0),
+            format!("{:.2}", year.traffic),
+            short(year.unreadable),
+            figures(1.0, 0.99).map_or(String::new(), |f| short(f.unreadable)),
+        ]);
+    }
+    table.markdown()
+}
+
+/// Days of patience; none is for ever.
+const PATIENCE_DAYS: [Option<f64>; 6] =
+    [Some(0.0), Some(1.0), Some(7.0), Some(14.0), Some(30.0), None];
+
+fn patience_name(days: Option<f64>) -> String {
+    days.map_or("for ever".to_owned(), |days| format!("{days} days"))
+}
+
+fn by_patience() -> String {
+    let mut table = Table::new(&["patience", "8+4", "10+6", "16+16", "20+20"]);
+    let policy = Policy::default();
+    for days in PATIENCE_DAYS {
+        let patience = days.map_or(1e12, |days| days * DAY_H);
+        let mut cells = vec![patience_name(days)];
+        for code in ["8+4", "10+6", "16+16", "20+20"] {
+            let cell = code.parse::<Geometry>().ok().and_then(|geometry| {
+                let threshold = policy.threshold.shards(geometry);
+                let scheme = Scheme::new(geometry.data(), geometry.total(), threshold).ok()?;
+                let pace = Pace { life: HOURS_PER_YEAR, repair: DAY_H };
+                let [a, c] = RepairLaw::BOTH
+                    .map(|law| nines(patient::ln_mttdl(scheme, pace, patience, law)));
+                let moved = patient::repair_traffic(scheme, pace, patience) * HOURS_PER_YEAR;
+                Some(format!("{a:.1} / {c:.1}, {moved:.1}"))
+            });
+            cells.push(cell.unwrap_or_default());
+        }
+        table.row(cells);
+    }
+    table.markdown()
+}
+
+/// The closed form of patience beside simulated years.
+fn simulated_patience(effort: Effort) -> String {
+    let mut table = Table::new(&[
+        "patience",
+        "repair-time law",
+        "nines, closed form",
+        "nines, simulated",
+        "losses",
+        "bytes per byte and year, closed form",
+        "simulated",
+    ]);
+    let law = RepairLaw::Fixed;
+    let full = effort == Effort::Full;
+    let outs = in_parallel(&PATIENCE_DAYS, |days| {
+        let scheme = Scheme::new(10, 16, 13).ok()?;
+        let life = Lifetime::new(HOURS_PER_YEAR / 6.0, 1.0).ok()?;
+        let scenario = Scenario {
+            chunks: if full { 4000 } else { 200 },
+            years: if full { 5.0 } else { 0.5 },
+            unit: Unit::Chunk,
+            patience_hours: days.map(|days| days * DAY_H),
+            ..Scenario::plain(if full { 1000 } else { 100 }, scheme, life, DAY_H, law)
+        };
+        event::run(&scenario).ok().map(|out| (scenario, out))
+    });
+    for (days, out) in PATIENCE_DAYS.into_iter().zip(outs) {
+        let Some((scenario, out)) = out else { continue };
+        let patience = days.map_or(1e12, |days| days * DAY_H);
+        let pace = Pace { life: scenario.life.mean(), repair: DAY_H };
+        let closed = nines(patient::ln_mttdl(scenario.scheme, pace, patience, law));
+        let moved = patient::repair_traffic(scenario.scheme, pace, patience) * HOURS_PER_YEAR;
+        table.row([
+            patience_name(days),
+            law.to_string(),
+            format!("{closed:.2}"),
+            scenarios::nines(&out),
+            out.losses.to_string(),
+            format!("{moved:.2}"),
+            format!("{:.2}", out.repair_ratio(scenario.years)),
+        ]);
+    }
+    table.markdown()
+}
+
+fn by_dead_after(effort: Effort) -> String {
+    let mut table = Table::new(&[
+        "dead after",
+        "repair-time law",
+        "nines",
+        "losses of arcs",
+        "repair bytes per stored byte and year",
+        "rebuilt although the old holder lives",
+        "declared dead and came back, per node and year",
+    ]);
+    let law = RepairLaw::Exponential;
+    let all = [1.0, 4.0, 12.0, 24.0, 72.0];
+    let outs = in_parallel(&all, |&dead_after_hours| {
+        let scenario = Scenario {
+            outages: Some(PLANETLAB),
+            dead_after_hours,
+            ..scenarios::base(effort, law)?
+        };
+        event::run(&scenario).ok().map(|out| (scenario, out))
+    });
+    let mut about = String::new();
+    for (dead_after, out) in all.into_iter().zip(outs) {
+        let Some((scenario, out)) = out else { continue };
+        let node_years = scenario.nodes as f64 * scenario.years;
+        about = format!(
+            "{} nodes with lives of 2 months and absences like PlanetLab's (34 a year, half of them \
+             shorter than 20 min, on average 29 h), 10+6, patience 24 h, {} years, seed {}.\n\n",
+            scenario.nodes, scenario.years, scenario.seed
+        );
+        table.row([
+            format!("{dead_after} h"),
+            law.to_string(),
+            scenarios::nines(&out),
+            out.losses.to_string(),
+            format!("{:.1}", out.repair_ratio(scenario.years)),
+            format!("{:.1} %", 100.0 * out.false_rebuilt as f64 / out.shards_rebuilt.max(1) as f64),
+            format!("{:.1}", out.false_deaths as f64 / node_years),
+        ]);
+    }
+    about + &table.markdown()
+}
