@@ -36,7 +36,11 @@ fn seeds_that_broke_a_promise_once_hold() {
     for line in found.lines().filter(|line| !line.starts_with('#')) {
         let world = line.split(' ').next().expect("a seed in front");
         let (seed, dice) = world.split_once('@').expect("the dice behind the seed");
-        let told = told(&["run", "--json", "--seed", seed, "--dice", dice]);
+        let (dice, kind) =
+            dice.split_once('/').map_or((dice, None), |(dice, kind)| (dice, Some(kind)));
+        let mut arguments = vec!["run", "--json", "--seed", seed, "--dice", dice];
+        arguments.extend(kind.iter().flat_map(|kind| ["--kind", kind]));
+        let told = told(&arguments);
         assert!(told["broken"].is_null() && told["trace"].is_string(), "{line}: {told:#}");
     }
 }
