@@ -54,6 +54,17 @@ if [ -f sim/Cargo.toml ]; then
     absent copse-sim rocksdb librocksdb-sys
 fi
 
+# A node that is built for release, by itself, has none of the simulator's bugs on purpose.
+features=$("$CARGO" tree --quiet --package copse-node --package copse-client --depth 0 --prefix none \
+    --format '{p} {f}' | awk '$1 == "copse-node" { print $NF }')
+case ",$features," in
+*,canary,*) fail "copse-node has the feature canary without being asked: $features" ;;
+*,rocksdb,*) ;;
+*) fail "copse-node's features cannot be read: $features" ;;
+esac
+grep -A 1 'cargo build' deploy/Dockerfile | grep -q -- '--package copse-node --package copse-client --bins' ||
+    fail "deploy/Dockerfile must build the programs by themselves, without the simulator's canary"
+
 # getrandom is in the core's tree once, for the hash seed of a cache inside reed-solomon-erasure
 # (lru -> hashbrown -> ahash); nothing that is computed depends on it. Any other way in is an error.
 expected='getrandom ahash hashbrown lru reed-solomon-erasure copse-core'

@@ -14,7 +14,7 @@ use std::{
 };
 
 use copse_core::{
-    directory::Directory,
+    directory::{Directory, NodeState, SignedRecord},
     geometry::Geometry,
     ids::{ChunkId, NetworkId, NodeId},
     ring::Ring,
@@ -100,9 +100,17 @@ impl View {
 
     /// The nodes that may hold shards of a chunk, the likeliest first: its preference list, then
     /// on along the ring, up to twice as many nodes as the chunk has shards. Writers replace a
-    /// holder only within this list, so that readers need not look further.
+    /// holder only within this list, so that readers need not look further. At its end are nodes that
+    /// are leaving, as many at most: they are off the ring, and serve what they have not handed over
+    /// yet. Writers are refused there.
     pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
-        self.ring.walk(Ring::arc(chunk)).take(2 * geometry.total()).collect()
+        let most = 2 * geometry.total();
+        let records = self.directory.iter().map(SignedRecord::record);
+        let leaving = records
+            .filter(|record| record.state == NodeState::Leaving)
+            .map(|record| record.node)
+            .take(most);
+        self.ring.walk(Ring::arc(chunk)).take(most).chain(leaving).collect()
     }
 
     /// The first holder of each shard of a chunk; empty when there are no nodes.

@@ -7,10 +7,12 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
 use copse_core::directory::NodeState;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{membership::Membership, shards::ShardService, store::ShardStore};
+use crate::{
+    membership::Membership, peer::pool::PeerPool, shards::ShardService, store::ShardStore,
+};
 
 /// The file that says that the node is leaving.
 const LEAVING_FILE: &str = "leaving";
@@ -24,6 +26,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the news that it is gone may spread before the node ends: some rounds of gossip.
 const FAREWELL: Duration = Duration::from_secs(4);
 
+/// So many others, or all there are, must have taken the news: of each one alone it could die.
+const FAREWELL_TOLD: usize = 3;
+
+/// After an outage others are not dialled for a while; longer than this nobody is waited for. Who was
+/// not told takes the node for dead, and evicts it as such.
+const FAREWELL_MAX: Duration = Duration::from_secs(60);
+
 /// The owner's word, in the node's directory.
 #[derive(Debug, Clone, Default)]
 pub struct Departure {
@@ -36,6 +45,11 @@ impl Departure {
     pub fn load(dir: PathBuf) -> Self {
         let leaving = dir.join(LEAVING_FILE).exists();
         Self { dir: Some(dir), leaving }
+    }
+
+    /// The word of an owner who keeps it elsewhere than in a file.
+    pub const fn told(leaving: bool) -> Self {
+        Self { dir: None, leaving }
     }
 
     /// Whether the node of a directory has left for good.
@@ -80,6 +94,7 @@ pub struct Leaving(Arc<Inner>);
 struct Inner {
     departure: Departure,
     membership: Membership,
+    peers: PeerPool,
     shards: ShardService,
     store: Arc<dyn ShardStore>,
     wanted: watch::Sender<bool>,
@@ -92,6 +107,8 @@ pub struct Parts {
     pub departure: Departure,
     /// Where the node says that it leaves.
     pub membership: Membership,
+    /// The way to those who are told.
+    pub peers: PeerPool,
     /// Takes nothing new then.
     pub shards: ShardService,
     /// What is to be handed over.
@@ -101,10 +118,10 @@ pub struct Parts {
 impl Leaving {
     /// A node that stays, unless it was told to leave before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { departure, membership, shards, store } = parts;
+        let Parts { departure, membership, peers, shards, store } = parts;
         let wanted = watch::Sender::new(departure.leaving);
         let progress = watch::Sender::new(Progress::Staying);
-        Self(Arc::new(Inner { departure, membership, shards, store, wanted, progress }))
+        Self(Arc::new(Inner { departure, membership, peers, shards, store, wanted, progress }))
     }
 
     /// Leaves. When this returns, an interruption does not change that.
@@ -161,11 +178,27 @@ impl Leaving {
         if let Err(error) = inner.membership.set_state(NodeState::Left) {
             tracing::error!(%error, "the node cannot say that it has left");
         }
-        tokio::time::sleep(FAREWELL).await;
+        self.bid_farewell().await;
         if let Err(error) = inner.departure.write(LEFT_FILE) {
             tracing::warn!(%error, "it could not be written down that the node has left");
         }
         tracing::info!("left: nothing is held here any more");
         inner.progress.send_replace(Progress::Gone);
+    }
+
+    /// Tells others that the node has left until enough know it, and lets it spread.
+    async fn bid_farewell(&self) {
+        let (begin, inner) = (Instant::now(), &self.0);
+        let mut known = false;
+        while begin.elapsed() < FAREWELL || !known {
+            if begin.elapsed() >= FAREWELL_MAX {
+                return tracing::warn!("hardly anybody could be told that the node has left");
+            }
+            if !known {
+                let (taken, asked) = inner.membership.announce(&inner.peers).await;
+                known = taken >= asked.min(FAREWELL_TOLD);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 }

@@ -108,6 +108,7 @@ pub struct Node {
     tasks: Vec<(&'static str, JoinHandle<()>)>,
     leaving: Leaving,
     repair: Repair,
+    facts: Arc<Facts>,
     stop: CancellationToken,
 }
 
@@ -200,6 +201,7 @@ impl Node {
         let leaving = Leaving::new(leaving::Parts {
             departure,
             membership: membership.clone(),
+            peers: pool.clone(),
             shards: shards.clone(),
             store: Arc::clone(&store),
         });
@@ -241,7 +243,7 @@ impl Node {
             streams_max: config.grpc_streams_max,
             shards,
             records: Arc::clone(&facts) as Arc<dyn Records>,
-            about: facts,
+            about: Arc::clone(&facts) as Arc<dyn About>,
             stop: stop.clone(),
         });
         let door = match opened.await {
@@ -260,7 +262,7 @@ impl Node {
             capacity = %config.capacity,
             "node serves"
         );
-        Ok(Self { id, config, store, door, tasks, leaving, repair, stop })
+        Ok(Self { id, config, store, door, tasks, leaving, repair, facts, stop })
     }
 
     /// The node's id.
@@ -271,6 +273,29 @@ impl Node {
     /// Reads all of the disk once now.
     pub fn scrub_now(&self) {
         self.repair.scrub_now();
+    }
+
+    /// Leaves the network, as the owner's command does.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn leave(&self) -> std::io::Result<()> {
+        self.leaving.leave()
+    }
+
+    /// How far it is with leaving.
+    pub fn progress(&self) -> leaving::Progress {
+        *self.leaving.progress().borrow()
+    }
+
+    /// What it says of itself to whoever asks.
+    pub async fn info(&self) -> door::InfoReply {
+        self.facts.about().await
+    }
+
+    /// The records of all nodes that it knows, its own too.
+    pub fn records(&self) -> Vec<door::SignedRecord> {
+        self.facts.records()
     }
 
     /// Returns when the node has left its network: it has nothing more to do.

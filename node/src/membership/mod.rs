@@ -63,6 +63,9 @@ const JOIN_FANOUT: usize = 4;
 /// How often the peers are remembered, if there is anything new.
 const REMEMBER_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Others who are told at once when something must be known before this node goes.
+const ANNOUNCE_FANOUT: usize = 8;
+
 /// Comparisons with one peer in a row, at most. A message holds some 150 records, so that 20,000
 /// nodes are learned in one go; a peer that always has more is left after that.
 const COMPARISONS_MAX: usize = 128;
@@ -536,6 +539,33 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// Tells some others, chosen at random, what this node says of itself now: how many took it, and
+    /// how many were asked.
+    pub async fn announce(&self, pool: &PeerPool) -> (usize, usize) {
+        let (own, some) = {
+            let mut state = self.lock();
+            let State { directory, random, .. } = &mut *state;
+            let others = directory.iter().map(SignedRecord::record).filter(|record| {
+                record.node != self.0.own
+                    && !record.addresses.is_empty()
+                    && record.state != NodeState::Left
+            });
+            let some: Vec<Contact> = random
+                .choose(others, ANNOUNCE_FANOUT)
+                .into_iter()
+                .map(|record| Contact { node: record.node, addresses: record.addresses.clone() })
+                .collect();
+            (directory.get(&self.0.own).cloned(), some)
+        };
+        let news = Bundle { records: own.into_iter().collect(), observations: Vec::new() };
+        let pushes = some.iter().map(async |peer| {
+            let pushed = tokio::time::timeout(PING_TIME_MAX, self.push(pool, peer, &news)).await;
+            usize::from(matches!(pushed, Ok(Ok(()))))
+        });
+        let taken: Vec<usize> = futures::future::join_all(pushes).await;
+        (taken.iter().sum(), some.len())
     }
 
     async fn push(&self, pool: &PeerPool, peer: &Contact, news: &Bundle) -> Result<(), PeerError> {

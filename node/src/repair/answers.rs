@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use copse_core::{
+    descriptor::Descriptor,
     directory::NodeState,
     geometry::Geometry,
     ids::{NodeId, ShardId},
@@ -117,14 +118,29 @@ impl Answers {
         let descriptor = convert::descriptor(&read.descriptor)?;
         self.may_give_away(id, descriptor.geometry(), to).await?;
         let bytes = read.data.len() as u64;
-        let sent = self.exchange.put(to, &descriptor, id, read.data, Lane::Normal).await?;
-        self.phases.reach(Phase::Sent, id.chunk).await;
-        self.exchange.prove(to, &descriptor, id).await?;
+        let sent = self.send(id, to, &descriptor, read.data).await;
+        #[cfg(feature = "canary")]
+        let sent = if self.phases.moves_blindly() { Ok(bytes) } else { sent };
+        let sent = sent?;
         self.phases.reach(Phase::Moved, id.chunk).await;
         self.remove(id, RemovalReason::HandedOver).await?;
         count(&self.counters.moved_shards, 1);
         count(&self.counters.moved_bytes, bytes);
         tracing::debug!(shard = %id, to = %to.short(), "handed over");
+        Ok(sent)
+    }
+
+    /// Sends a shard and has it proved.
+    async fn send(
+        &self,
+        id: ShardId,
+        to: NodeId,
+        descriptor: &Descriptor,
+        data: Bytes,
+    ) -> Result<u64, Refusal> {
+        let sent = self.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
+        self.phases.reach(Phase::Sent, id.chunk).await;
+        self.exchange.prove(to, descriptor, id).await?;
         Ok(sent)
     }
 

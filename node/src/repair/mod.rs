@@ -23,6 +23,7 @@
 //! | `scrub` | reading the own disk |
 //! | `pace` | how fast |
 //! | `phases` | marks for tests |
+//! | `canary` | bugs on purpose; not in a release |
 //! | `report` | what is told of it |
 
 use std::{
@@ -47,6 +48,8 @@ use tokio_util::sync::CancellationToken;
 
 mod answers;
 mod audit;
+#[cfg(feature = "canary")]
+mod canary;
 mod claims;
 mod exchange;
 mod facts;
@@ -59,6 +62,8 @@ mod steward;
 mod trust;
 mod worker;
 
+#[cfg(feature = "canary")]
+pub use canary::Canary;
 pub use facts::{Looks, View, Views};
 pub use pace::{Pace, Rates};
 pub use phases::{PAUSE_VARIABLE, Phase, Phases};

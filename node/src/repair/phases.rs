@@ -65,18 +65,27 @@ impl Phase {
 
 /// Where to stop, if anywhere.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Phases(Option<Phase>);
+pub struct Phases {
+    pub(super) pause_at: Option<Phase>,
+    /// Which bug to have.
+    #[cfg(feature = "canary")]
+    pub(super) canary: Option<super::Canary>,
+}
 
 impl Phases {
     /// Stops at this one.
     pub const fn pausing_at(phase: Option<Phase>) -> Self {
-        Self(phase)
+        Self {
+            pause_at: phase,
+            #[cfg(feature = "canary")]
+            canary: None,
+        }
     }
 
     /// Passes a mark, or stops there for good.
     pub(crate) async fn reach(self, phase: Phase, chunk: ChunkId) {
         tracing::debug!(phase = phase.name(), chunk = %chunk.short(), "repair");
-        if self.0 == Some(phase) {
+        if self.pause_at == Some(phase) {
             tracing::warn!(phase = phase.name(), %chunk, "repair paused, as told by {PAUSE_VARIABLE}");
             std::future::pending::<()>().await;
         }

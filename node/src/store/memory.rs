@@ -50,6 +50,11 @@ pub struct Faults {
     /// A disk that lies: says "synced" and did not, so that a crash takes acknowledged shards. No
     /// store survives this; it is there to see that a checker notices.
     pub lie_about_syncs: bool,
+    /// One write in so many goes to the place of another shard; 0: none. What lay there is gone, and
+    /// what was written is not where it is looked for.
+    pub misdirect_writes: u64,
+    /// One read in so many comes from the place of another shard; 0: none.
+    pub misdirect_reads: u64,
     /// So many of the newest batches of the ledger are gone after a crash; 64 at most.
     pub forgotten_batches: usize,
     /// Time that each write takes.
@@ -82,6 +87,8 @@ struct State {
     closed: bool,
     used_bytes: u64,
     counters: Counters,
+    /// Writes and reads that could have gone to a wrong place.
+    aimed: [u64; 2],
     full: Option<FullReason>,
 }
 
@@ -102,7 +109,11 @@ struct Held {
     groups: Bytes,
     data: Bytes,
     record_bytes: u64,
+    /// By the index, which knows it whatever lies in the shard's place.
+    shard_bytes: u32,
     condition: Condition,
+    /// Its bytes were changed behind the store's back, which it does not know.
+    damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +137,11 @@ impl Held {
         matches!(self.condition, Condition::Live { .. })
     }
 
+    /// Live, synced, and as it was put.
+    fn is_sound(&self) -> bool {
+        self.condition == Condition::Live { lied: false } && !self.damaged
+    }
+
     fn trashed(&self) -> Option<Removal> {
         match self.condition {
             Condition::Trashed { removal, .. } => Some(removal),
@@ -145,8 +161,30 @@ impl State {
             closed: false,
             used_bytes: 0,
             counters: Counters::default(),
+            aimed: [0; 2],
             full: None,
         }
+    }
+
+    /// Whether this write or read, 0 or 1, goes to a wrong place; and the shard that lies there.
+    fn wrong_place(&mut self, id: ShardId, which: usize) -> Option<ShardId> {
+        let one_in = [self.faults.misdirect_writes, self.faults.misdirect_reads][which];
+        self.aimed[which] += 1;
+        if one_in == 0 || !self.aimed[which].is_multiple_of(one_in) {
+            return None;
+        }
+        let behind = self.shards.range((Bound::Excluded(id), Bound::Unbounded));
+        let mut others = behind.chain(self.shards.range(..id));
+        others.find(|(_, held)| held.is_live()).map(|(&other, _)| other)
+    }
+
+    /// The record of a new shard lands on that of another; in its own place is what was there.
+    fn misdirect(&mut self, held: &mut Held, onto: ShardId) {
+        let Some(victim) = self.shards.get_mut(&onto) else { return };
+        std::mem::swap(&mut victim.descriptor, &mut held.descriptor);
+        std::mem::swap(&mut victim.groups, &mut held.groups);
+        std::mem::swap(&mut victim.data, &mut held.data);
+        (victim.damaged, held.damaged) = (true, true);
     }
 
     /// Changes what a shard is, or takes it out, and keeps the arcs in step.
@@ -281,7 +319,41 @@ impl MemoryStore {
             *byte ^= mask;
         }
         held.data = data.into();
+        held.damaged = true;
         true
+    }
+
+    /// The shards that are here as they should be: what a reader of this disk can have, by the view
+    /// of who knows more than the store.
+    pub fn sound(&self) -> Vec<ShardId> {
+        let state = self.state();
+        let sound = state.shards.iter().filter(|(_, held)| held.is_sound());
+        sound.map(|(&id, _)| id).collect()
+    }
+
+    /// The same of one chunk.
+    pub fn sound_of(&self, chunk: ChunkId) -> Vec<ShardIndex> {
+        let state = self.state();
+        let first = ShardId { chunk, index: ShardIndex(0) };
+        let of_chunk = state.shards.range(first..).take_while(|(id, _)| id.chunk == chunk);
+        of_chunk.filter(|(_, held)| held.is_sound()).map(|(id, _)| id.index).collect()
+    }
+
+    /// Whether a shard is here that was damaged, be it found out or not.
+    pub fn is_damaged(&self, id: ShardId) -> bool {
+        let state = self.state();
+        let held = state.shards.get(&id);
+        held.is_some_and(|held| held.damaged || held.condition == Condition::Quarantined)
+    }
+
+    /// Bytes of all shards that may be read, and of what lies in the trash.
+    pub fn used(&self) -> (u64, u64) {
+        let state = self.state();
+        let bytes = |is: fn(&Held) -> bool| {
+            let some = state.shards.values().filter(|held| is(held));
+            some.map(|held| u64::from(held.shard_bytes)).sum()
+        };
+        (bytes(Held::is_live), bytes(|held| held.trashed().is_some()))
     }
 
     /// Waits as the faults say, or until a crash.
@@ -330,14 +402,20 @@ impl MemoryStore {
             // What lies in the trash stays there until the new record is synced.
             return Ok(Some(state.crashes));
         }
-        let held = Held {
+        let mut held = Held {
             geometry: shard.geometry(),
             descriptor: shard.descriptor().clone(),
             groups: shard.groups().clone(),
             data: shard.data().clone(),
             record_bytes,
+            // A shard is shorter than 4 GiB: its descriptor says so.
+            shard_bytes: u32::try_from(shard.data().len()).unwrap_or(u32::MAX),
             condition: Condition::Written,
+            damaged: false,
         };
+        if let Some(onto) = state.wrong_place(id, 0) {
+            state.misdirect(&mut held, onto);
+        }
         state.used_bytes += record_bytes;
         if let Some(old) = state.shards.insert(id, held) {
             state.used_bytes -= old.record_bytes;
@@ -373,8 +451,13 @@ impl MemoryStore {
                 return Err(PutError::Io { id, source: eio() });
             }
         }
-        if let Some(held) = state.shards.get_mut(&id) {
+        if let Some(held) = state.shards.get_mut(&id)
+            && matches!(held.condition, Condition::Trashed { .. })
+        {
+            held.descriptor = shard.descriptor().clone();
+            held.groups = shard.groups().clone();
             held.data = shard.data().clone();
+            held.damaged = false;
         }
         let lied = state.faults.lie_about_syncs;
         state.set(id, Some(Condition::Live { lied }));
@@ -408,12 +491,18 @@ impl ShardStore for MemoryStore {
         self.delay(|faults| faults.read_delay).await;
         let mut state = self.state();
         state.readable()?;
-        let held = state.live(id)?;
+        state.live(id)?;
+        let place = state.wrong_place(id, 1).unwrap_or(id);
+        let held = state.live(place)?;
         let shard_bytes = held.data.len();
-        let covered = shard::covered(id, &want, shard_bytes)?;
-        let data = held.data.slice(covered.clone());
         let descriptor = held.descriptor.clone();
         let hash = shard::expected_hash(id, &descriptor, shard_bytes);
+        if hash.is_none() {
+            // The record of another shard.
+            return state.quarantine(id);
+        }
+        let covered = shard::covered(id, &want, shard_bytes)?;
+        let data = held.data.slice(covered.clone());
         let proof =
             hash.and_then(|hash| shard::prove(&hash, shard_bytes, &covered, &held.groups, &data));
         let Some(proof) = proof else { return state.quarantine(id) };
@@ -493,9 +582,8 @@ impl ShardStore for MemoryStore {
         self.readable(arc_from(arc, after), |shards| {
             let shards = shards.take_while(|(id, _)| arc_of(*id) == arc).take(limit);
             let listed = shards.map(|(id, held)| {
-                // A shard is shorter than 4 GiB: its descriptor says so.
-                let shard_bytes = u32::try_from(held.data.len()).unwrap_or(u32::MAX);
-                HeldShard { id, geometry: held.geometry, shard_bytes }
+                let Held { geometry, shard_bytes, .. } = *held;
+                HeldShard { id, geometry, shard_bytes }
             });
             listed.collect()
         })

@@ -16,9 +16,11 @@ use std::{
 
 use clap::Args;
 use copse_sim::cluster::{
+    kinds::Kind,
     shrink::shrink,
-    spec::Spec,
+    spec::{Canary, Dice, Spec},
     trace::Log,
+    watch::Most,
     world::{self, Outcome},
 };
 use serde_json::{Value, json};
@@ -29,33 +31,84 @@ use super::{Failure, print, print_json};
 const LINES_SHOWN: usize = 40;
 
 /// Which world, and what is left out of it.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct World {
     /// Everything in it follows from this number.
     #[arg(long)]
-    seed: u64,
+    pub(super) seed: u64,
     /// Leaves out these faults, by the numbers that `run` shows.
     #[arg(long, value_delimiter = ',', value_name = "NUMBER")]
-    without: Vec<usize>,
-    /// Gives all machines disks that acknowledge what they did not sync. Something must break then.
+    pub(super) without: Vec<usize>,
+    #[command(flatten)]
+    pub(super) rules: Rules,
+}
+
+/// By which rules a seed becomes a world.
+#[derive(Args, Clone, Copy)]
+pub(super) struct Rules {
+    /// Plants a bug, which must be found.
     #[arg(long)]
-    lying_disks: bool,
+    pub(super) canary: Option<Canary>,
+    /// Worlds of this kind, whatever the seed would have it.
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// The dice: 1 are those of before there were kinds of worlds.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    dice: u8,
+}
+
+impl Rules {
+    fn spec(self, seed: u64) -> Spec {
+        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Second);
+        let mut spec = Spec::by(dice, seed, self.kind);
+        spec.canary = self.canary;
+        spec
+    }
+
+    /// As arguments of this program.
+    fn arguments(self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(canary) = self.canary {
+            arguments.extend(["--canary".to_owned(), canary.name().to_owned()]);
+        }
+        if let Some(kind) = self.kind {
+            arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
+        }
+        if self.dice != Dice::Second as u8 {
+            arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
+        }
+        arguments
+    }
 }
 
 impl World {
-    fn spec(&self) -> Result<Spec, Failure> {
-        let mut spec = Spec::of(self.seed);
-        if let Some(wrong) = self.without.iter().find(|number| **number >= spec.faults.len()) {
-            let known = spec.faults.len();
-            return Err(format!("--without {wrong}: the world has the faults 0 to {known}").into());
+    pub(super) fn spec(&self) -> Result<Spec, Failure> {
+        let mut spec = self.rules.spec(self.seed);
+        let known = spec.faults.len();
+        match self.without.iter().find(|number| **number >= known) {
+            Some(wrong) if known == 0 => {
+                Err(format!("--without {wrong}: the world has no faults").into())
+            }
+            Some(wrong) => {
+                let last = known - 1;
+                Err(format!("--without {wrong}: the world has the faults 0 to {last}").into())
+            }
+            None => {
+                spec.without = self.without.iter().copied().collect();
+                Ok(spec)
+            }
         }
-        let faults = std::mem::take(&mut spec.faults).into_iter().enumerate();
-        spec.faults = faults
-            .filter(|(number, _)| !self.without.contains(number))
-            .map(|(_, fault)| fault)
-            .collect();
-        spec.lying_disks = self.lying_disks;
-        Ok(spec)
+    }
+
+    /// As arguments of this program.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["--seed".to_owned(), self.seed.to_string()];
+        if !self.without.is_empty() {
+            let numbers: Vec<String> = self.without.iter().map(ToString::to_string).collect();
+            arguments.extend(["--without".to_owned(), numbers.join(",")]);
+        }
+        arguments.extend(self.rules.arguments());
+        arguments
     }
 }
 
@@ -78,9 +131,8 @@ pub(super) struct Swarm {
     /// Worlds at one time; as many as there are cores unless told otherwise.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Gives all machines disks that acknowledge what they did not sync. Something must break then.
-    #[arg(long)]
-    lying_disks: bool,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 /// Arguments of `replay`.
@@ -107,41 +159,38 @@ pub(super) fn run(arguments: &Run, as_json: bool) -> Result<(), Failure> {
     let (world, spec) = (&arguments.world, arguments.world.spec()?);
     let outcome = world::run(&spec, Log::Tail);
     if as_json {
-        print_json(&told(&spec, &outcome))?;
+        print_json(&told(world, &spec, &outcome))?;
     } else {
-        print(&format!("{spec}{}", story(&spec, &outcome)))?;
+        print(&format!("{spec}{}", story(world, &spec, &outcome)))?;
     }
     let Some(broken) = outcome.broken else { return Ok(()) };
     if arguments.shrink {
-        let all = Spec::of(world.seed).faults.len();
-        let least = shrink(all, |without| {
-            let given = world.without.iter().copied();
-            let without: BTreeSet<usize> = without.iter().copied().chain(given).collect();
-            let told = elsewhere(world.seed, &without, world.lying_disks);
+        let World { seed, rules, .. } = *world;
+        let with = |without: &BTreeSet<usize>| {
+            let all: BTreeSet<usize> = without.iter().chain(&world.without).copied().collect();
+            World { seed, without: all.into_iter().collect(), rules }
+        };
+        let least = shrink(spec.faults.len(), |without| {
+            let told = elsewhere(&with(without));
             told.is_ok_and(|told| told["promise"] == broken.promise.to_string())
         });
-        let numbers: Vec<String> = least.iter().map(ToString::to_string).collect();
-        let without = numbers.join(",");
-        let least = World { without: least.into_iter().collect(), ..*world };
-        print(&format!(
-            "the fewest faults found that do it (--without {without}):\n{}",
-            least.spec()?
-        ))?;
+        let least = with(&least);
+        let again = least.arguments().join(" ");
+        let mut text = format!("the fewest faults found that do it (copse-sim run {again}):\n");
+        let left = spec.faults.iter().enumerate();
+        for (number, fault) in left.filter(|(number, _)| !least.without.contains(number)) {
+            text += &format!("  fault {number} {fault}\n");
+        }
+        print(&text)?;
     }
     Err(broken.to_string().into())
 }
 
 /// Runs a world in a process of its own: what libraries keep for a whole process is then new, too.
-fn elsewhere(seed: u64, without: &BTreeSet<usize>, lying_disks: bool) -> Result<Value, Failure> {
+fn elsewhere(world: &World) -> Result<Value, Failure> {
     let mut program = Command::new(std::env::current_exe()?);
-    program.args(["run", "--json", "--seed", &seed.to_string()]);
-    if !without.is_empty() {
-        let numbers: Vec<String> = without.iter().map(ToString::to_string).collect();
-        program.args(["--without", &numbers.join(",")]);
-    }
-    if lying_disks {
-        program.arg("--lying-disks");
-    }
+    program.args(["run", "--json"]).args(world.arguments());
+    let seed = world.seed;
     // What it says of a broken promise is in the JSON.
     let output = program.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     serde_json::from_slice(&output.stdout)
@@ -152,22 +201,22 @@ pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
     let spec = arguments.world.spec()?;
     let file = BufWriter::new(File::create(&arguments.to)?);
     let outcome = world::run(&spec, Log::All(Box::new(file)));
-    print(&format!("{spec}{}", story(&spec, &outcome)))
+    print(&format!("{spec}{}", story(&arguments.world, &spec, &outcome)))
 }
 
-fn story(spec: &Spec, outcome: &Outcome) -> String {
+pub(super) fn story(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let mut text = String::new();
     for line in
         outcome.tail.iter().rev().take(LINES_SHOWN).rev().filter(|_| outcome.broken.is_some())
     {
         text += &format!("  {line}\n");
     }
-    text += &line(spec, outcome);
+    text += &line(world, spec, outcome);
     text
 }
 
 /// How a world went, in a line; with how to run it again when something was broken.
-fn line(spec: &Spec, outcome: &Outcome) -> String {
+fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let counts = &outcome.counts;
     let mut text = format!(
         "seed {} trace {}: {} faults, {} puts ({} failed), {} reads ({} failed), {} packets; \
@@ -183,20 +232,24 @@ fn line(spec: &Spec, outcome: &Outcome) -> String {
         outcome.simulated.as_secs_f64(),
         outcome.real.as_secs_f64(),
     );
+    let (written, once) = outcome.written;
+    let Most { queue, tasks, streams, packets, disk_percent } = outcome.most;
+    text += &format!(
+        "; written {:.2} times; at most {queue} jobs, {tasks} tasks, {streams} streams, {packets} \
+         packets, disks {disk_percent} %",
+        written as f64 / once.max(1) as f64
+    );
     if let Some(grew_back) = outcome.grew_back {
         text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
     }
     if let Some(broken) = &outcome.broken {
-        let lying = if spec.lying_disks { " --lying-disks" } else { "" };
-        text += &format!(
-            "\nBROKEN {broken}\nrun it again: copse-sim run --seed {}{lying} --shrink",
-            spec.seed
-        );
+        let again = world.arguments().join(" ");
+        text += &format!("\nBROKEN {broken}\nrun it again: copse-sim run {again} --shrink");
     }
     text + "\n"
 }
 
-fn told(spec: &Spec, outcome: &Outcome) -> Value {
+fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
     let broken = outcome.broken.as_ref();
     json!({
         "seed": spec.seed,
@@ -210,9 +263,18 @@ fn told(spec: &Spec, outcome: &Outcome) -> Value {
         "reads": outcome.counts.reads,
         "reads_failed": outcome.counts.reads_failed,
         "simulated_seconds": outcome.simulated.as_secs_f64(),
+        "kind": spec.kind.to_string(),
+        "written_times": outcome.written.0 as f64 / outcome.written.1.max(1) as f64,
+        "most_jobs": outcome.most.queue,
+        "most_tasks": outcome.most.tasks,
+        "most_tasks_per_machine": outcome.most.tasks
+            / usize::from(spec.hosts + spec.joiners + spec.clients + 1),
+        "most_streams": outcome.most.streams,
+        "most_packets": outcome.most.packets,
+        "most_disk_percent": outcome.most.disk_percent,
         "grown_back_seconds": outcome.grew_back.map(|time| time.as_secs_f64()),
         "real_seconds": outcome.real.as_secs_f64(),
-        "story": broken.map(|_| format!("{spec}{}", story(spec, outcome))),
+        "story": broken.map(|_| format!("{spec}{}", story(world, spec, outcome))),
     })
 }
 
@@ -231,7 +293,8 @@ pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
                     if seed > last {
                         return;
                     }
-                    let told = elsewhere(seed, &BTreeSet::new(), arguments.lying_disks);
+                    let rules = arguments.rules;
+                    let told = elsewhere(&World { seed, without: Vec::new(), rules });
                     let told = told.unwrap_or_else(|failure| {
                         let broken = failure.to_string();
                         json!({ "seed": seed, "broken": broken, "story": broken + "\n" })
@@ -270,10 +333,13 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
     let faults: usize = all.iter().filter_map(|told| Some(told["faults"].as_array()?.len())).sum();
     let simulated: f64 = numbers("simulated_seconds").iter().sum();
     let grew_back = numbers("grown_back_seconds");
+    let written = numbers("written_times");
+    let most = |name: &str| numbers(name).last().copied().unwrap_or(0.0);
     format!(
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
          ({} failed), {} packets\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
-         simulated in {seconds:.1} s, {:.0} times as fast\n",
+         simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
+         streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n",
         all.len(),
         sum("puts"),
         sum("puts_failed"),
@@ -283,5 +349,12 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         grew_back.get(grew_back.len() / 2).unwrap_or(&0.0),
         grew_back.last().unwrap_or(&0.0),
         simulated / seconds.max(1e-9),
+        most("most_jobs"),
+        most("most_tasks"),
+        most("most_streams"),
+        most("most_packets"),
+        most("most_disk_percent"),
+        written.get(written.len() / 2).unwrap_or(&0.0),
+        written.last().unwrap_or(&0.0),
     )
 }

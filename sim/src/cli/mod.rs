@@ -4,6 +4,7 @@
 
 mod cluster;
 mod durability;
+mod look;
 mod report;
 mod spreading;
 
@@ -33,6 +34,12 @@ enum Command {
     Swarm(cluster::Swarm),
     /// Writes everything that happens in a world, packet by packet.
     Replay(cluster::Replay),
+    /// Shows a world from time to time: nodes, queues, disks, chunks.
+    Step(look::Step),
+    /// Finds the first moment at which two worlds differ.
+    Diff(look::Diff),
+    /// Measures how fast worlds without faults go by.
+    Speed(look::Speed),
     /// Nines, losses and repair traffic: closed forms and simulated years.
     Durability(Box<durability::Arguments>),
     /// How evenly the ring loads its nodes, and what moves when one leaves.
@@ -54,6 +61,9 @@ pub(crate) fn run() -> ExitCode {
         Command::Run(arguments) => cluster::run(&arguments, cli.json),
         Command::Swarm(arguments) => cluster::swarm(&arguments, cli.json),
         Command::Replay(arguments) => cluster::replay(&arguments),
+        Command::Step(arguments) => look::step(&arguments),
+        Command::Diff(arguments) => look::diff(&arguments),
+        Command::Speed(arguments) => look::speed(&arguments, cli.json),
         Command::Durability(arguments) => durability::run(&arguments, cli.json),
         Command::Placement(arguments) => spreading::placement(&arguments, cli.json),
         Command::Gossip(arguments) => spreading::gossip(&arguments, cli.json),

@@ -93,7 +93,21 @@ pub enum Fault {
         /// Which.
         host: Number,
     },
-    /// The node lies about its shards.
+    /// The owner of a node has it leave. It stays away.
+    Leave {
+        /// Which.
+        host: Number,
+    },
+    /// The disk writes to, or reads from, the place of another shard.
+    Misdirect {
+        /// Whose.
+        host: Number,
+        /// Reads; else writes.
+        reads: bool,
+        /// One in so many.
+        one_in: u64,
+    },
+    /// The node lies.
     Lie {
         /// Which.
         host: Number,
@@ -116,6 +130,22 @@ pub enum Lie {
     WrongBytes,
     /// It says that it has what it has not.
     Ghosts,
+    /// It serves the right bytes with proofs that prove nothing.
+    WrongProofs,
+    /// It serves one shard for another, bytes, proof and all.
+    OtherShards,
+    /// It signs that others are silent, who are not, and passes on records that nobody signed.
+    FalseWitness,
+    /// It passes on what others said of themselves long ago.
+    StaleRecords,
+}
+
+impl Lie {
+    /// Whether it lies about shards: then it counts as one that lost them, and is not trusted for
+    /// long.
+    pub const fn is_of_shards(self) -> bool {
+        !matches!(self, Self::FalseWitness | Self::StaleRecords)
+    }
 }
 
 /// How a disk fails.
@@ -152,6 +182,11 @@ impl fmt::Display for Fault {
             Self::FullDisk { host } => write!(f, "the disk of {host} is full"),
             Self::BadDisk { host, way } => write!(f, "the disk of {host} fails: {way:?}"),
             Self::Join { host } => write!(f, "node {host} joins"),
+            Self::Leave { host } => write!(f, "node {host} leaves"),
+            Self::Misdirect { host, reads, one_in } => {
+                let what = if *reads { "read" } else { "write" };
+                write!(f, "one {what} in {one_in} of {host} goes to a wrong place")
+            }
             Self::Lie { host, how } => write!(f, "node {host} lies: {how:?}"),
             Self::Skew { host, seconds } => write!(f, "the clock of {host} is off by {seconds} s"),
         }
@@ -282,15 +317,7 @@ pub fn draw_more(bounds: &Bounds, joiners: Number, plan: &mut Vec<Planned>, rng:
         let (at, lasts) = moment(rng);
         plan.push(Planned { at, lasts, fault: Fault::Join { host } });
     }
-    let mut losers: Vec<Number> = plan
-        .iter()
-        .filter_map(|planned| match planned.fault {
-            Fault::LoseDisk { host } | Fault::Rot { host, .. } => Some(host),
-            _ => None,
-        })
-        .collect();
-    losers.sort_unstable();
-    losers.dedup();
+    let mut losers = losers_of(plan);
     if rng.chance(LIARS) {
         for _ in 0..1 + rng.below(2) {
             let host = Number::try_from(rng.below(bounds.hosts.into())).unwrap_or(0);
@@ -344,8 +371,25 @@ fn fault(
     Some(fault)
 }
 
+/// Machines that lose shards in a plan, or lie about them.
+pub(super) fn losers_of(plan: &[Planned]) -> Vec<Number> {
+    let mut losers: Vec<Number> = plan
+        .iter()
+        .filter_map(|planned| match planned.fault {
+            Fault::LoseDisk { host } | Fault::Rot { host, .. } | Fault::Misdirect { host, .. } => {
+                Some(host)
+            }
+            Fault::Lie { host, how } if how.is_of_shards() => Some(host),
+            _ => None,
+        })
+        .collect();
+    losers.sort_unstable();
+    losers.dedup();
+    losers
+}
+
 /// A machine that may lose shards: this one, or one that did already.
-fn loser(bounds: &Bounds, losers: &mut Vec<Number>, host: Number) -> Option<Number> {
+pub(super) fn loser(bounds: &Bounds, losers: &mut Vec<Number>, host: Number) -> Option<Number> {
     if losers.len() < bounds.losses_max && !losers.contains(&host) {
         losers.push(host);
     }
@@ -378,15 +422,7 @@ mod tests {
         for seed in 0..500 {
             let plan = draw(&bounds, &mut Xoshiro::new(seed, "test"));
             assert!(plan.is_sorted_by_key(|planned| planned.at));
-            let mut losers: Vec<Number> = plan
-                .iter()
-                .filter_map(|planned| match planned.fault {
-                    Fault::LoseDisk { host } | Fault::Rot { host, .. } => Some(host),
-                    _ => None,
-                })
-                .collect();
-            losers.sort_unstable();
-            losers.dedup();
+            let losers = losers_of(&plan);
             assert!(losers.len() <= 2, "{losers:?}");
             for planned in &plan {
                 assert!(planned.at >= bounds.from && planned.at + planned.lasts <= bounds.until);

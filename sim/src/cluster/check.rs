@@ -14,7 +14,10 @@ use copse_core::{
 use copse_node::store::ShardStore as _;
 use copse_proto::door::InfoReply;
 
-use super::{client::Promised, host::Host};
+use super::{
+    client::Promised,
+    host::{Host, Stay},
+};
 
 /// Which promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,11 +30,18 @@ pub enum Promise {
     Directory,
     /// Every chunk has all its shards, each once, where the ring has them.
     Strength,
+    /// Nothing is deleted on doubt: nobody drops the last copy of a shard.
+    Deletion,
+    /// Disks hold no more than they must.
+    Space,
+    /// Queues, tasks and streams are bounded.
+    Bounds,
     /// Nothing is left to do, and the stewards know it.
     Repair,
-    /// No more is written than what was put and what was lost explain.
+    /// An outage moves no more than what was left too thin by it.
     Storm,
-    /// In a calm world puts and reads succeed.
+    /// In a calm world puts and reads succeed; and whenever enough shards are within reach all the
+    /// time, reads do.
     Service,
     /// A node starts on what another left.
     Start,
@@ -67,8 +77,8 @@ impl fmt::Display for Broken {
 }
 
 /// Whether all nodes say that all is well; if not, what one says.
-pub(super) async fn nodes_are_content(network: &Network, hosts: &[Host]) -> Result<(), Broken> {
-    for host in hosts {
+pub(super) async fn nodes_are_content(network: &Network, hosts: &[&Host]) -> Result<(), Broken> {
+    for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
             Broken::new(Promise::Service, format!("node {} gives no answer: {error}", host.machine))
         })?;
@@ -77,9 +87,9 @@ pub(super) async fn nodes_are_content(network: &Network, hosts: &[Host]) -> Resu
     Ok(())
 }
 
-fn is_content(info: &InfoReply, host: &Host, hosts: &[Host]) -> Result<(), Broken> {
+fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
     let number = host.machine;
-    let alive = Standing::Alive.to_string();
+    let (alive, left) = (Standing::Alive.to_string(), Standing::Left.to_string());
     let broken = |promise, how: String| Err(Broken::new(promise, format!("node {number} {how}")));
     if info.peers.len() + 1 != hosts.len() {
         return broken(Promise::Directory, format!("knows {} others", info.peers.len()));
@@ -87,7 +97,8 @@ fn is_content(info: &InfoReply, host: &Host, hosts: &[Host]) -> Result<(), Broke
     for peer in &info.peers {
         let other = hosts.iter().find(|host| peer.node_id == host.id.as_bytes());
         let name = other.map_or("a stranger".to_owned(), |host| host.machine.to_string());
-        if peer.standing != alive {
+        let expected = if other.is_some_and(|host| host.is_gone()) { &left } else { &alive };
+        if peer.standing != *expected {
             return broken(Promise::Directory, format!("holds {name} for {}", peer.standing));
         }
         if !peer.untrusted.is_empty() {
@@ -117,7 +128,7 @@ fn is_content(info: &InfoReply, host: &Host, hosts: &[Host]) -> Result<(), Broke
 /// Whether every promised chunk has all its shards, each once, where it belongs.
 pub(super) async fn is_at_full_strength(
     ring: &Ring,
-    hosts: &[Host],
+    hosts: &[&Host],
     promised: &[Promised],
 ) -> Result<(), Broken> {
     let mut holders: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
@@ -152,6 +163,36 @@ pub(super) async fn is_at_full_strength(
                         held.iter().filter_map(name).map(|host| host.machine).collect();
                     return broken(&format!("is held more than once, by {at:?}"));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether all who were told to leave have left, and hold nothing any more.
+pub(super) fn all_have_left(hosts: &[&Host]) -> Result<(), Broken> {
+    match hosts.iter().find(|host| host.stays() == Stay::Leaving) {
+        Some(host) => {
+            let left = host.disk().sound().len();
+            let how = format!("node {} has not left: {left} shards are still there", host.machine);
+            Err(Broken::new(Promise::Repair, how))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether no shard is on two disks, be it of a chunk that was acknowledged or not.
+pub(super) fn nothing_is_held_twice(hosts: &[&Host]) -> Result<(), Broken> {
+    let mut seen = BTreeMap::new();
+    for host in hosts {
+        for shard in host.disk().sound() {
+            if let Some(other) = seen.insert(shard, host.machine) {
+                let (index, chunk) = (shard.index.0, shard.chunk.short());
+                let how = format!(
+                    "shard {index} of chunk {chunk} is held twice, by {other} and {}",
+                    host.machine
+                );
+                return Err(Broken::new(Promise::Space, how));
             }
         }
     }

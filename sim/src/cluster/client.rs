@@ -23,11 +23,14 @@ use copse_core::{
 };
 use tokio::time::timeout;
 
-use super::{net::Net, stream::Dialler, trace::Trace};
+use super::{net::Net, scene::Scene, stream::Dialler, trace::Trace};
 use crate::random::Xoshiro;
 
 /// Nothing a client does may take longer: its own time-outs are shorter.
 const OPERATION_MAX: Duration = Duration::from_secs(120);
+
+/// Between two reads of a client in a storm, on average.
+const PAUSE_IN_STORM: Duration = Duration::from_millis(50);
 
 /// Memory of one client for chunks on their way.
 const BUDGET_BYTES: usize = 4 << 20;
@@ -51,6 +54,7 @@ struct Inner {
     reads: u64,
     reads_failed: u64,
     wrong: Option<String>,
+    refused: Option<String>,
 }
 
 /// How it went so far.
@@ -80,6 +84,11 @@ impl Ledger {
         self.lock().wrong.clone()
     }
 
+    /// The first read that failed although enough shards were within reach all the time.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.lock().refused.clone()
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let inner = self.lock();
         Counts {
@@ -105,6 +114,10 @@ pub(super) struct Settings {
     pub(super) doors: Vec<Door>,
     pub(super) geometry: Geometry,
     pub(super) largest_bytes: usize,
+    /// Read without a pause from this moment on, with a reader that remembers what it learned, and
+    /// hold every read to it that enough shards are within reach.
+    pub(super) storm_from: Option<Duration>,
+    pub(super) scene: Scene,
 }
 
 /// A client at an address.
@@ -157,13 +170,21 @@ impl Client {
     }
 
     async fn session(&mut self, network: &Network) {
+        let reader = Downloader::new(network.clone());
         loop {
+            if self.settings.storm_from.is_some_and(|from| self.trace.now() > from) {
+                let pause = self.rng.exponential(PAUSE_IN_STORM.as_secs_f64());
+                tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+                self.read_some(&reader).await;
+                continue;
+            }
             let pause = self.rng.exponential(1.0);
             tokio::time::sleep(Duration::from_secs_f64(pause)).await;
             if self.rng.chance(0.5) {
                 drop(self.put(network).await);
             } else {
-                self.read_some(network).await;
+                // One that knows nothing yet.
+                self.read_some(&Downloader::new(network.clone())).await;
             }
         }
     }
@@ -196,13 +217,13 @@ impl Client {
         result
     }
 
-    async fn read_some(&mut self, network: &Network) {
+    async fn read_some(&mut self, reader: &Downloader) {
         let promised = self.ledger.promised();
         if promised.is_empty() {
             return;
         }
         let one = &promised[self.rng.below(promised.len())];
-        if let Err(error) = self.read(network, one).await {
+        if let Err(error) = self.read_with(reader, one).await {
             let (name, chunk) = (self.name, one.extent.chunk.short());
             self.trace.note(format_args!("client {name}: cannot read chunk {chunk}: {error}"));
         }
@@ -210,11 +231,18 @@ impl Client {
 
     /// Reads something that was promised, all of it.
     pub(super) async fn read(&self, network: &Network, one: &Promised) -> Result<(), String> {
-        let reader = Downloader::new(network.clone());
+        self.read_with(&Downloader::new(network.clone()), one).await
+    }
+
+    async fn read_with(&self, reader: &Downloader, one: &Promised) -> Result<(), String> {
+        let scene = &self.settings.scene;
+        // A client that is killed while it reads leaves this behind, which is harmless.
+        let number = scene.begin(one.extent.chunk);
         let result = match timeout(OPERATION_MAX, reader.read_extent(&one.extent)).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err("no answer and no error".to_owned()),
         };
+        let fewest = scene.end(number);
         let mut ledger = self.ledger.lock();
         ledger.reads += 1;
         match result {
@@ -226,6 +254,14 @@ impl Client {
             }
             Err(error) => {
                 ledger.reads_failed += 1;
+                let needed = one.extent.geometry.data();
+                if self.settings.storm_from.is_some() && fewest >= needed {
+                    let refused = format!(
+                        "client {}: {error}; at least {fewest} shards were within reach, {needed} suffice",
+                        self.name
+                    );
+                    ledger.refused.get_or_insert(refused);
+                }
                 Err(error)
             }
         }

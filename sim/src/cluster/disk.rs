@@ -23,7 +23,7 @@ use copse_node::{
     },
 };
 
-use super::atlas::Lie;
+use super::{atlas::Lie, scene::Scene};
 
 /// Falls once, when the process dies.
 #[derive(Debug, Clone, Default)]
@@ -52,12 +52,28 @@ pub(super) struct Mounted {
     disk: Arc<MemoryStore>,
     fence: Fence,
     lying: Lying,
+    scene: Scene,
 }
 
 impl Mounted {
-    pub(super) fn new(disk: &Arc<MemoryStore>, fence: &Fence, lying: &Lying) -> Arc<Self> {
+    pub(super) fn new(
+        disk: &Arc<MemoryStore>,
+        fence: &Fence,
+        lying: &Lying,
+        scene: &Scene,
+    ) -> Arc<Self> {
         let (disk, lying) = (Arc::clone(disk), Arc::clone(lying));
-        Arc::new(Self { disk, fence: fence.clone(), lying })
+        Arc::new(Self { disk, fence: fence.clone(), lying, scene: scene.clone() })
+    }
+
+    /// A shard that is not the wanted one, if there is any.
+    async fn another(&self, id: ShardId) -> Result<ShardRead, ReadError> {
+        let behind = self.disk.list(Some(id), 1).await?;
+        let other = match behind.first() {
+            Some(other) => *other,
+            None => self.disk.list(None, 1).await?.first().copied().unwrap_or(id),
+        };
+        self.disk.read(other, Want::Whole).await
     }
 
     fn readable(&self) -> Result<(), ReadError> {
@@ -71,7 +87,11 @@ impl ShardStore for Mounted {
         if self.fence.has_fallen() {
             return Err(PutError::Closed);
         }
+        let (id, bytes) = (shard.id(), shard.data().len() as u64);
         let stored = self.disk.put(shard).await;
+        if matches!(stored, Ok(Stored::New)) {
+            self.scene.wrote(id, bytes);
+        }
         // Who died in between tells nobody.
         if self.fence.has_fallen() { Err(PutError::Closed) } else { stored }
     }
@@ -79,7 +99,8 @@ impl ShardStore for Mounted {
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         self.readable()?;
         let mut read = self.disk.read(id, want).await?;
-        match *self.lying.lock().unwrap_or_else(PoisonError::into_inner) {
+        let lie = *self.lying.lock().unwrap_or_else(PoisonError::into_inner);
+        match lie {
             None => {}
             Some(Lie::Ghosts) => return Err(ReadError::NotHeld { id }),
             Some(Lie::WrongBytes) => {
@@ -87,6 +108,13 @@ impl ShardStore for Mounted {
                 data.iter_mut().for_each(|byte| *byte = !*byte);
                 read.data = data.into();
             }
+            Some(Lie::WrongProofs) => {
+                // A whole shard needs no proof: there is nothing to lie about.
+                read.proof.iter_mut().for_each(|byte| *byte = !*byte);
+            }
+            Some(Lie::OtherShards) => return self.another(id).await,
+            // Those lie elsewhere.
+            Some(Lie::FalseWitness | Lie::StaleRecords) => {}
         }
         Ok(read)
     }
@@ -100,7 +128,9 @@ impl ShardStore for Mounted {
         if self.fence.has_fallen() {
             return Err(RemoveError::Closed);
         }
-        self.disk.remove(id, reason).await
+        let removed = self.disk.remove(id, reason).await;
+        self.scene.dropped(id.chunk);
+        removed
     }
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {

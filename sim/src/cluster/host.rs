@@ -16,13 +16,14 @@ use copse_node::{
     byte_size::ByteSize,
     config::{Config, Listen},
     identity::Seed,
-    leaving::Departure,
+    leaving::{Departure, Progress},
     node::{Edges, Node, StartError},
     peer::endpoint::PeerSocket,
-    repair::Phases,
+    repair::{Canary, Phases},
     shards::Clock,
     store::{MemoryStore, TrashOptions, memory::Faults},
 };
+use copse_proto::door::{InfoReply, SignedRecord};
 use tokio::time::Instant;
 
 use super::{
@@ -30,6 +31,7 @@ use super::{
     disk::{Fence, Lying, Mounted, PeersFile},
     entropy::EPOCH,
     net::{Machine, Net, address},
+    scene::Scene,
     stream::Door,
     udp::{PausedRuntime, Socket},
 };
@@ -53,7 +55,22 @@ pub(super) struct Host {
     faults: Faults,
     peers: PeersFile,
     lying: Lying,
+    scene: Scene,
+    canary: Option<Canary>,
+    departure: Stay,
+    starts: u64,
     running: Option<(Node, Fence)>,
+}
+
+/// Whether a node stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// It does.
+    Here,
+    /// Its owner told it to leave. The word is kept over a restart.
+    Leaving,
+    /// It has left, and never comes back.
+    Gone,
 }
 
 /// What all machines of a world have in common.
@@ -61,6 +78,9 @@ pub(super) struct Common {
     /// The configuration; addresses, zone and contacts are each machine's own.
     pub(super) config: Config,
     pub(super) start: Instant,
+    pub(super) scene: Scene,
+    /// A bug that all nodes have.
+    pub(super) canary: Option<Canary>,
 }
 
 impl Host {
@@ -94,6 +114,10 @@ impl Host {
             faults: Faults::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
+            scene: common.scene.clone(),
+            canary: common.canary,
+            departure: Stay::Here,
+            starts: 0,
             running: None,
         }
     }
@@ -122,9 +146,10 @@ impl Host {
 
     /// Starts the node.
     pub(super) async fn start(&mut self, net: &Net) -> Result<(), StartError> {
-        if self.is_running() {
+        if self.is_running() || self.departure == Stay::Gone {
             return Ok(());
         }
+        self.starts += 1;
         net.plug(self.machine);
         let fence = Fence::default();
         let mut random = [0; 32];
@@ -137,15 +162,15 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&self.disk, &fence, &self.lying),
+            store: Mounted::new(&self.disk, &fence, &self.lying, &self.scene),
             memory: Some(self.peers.mounted(&fence)),
             seed: Seed::new(self.seed),
             random,
             clock: clock(self.start, &self.skew_seconds),
             control: None,
             metrics: None,
-            departure: Departure::default(),
-            phases: Phases::default(),
+            departure: Departure::told(self.departure == Stay::Leaving),
+            phases: Phases::default().with_canary(self.canary),
         };
         let node = Node::start(edges, self.config.clone()).await?;
         self.running = Some((node, fence));
@@ -173,6 +198,65 @@ impl Host {
         self.disk = empty_disk(self.config.capacity, clock, self.disks << 32);
         self.disk.set_faults(self.faults.clone());
         self.peers = PeersFile::default();
+    }
+
+    /// The owner has the node leave.
+    pub(super) fn leave(&mut self) {
+        if self.departure == Stay::Here {
+            self.departure = Stay::Leaving;
+        }
+        if let Some((node, _)) = &self.running {
+            // There is no file that it could fail to write.
+            drop(node.leave());
+        }
+    }
+
+    /// Whether it stays; a node that has handed everything over is gone from now on.
+    pub(super) fn departure(&mut self, net: &Net) -> Stay {
+        let is_done = |(node, _): &(Node, Fence)| node.progress() == Progress::Gone;
+        if self.departure == Stay::Leaving && self.running.as_ref().is_some_and(is_done) {
+            self.departure = Stay::Gone;
+            self.kill(net, false);
+        }
+        self.departure
+    }
+
+    /// Whether it has left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.departure == Stay::Gone
+    }
+
+    /// Whether it stays.
+    pub(super) fn stays(&self) -> Stay {
+        self.departure
+    }
+
+    /// The time of day, by its clock.
+    pub(super) fn unix_seconds(&self) -> u64 {
+        clock(self.start, &self.skew_seconds)()
+    }
+
+    /// How often its node was started.
+    pub(super) fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// What the node says of itself, if it runs.
+    pub(super) async fn info(&self) -> Option<InfoReply> {
+        match &self.running {
+            Some((node, _)) => Some(node.info().await),
+            None => None,
+        }
+    }
+
+    /// The records of all nodes that its node knows.
+    pub(super) fn records(&self) -> Vec<SignedRecord> {
+        self.running.as_ref().map(|(node, _)| node.records()).unwrap_or_default()
+    }
+
+    /// Its secret, for who lies in its name.
+    pub(super) fn secret(&self) -> [u8; 32] {
+        self.seed
     }
 
     /// Changes what the disk does wrong.

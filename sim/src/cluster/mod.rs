@@ -22,10 +22,14 @@
 //! | [`disk`] | stores that a power cut takes back to what was synced |
 //! | [`host`] | machines with nodes on them |
 //! | [`atlas`] | what goes wrong, and how much of it must be survived |
+//! | [`kinds`] | worlds that ask one question |
+//! | [`witness`] | a node that lies about others |
+//! | [`scene`] | what all share: who serves, what was written |
 //! | [`client`] | those who put and read |
 //! | [`check`] | the promises |
 //! | [`spec`] | what a world is made of |
-//! | [`world`] | one run from the first node to the last check |
+//! | [`world`], [`strike`] | one run from the first node to the last check; what strikes in it |
+//! | [`watch`] | what may not be at any moment, and how the world looks then |
 //! | [`shrink`] | the fewest faults with which a run still fails |
 
 pub mod atlas;
@@ -34,10 +38,15 @@ mod client;
 mod disk;
 pub mod entropy;
 mod host;
+pub mod kinds;
 mod net;
+mod scene;
 pub mod shrink;
 pub mod spec;
 mod stream;
+mod strike;
 pub mod trace;
 mod udp;
+pub mod watch;
+mod witness;
 pub mod world;

@@ -229,6 +229,13 @@ impl Net {
         closed
     }
 
+    /// Streams that are open, and packets that are under way.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let state = self.lock();
+        let open = state.streams.iter().filter(|(_, _, closed)| !closed.is_cancelled());
+        (open.count(), state.flying.len())
+    }
+
     /// Sends a packet. Like the real thing it says nothing about arrival.
     pub(super) fn send(&self, to: SocketAddr, packet: Packet) {
         let (from, bytes) = (packet.from, packet.data.len());

@@ -1,11 +1,13 @@
 //! What a world is made of, drawn from its seed.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
+use clap::ValueEnum;
 use copse_core::{geometry::Geometry, liveness::Timeouts};
 
 use super::{
     atlas::{self, Bounds, Planned},
+    kinds::{self, Kind},
     net::Quality,
 };
 use crate::random::Xoshiro;
@@ -15,6 +17,8 @@ use crate::random::Xoshiro;
 pub struct Spec {
     /// Everything follows from it.
     pub seed: u64,
+    /// What the world is for.
+    pub kind: Kind,
     /// Machines with a node, from the start.
     pub hosts: u16,
     /// And those that join later.
@@ -31,10 +35,54 @@ pub struct Spec {
     pub busy: Duration,
     /// What goes wrong.
     pub faults: Vec<Planned>,
-    /// A disk that acknowledges what it did not sync: no network survives it, and a checker that
-    /// does not notice is of no use.
-    pub lying_disks: bool,
+    /// Of these, by their numbers, what does not.
+    pub without: BTreeSet<usize>,
+    /// A bug on purpose, which must be found.
+    pub canary: Option<Canary>,
 }
+
+/// A bug on purpose: a checker that does not notice is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Canary {
+    /// All disks acknowledge what they did not sync: no network survives that.
+    LyingDisks,
+    /// A holder that hands a shard over drops its own, whether it arrived or not.
+    BlindMoves,
+}
+
+impl Canary {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LyingDisks => "lying-disks",
+            Self::BlindMoves => "blind-moves",
+        }
+    }
+}
+
+/// By which rules a seed becomes a world: new kinds of faults must not take from old seeds what they
+/// once found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dice {
+    /// Before machines left, disks missed the place, and there were kinds of worlds.
+    First = 1,
+    /// All there is.
+    Second = 2,
+}
+
+impl Dice {
+    /// By its number.
+    pub const fn numbered(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::First),
+            2 => Some(Self::Second),
+            _ => None,
+        }
+    }
+}
+
+/// When faults begin: by then all nodes know each other.
+pub(super) const CALM_BEFORE: Duration = Duration::from_secs(20);
 
 /// The times of a world's nodes: minutes are seconds.
 pub(super) fn timeouts() -> Timeouts {
@@ -51,6 +99,27 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
+        Self::by(Dice::Second, seed, None)
+    }
+
+    /// A world without faults, of so many nodes under a usual load: to measure the simulator by.
+    pub fn steady(seed: u64, hosts: u16, busy: Duration) -> Self {
+        let quality = Quality {
+            delay: Duration::from_millis(10),
+            jitter: Duration::from_millis(2),
+            loss: 0.0,
+            reorders: false,
+            rate: 12_500_000,
+        };
+        let geometry = "6+4".parse().expect("a geometry");
+        let (faults, joiners, zones, clients) = (Vec::new(), 0, 4, 3);
+        let kind = Kind::Usual;
+        let usual = Self::of(seed);
+        Self { kind, hosts, joiners, zones, clients, geometry, quality, busy, faults, ..usual }
+    }
+
+    /// The world of a seed by older rules, or one of this kind.
+    pub fn by(dice: Dice, seed: u64, wanted: Option<Kind>) -> Self {
         let mut rng = Xoshiro::new(seed, "cluster spec");
         let hosts = 5 + u16::try_from(rng.below(8)).unwrap_or(0);
         // Two nodes may be given up and there is still one for each shard.
@@ -69,12 +138,12 @@ impl Spec {
             reorders: rng.chance(0.3),
             rate: 1_000_000 + rng.below(50_000_000) as u64,
         };
-        let busy = Duration::from_secs(60 + rng.below(180) as u64);
+        let mut busy = Duration::from_secs(60 + rng.below(180) as u64);
         let bounds = Bounds {
             hosts,
             losses_max: geometry.write_quorum() - geometry.data(),
-            from: Duration::from_secs(20),
-            until: Duration::from_secs(20) + busy,
+            from: CALM_BEFORE,
+            until: CALM_BEFORE + busy,
             dead_after: timeouts().dead_after,
         };
         let mut faults = atlas::draw(&bounds, &mut rng);
@@ -82,9 +151,29 @@ impl Spec {
         let joiners =
             if more.chance(0.3) { 1 + u16::try_from(more.below(3)).unwrap_or(0) } else { 0 };
         atlas::draw_more(&bounds, joiners, &mut faults, &mut more);
+        let (mut joiners, mut kind) = (joiners, Kind::Usual);
+        if dice > Dice::First {
+            let mut further = Xoshiro::new(seed, "cluster further");
+            let drawn = kinds::kind(&mut further);
+            kind = wanted.unwrap_or(drawn);
+            match kind {
+                Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
+                Kind::ReadStorm => {
+                    joiners = 2 + u16::try_from(further.below(3)).unwrap_or(0);
+                    busy = busy.max(kinds::STORM_MIN);
+                    let bounds = Bounds { until: CALM_BEFORE + busy, ..bounds };
+                    faults = kinds::draw_storm(&bounds, joiners, &mut further);
+                }
+                Kind::Outage => {
+                    joiners = 0;
+                    faults = kinds::draw_outage(&bounds, timeouts().freeze_max, &mut further);
+                }
+            }
+        }
         let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
         Self {
             seed,
+            kind,
             hosts,
             joiners,
             zones,
@@ -93,7 +182,8 @@ impl Spec {
             quality,
             busy,
             faults,
-            lying_disks: false,
+            without: BTreeSet::new(),
+            canary: None,
         }
     }
 }
@@ -103,9 +193,10 @@ impl fmt::Display for Spec {
         let Quality { delay, jitter, loss, reorders, rate } = self.quality;
         writeln!(
             f,
-            "seed {}: {} nodes (and {} that join) in {} zones, {} clients, {}, busy for {} s; links of {:.1} ms \
+            "seed {}: {}; {} nodes (and {} that join) in {} zones, {} clients, {}, busy for {} s; links of {:.1} ms \
              (+ {:.1}), {} bytes/s, {:.2} % loss{}",
             self.seed,
+            self.kind,
             self.hosts,
             self.joiners,
             self.zones,
@@ -119,7 +210,8 @@ impl fmt::Display for Spec {
             if reorders { ", reordering" } else { "" },
         )?;
         for (number, fault) in self.faults.iter().enumerate() {
-            writeln!(f, "  fault {number} {fault}")?;
+            let out = if self.without.contains(&number) { " (left out)" } else { "" };
+            writeln!(f, "  fault {number} {fault}{out}")?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     panic,
     sync::Once,
     thread,
@@ -13,22 +13,26 @@ use std::{
 };
 
 use copse_client::{network::Network, profile::Door};
-use copse_core::ids::NetworkId;
+use copse_core::ids::{NetworkId, ShardId};
 use copse_node::{
     byte_size::ByteSize,
     config::Config,
-    repair::{Rates, Settings as RepairSettings},
+    repair::{self, Rates, Settings as RepairSettings},
 };
 
 use super::{
-    atlas::{BadDisk, Fault},
+    atlas::Fault,
     check::{self, Broken, Promise},
     client::{Client, Counts, Ledger, Settings},
     entropy,
     host::{Common, Host},
-    net::{Machine, Net, Quality, address},
-    spec::{Spec, timeouts},
+    kinds::{self, Kind},
+    net::{Machine, Net, address},
+    scene::Scene,
+    spec::{CALM_BEFORE, Canary, Spec, timeouts},
+    strike::Liar,
     trace::{Log, Trace},
+    watch::{Most, Steps, Storm},
 };
 use crate::random::Xoshiro;
 
@@ -44,6 +48,9 @@ const AFTER_LIES: Duration = Duration::from_secs(120);
 
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// For how long clients of a world with an outage put, at most.
+const BUSY_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
 
 /// Ports of clients.
 const CLIENT_PORT: u16 = 50_000;
@@ -68,8 +75,14 @@ pub struct Outcome {
     pub simulated: Duration,
     /// After how much of it, since the last fault ended, all was as it should be.
     pub grew_back: Option<Duration>,
+    /// The most that there was at one time.
+    pub most: Most,
+    /// Bytes that were written to disks, and those of them that were a shard's first copy.
+    pub written: (u64, u64),
     /// Time outside.
     pub real: Duration,
+    /// Of which a processor worked for it, where the system says so.
+    pub worked: Option<Duration>,
     /// The last lines of what happened.
     pub tail: Vec<String>,
 }
@@ -93,6 +106,11 @@ fn notice_panics() {
 /// Runs a world on a thread of its own, which has the seed's randomness. Two runs are equal when
 /// each is the first of its process: libraries count on from one to the next.
 pub fn run(spec: &Spec, log: Log) -> Outcome {
+    run_in_steps(spec, log, None)
+}
+
+/// The same, with a look at it from time to time. What is looked at does not change what happens.
+pub fn run_in_steps(spec: &Spec, log: Log, steps: Option<Steps>) -> Outcome {
     let spec = spec.clone();
     let thread = thread::Builder::new().name(format!("seed {}", spec.seed)).spawn(move || {
         entropy::seed(spec.seed);
@@ -103,32 +121,49 @@ pub fn run(spec: &Spec, log: Log) -> Outcome {
             .start_paused(true)
             .build()
             .expect("a runtime without threads and sockets");
-        let mut outcome = runtime.block_on(World::run(spec, log));
+        let before = worked();
+        let mut outcome = runtime.block_on(World::run(spec, log, steps));
         drop(runtime);
         outcome.real = start.elapsed();
+        outcome.worked = worked().zip(before).map(|(after, before)| after.saturating_sub(before));
         outcome
     });
     thread.expect("a thread").join().expect("a world reports what is broken, it does not panic")
 }
 
-struct World {
-    spec: Spec,
-    net: Net,
-    trace: Trace,
-    hosts: Vec<Host>,
-    ledger: Ledger,
-    settings: Settings,
-    rng: Xoshiro,
+/// How long a processor has worked for this thread. Linux says so.
+fn worked() -> Option<Duration> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+pub(super) struct World {
+    pub(super) spec: Spec,
+    pub(super) net: Net,
+    pub(super) trace: Trace,
+    pub(super) hosts: Vec<Host>,
+    pub(super) ledger: Ledger,
+    pub(super) settings: Settings,
+    pub(super) scene: Scene,
+    pub(super) rng: Xoshiro,
     /// How many faults of the line as a whole are on.
-    losses: Vec<u32>,
-    delays: Vec<u64>,
+    pub(super) losses: Vec<u32>,
+    pub(super) delays: Vec<u64>,
+    /// Faults that are on.
+    pub(super) active: BTreeSet<usize>,
+    pub(super) liars: BTreeMap<usize, Liar>,
+    /// Shards that were on some disk, sound, the last time.
+    pub(super) there: BTreeSet<ShardId>,
+    pub(super) most: Most,
+    pub(super) steps: Option<Steps>,
 }
 
 impl World {
-    async fn run(spec: Spec, log: Log) -> Outcome {
+    async fn run(spec: Spec, log: Log, steps: Option<Steps>) -> Outcome {
         let trace = Trace::new(log);
         let _logging = trace.subscribe();
         let mut world = Self::new(spec, trace.clone());
+        world.steps = steps;
         let mut grew_back = None;
         let result = world.course(&mut grew_back).await;
         let simulated = trace.now();
@@ -141,10 +176,13 @@ impl World {
             trace: hash,
             packets,
             counts: world.ledger.counts(),
-            faults: world.spec.faults.len(),
+            faults: world.spec.faults.len() - world.spec.without.len(),
             simulated,
             grew_back,
+            most: world.most,
+            written: world.scene.written_bytes(),
             real: Duration::ZERO,
+            worked: None,
             tail: trace.tail(),
         }
     }
@@ -168,7 +206,16 @@ impl World {
             stop_grace: Duration::from_secs(1),
             ..Config::new(network, ByteSize(DISK_BYTES))
         };
-        let common = Common { config, start: tokio::time::Instant::now() };
+        let scene = Scene::default();
+        let common = Common {
+            config,
+            start: tokio::time::Instant::now(),
+            scene: scene.clone(),
+            canary: match spec.canary {
+                Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
+                Some(Canary::LyingDisks) | None => None,
+            },
+        };
         let zone = |machine: Machine| match spec.zones {
             0 => String::new(),
             zones => format!("zone{}", machine % zones),
@@ -183,7 +230,7 @@ impl World {
         for host in &mut hosts {
             let own = host.id;
             host.set_contacts(tokens.iter().filter(|token| token.node != own).cloned().collect());
-            if spec.lying_disks {
+            if spec.canary == Some(Canary::LyingDisks) {
                 host.fault(|faults| faults.lie_about_syncs = true);
             }
         }
@@ -196,6 +243,8 @@ impl World {
             doors: hosts.iter().take(spec.hosts.into()).map(door).collect(),
             geometry: spec.geometry,
             largest_bytes: 128 << 10,
+            storm_from: None,
+            scene: scene.clone(),
         };
         Self {
             net,
@@ -206,6 +255,12 @@ impl World {
             rng: Xoshiro::new(seed, "cluster world"),
             losses: Vec::new(),
             delays: Vec::new(),
+            scene,
+            active: BTreeSet::new(),
+            liars: BTreeMap::new(),
+            there: BTreeSet::new(),
+            most: Most::default(),
+            steps: None,
             spec,
         }
     }
@@ -228,12 +283,32 @@ impl World {
         self.until_content(&network, MEET_MAX).await?;
         self.trace.note(format_args!("all nodes know each other"));
 
+        let mut later = Duration::ZERO;
+        if self.spec.kind == Kind::ReadStorm {
+            let from = self.trace.now() + kinds::PUTS_BEFORE_STORM;
+            later = from.saturating_sub(CALM_BEFORE);
+            self.settings.storm_from = Some(from);
+        }
         let mut clients = tokio::task::JoinSet::new();
         for number in 1..=self.spec.clients {
             clients.spawn(self.client(number).live());
         }
-        self.strike().await?;
-        clients.shutdown().await;
+        self.note_who_serves();
+        let storm = if self.spec.kind == Kind::Outage {
+            self.wait_until(self.trace.now() + self.spec.busy.min(BUSY_BEFORE_OUTAGE)).await?;
+            clients.shutdown().await;
+            self.until_grown_back(&network, self.trace.now()).await?;
+            let later = self.trace.now();
+            self.trace.note(format_args!("whole: now the outage"));
+            let storm = Storm::before(self);
+            self.strike(later).await?;
+            Some(storm)
+        } else {
+            self.strike(later).await?;
+            self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
+            clients.shutdown().await;
+            None
+        };
         self.is_intact()?;
         self.trace.note(format_args!("calm: {:?}", self.ledger.counts()));
 
@@ -241,14 +316,18 @@ impl World {
         // A new process: it knows nothing of what was.
         let mut observer = self.client(self.spec.clients + 1);
         let network = self.joined(&observer, GROW_BACK_MAX).await?;
-        if self.spec.faults.iter().any(|planned| matches!(planned.fault, Fault::Lie { .. })) {
+        let lies = |fault: &Fault| matches!(fault, Fault::Lie { how, .. } if how.is_of_shards());
+        if self.spec.faults.iter().any(|planned| lies(&planned.fault)) {
             // Who lied is not trusted for long: what it should hold is elsewhere.
-            tokio::time::sleep(AFTER_LIES).await;
+            self.wait_until(calm + AFTER_LIES).await?;
         } else {
             self.until_grown_back(&network, calm).await?;
             *grew_back = Some(self.trace.now() - calm);
         }
         self.trace.note(format_args!("grown back"));
+        if let Some(storm) = storm {
+            storm.is_over(self)?;
+        }
         for one in self.ledger.promised() {
             if let Err(error) = observer.read(&network, &one).await {
                 self.is_intact()?;
@@ -260,7 +339,7 @@ impl World {
         self.is_intact()
     }
 
-    async fn start(&mut self, machine: usize) -> Result<(), Broken> {
+    pub(super) async fn start(&mut self, machine: usize) -> Result<(), Broken> {
         let started = self.hosts[machine].start(&self.net).await;
         self.trace.note(format_args!("node {machine} starts"));
         started.map_err(|error| Broken::new(Promise::Start, format!("node {machine}: {error}")))
@@ -279,19 +358,19 @@ impl World {
         }
     }
 
-    async fn until_content(&self, network: &Network, patience: Duration) -> Result<(), Broken> {
+    async fn until_content(&mut self, network: &Network, patience: Duration) -> Result<(), Broken> {
         let until = self.trace.now() + patience;
         loop {
-            let running = &self.hosts[..self.spec.hosts.into()];
-            match check::nodes_are_content(network, running).await {
+            let running: Vec<&Host> = self.hosts.iter().take(self.spec.hosts.into()).collect();
+            match check::nodes_are_content(network, &running).await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
-                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+                Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
             }
         }
     }
 
-    async fn until_grown_back(&self, network: &Network, calm: Duration) -> Result<(), Broken> {
+    async fn until_grown_back(&mut self, network: &Network, calm: Duration) -> Result<(), Broken> {
         let until = calm + GROW_BACK_MAX;
         let promised = self.ledger.promised();
         // What is gone for good is no matter of patience.
@@ -305,184 +384,34 @@ impl World {
             }
         }
         loop {
+            // Those that were to join and did not are not there.
+            let hosts: Vec<&Host> = self.hosts.iter().filter(|host| host.starts() > 0).collect();
+            let hosts = &hosts[..];
             let all_is_well = async {
-                check::nodes_are_content(network, &self.hosts).await?;
+                check::all_have_left(hosts)?;
+                check::nodes_are_content(network, hosts).await?;
                 let ring = &network.view().ring;
-                check::is_at_full_strength(ring, &self.hosts, &promised).await
+                check::is_at_full_strength(ring, hosts, &promised).await?;
+                check::nothing_is_held_twice(hosts)
             };
             match all_is_well.await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
-                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+                Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
             }
         }
     }
 
-    fn is_intact(&self) -> Result<(), Broken> {
+    pub(super) fn is_intact(&self) -> Result<(), Broken> {
         if let Some(what) = PANICS.with_borrow(|panics| panics.first().cloned()) {
             return Err(Broken::new(Promise::NoPanic, what));
         }
-        match self.ledger.wrong() {
-            Some(wrong) => Err(Broken::new(Promise::Integrity, wrong)),
+        if let Some(wrong) = self.ledger.wrong() {
+            return Err(Broken::new(Promise::Integrity, wrong));
+        }
+        match self.ledger.refused() {
+            Some(refused) => Err(Broken::new(Promise::Service, refused)),
             None => Ok(()),
-        }
-    }
-
-    /// Lets all faults begin and end in their time.
-    async fn strike(&mut self) -> Result<(), Broken> {
-        let faults = self.spec.faults.clone();
-        let mut moments: Vec<(Duration, bool, usize)> = Vec::new();
-        for (number, planned) in faults.iter().enumerate() {
-            moments.push((planned.at, true, number));
-            moments.push((planned.at + planned.lasts, false, number));
-        }
-        moments.sort_unstable();
-        let mut down: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.hosts.len()];
-        let begin = tokio::time::Instant::now() - self.trace.now();
-        for (at, begins, number) in moments {
-            tokio::time::sleep_until(begin + at).await;
-            let fault = &faults[number].fault;
-            let word = if begins { "begins" } else { "ends" };
-            self.trace.note(format_args!("fault {number} {word}: {fault}"));
-            self.apply(fault, begins, number, &mut down).await?;
-            self.is_intact()?;
-        }
-        tokio::time::sleep_until(begin + Duration::from_secs(20) + self.spec.busy).await;
-        Ok(())
-    }
-
-    async fn apply(
-        &mut self,
-        fault: &Fault,
-        begins: bool,
-        number: usize,
-        down: &mut [BTreeSet<usize>],
-    ) -> Result<(), Broken> {
-        let others = |side: &[Machine]| -> Vec<Machine> {
-            (0..self.spec.hosts + self.spec.joiners + self.spec.clients + 1)
-                .filter(|machine| !side.contains(machine))
-                .collect()
-        };
-        match fault {
-            Fault::Kill { host } | Fault::PowerCut { host, .. } | Fault::LoseDisk { host } => {
-                let index = usize::from(*host);
-                if begins {
-                    down[index].insert(number);
-                    let machine = &mut self.hosts[index];
-                    if let Fault::PowerCut { forgotten_batches, .. } = fault {
-                        machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);
-                    }
-                    machine.kill(&self.net, !matches!(fault, Fault::Kill { .. }));
-                    machine.fault(|faults| faults.forgotten_batches = 0);
-                    if matches!(fault, Fault::LoseDisk { .. }) {
-                        machine.lose_disk();
-                    }
-                } else {
-                    down[index].remove(&number);
-                    if down[index].is_empty() {
-                        self.start(index).await?;
-                    }
-                }
-            }
-            Fault::Rot { host, one_in } if begins => {
-                let disk = self.hosts[usize::from(*host)].disk();
-                use copse_node::store::ShardStore as _;
-                // A disk that cannot be read now does not rot now.
-                let held = disk.list(None, usize::MAX).await.unwrap_or_default();
-                for shard in held {
-                    if self.rng.below(*one_in) == 0 {
-                        disk.rot(shard, self.rng.below(1 << 20), 1 << self.rng.below(8));
-                    }
-                }
-            }
-            Fault::Rot { .. } => {}
-            Fault::Partition { side } => {
-                for (one, other) in pairs(side, &others(side)) {
-                    self.net.cut(one, other, begins);
-                    self.net.cut(other, one, begins);
-                }
-            }
-            Fault::OneWay { from, to } => {
-                for other in to {
-                    self.net.cut(*from, *other, begins);
-                }
-            }
-            Fault::Flap { host } => {
-                if begins {
-                    let (net, host, others) = (self.net.clone(), *host, others(&[*host]));
-                    let lasts = self.spec.faults[number].lasts;
-                    let pause = Duration::from_secs(1 + self.rng.below(10) as u64);
-                    tokio::spawn(flap(net, host, others, lasts, pause));
-                }
-            }
-            Fault::Loss { permille } => toggle(&mut self.losses, *permille, begins),
-            Fault::Slow { delay_ms } => toggle(&mut self.delays, *delay_ms, begins),
-            Fault::SlowDisk { host, delay_ms } => {
-                let delay = Duration::from_millis(if begins { *delay_ms } else { 0 });
-                self.hosts[usize::from(*host)].fault(|faults| {
-                    (faults.write_delay, faults.sync_delay, faults.read_delay) =
-                        (delay, delay, delay);
-                });
-            }
-            Fault::FullDisk { host } => {
-                self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);
-            }
-            Fault::BadDisk { host, way } => {
-                self.hosts[usize::from(*host)].fault(|faults| match way {
-                    BadDisk::Reads => faults.fail_reads = begins,
-                    BadDisk::Writes => faults.fail_writes = begins,
-                    BadDisk::Syncs => faults.fail_syncs = begins,
-                });
-            }
-            Fault::Join { host } if begins => self.start((*host).into()).await?,
-            Fault::Join { .. } => {}
-            Fault::Lie { host, how } => {
-                self.hosts[usize::from(*host)].lie(begins.then_some(*how));
-            }
-            Fault::Skew { host, seconds } => {
-                self.hosts[usize::from(*host)].skew(if begins { *seconds } else { 0 });
-            }
-        }
-        let usual = self.spec.quality;
-        self.net.set_quality(Quality {
-            loss: usual
-                .loss
-                .max(f64::from(self.losses.iter().copied().max().unwrap_or(0)) / 1000.0),
-            delay: usual
-                .delay
-                .max(Duration::from_millis(self.delays.iter().copied().max().unwrap_or(0))),
-            reorders: usual.reorders || !self.delays.is_empty(),
-            ..usual
-        });
-        Ok(())
-    }
-}
-
-fn toggle<T: PartialEq>(values: &mut Vec<T>, value: T, begins: bool) {
-    if begins {
-        values.push(value);
-    } else if let Some(place) = values.iter().position(|known| *known == value) {
-        values.swap_remove(place);
-    }
-}
-
-fn pairs(side: &[Machine], others: &[Machine]) -> Vec<(Machine, Machine)> {
-    side.iter().flat_map(|one| others.iter().map(|other| (*one, *other))).collect()
-}
-
-async fn flap(net: Net, host: Machine, others: Vec<Machine>, lasts: Duration, pause: Duration) {
-    let until = tokio::time::Instant::now() + lasts;
-    loop {
-        for is_cut in [true, false] {
-            for (one, other) in pairs(&[host], &others) {
-                net.cut(one, other, is_cut);
-                net.cut(other, one, is_cut);
-            }
-            let rest = until.saturating_duration_since(tokio::time::Instant::now());
-            tokio::time::sleep(pause.min(rest)).await;
-        }
-        if tokio::time::Instant::now() >= until {
-            return;
         }
     }
 }

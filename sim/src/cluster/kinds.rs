@@ -1,0 +1,205 @@
+//! Kinds of worlds, and what goes wrong in each beyond the [`atlas`](super::atlas).
+//!
+//! Owns the worlds that ask one question: whether reads succeed while shards move, and whether an
+//! outage moves what need not be moved. The one idea: a sharp question needs a world in which nothing
+//! else happens, because any other fault would be an excuse.
+
+use std::{fmt, time::Duration};
+
+use super::atlas::{self, Bounds, Fault, Lie, Number, Planned};
+use crate::random::Xoshiro;
+
+/// What a world is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Anything may happen.
+    Usual,
+    /// Clients read without a pause while machines join, leave and die.
+    ReadStorm,
+    /// Everything is whole; then some machines are away, and come back.
+    Outage,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "usual",
+            Self::ReadStorm => "read-storm",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usual => "anything may happen",
+            Self::ReadStorm => "a storm of reads",
+            Self::Outage => "an outage",
+        })
+    }
+}
+
+/// For how long clients put, before machines come and go in a storm of reads and they do nothing but
+/// read.
+pub const PUTS_BEFORE_STORM: Duration = Duration::from_secs(30);
+
+/// For how long a storm lasts, at least.
+pub const STORM_MIN: Duration = Duration::from_secs(120);
+
+/// Part of the worlds that are a storm of reads, and that are an outage.
+const STORMS: f64 = 0.1;
+const OUTAGES: f64 = 0.1;
+
+/// Part of the usual worlds with machines that leave, with misdirected reads or writes, with the
+/// rarer liars about shards, and with liars about others.
+const LEAVES: f64 = 0.25;
+const MISDIRECTED: f64 = 0.15;
+const RARE_LIARS: f64 = 0.1;
+const WITNESSES: f64 = 0.2;
+
+/// The kind of a seed's world.
+pub fn kind(rng: &mut Xoshiro) -> Kind {
+    let point = rng.unit();
+    if point < STORMS {
+        Kind::ReadStorm
+    } else if point < STORMS + OUTAGES {
+        Kind::Outage
+    } else {
+        Kind::Usual
+    }
+}
+
+/// A moment while faults last, and how long it is to their end, or less.
+fn moment(bounds: &Bounds, rng: &mut Xoshiro) -> (Duration, Duration) {
+    let at = bounds.from + (bounds.until - bounds.from).mul_f64(rng.unit());
+    (at, (bounds.until - at).mul_f64(rng.unit()))
+}
+
+fn number(from: Number, until: Number, rng: &mut Xoshiro) -> Number {
+    from + Number::try_from(rng.below(until.saturating_sub(from).into())).unwrap_or(0)
+}
+
+/// Adds to a usual world: machines that leave, disks that miss the place, more ways to lie. From a
+/// stream of its own, so that the faults of a seed stay as they were.
+pub fn draw_further(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    let mut losers = atlas::losers_of(plan);
+    if rng.chance(MISDIRECTED)
+        && let Some(host) = atlas::loser(bounds, &mut losers, number(0, bounds.hosts, rng))
+    {
+        let (reads, one_in) = (rng.chance(0.5), 3 + rng.below(5) as u64);
+        let (at, lasts) = moment(bounds, rng);
+        plan.push(Planned { at, lasts, fault: Fault::Misdirect { host, reads, one_in } });
+    }
+    if rng.chance(RARE_LIARS)
+        && let Some(host) = atlas::loser(bounds, &mut losers, number(0, bounds.hosts, rng))
+    {
+        let how = if rng.chance(0.5) { Lie::WrongProofs } else { Lie::OtherShards };
+        let (at, lasts) = moment(bounds, rng);
+        plan.push(Planned { at, lasts, fault: Fault::Lie { host, how } });
+    }
+    if rng.chance(WITNESSES) {
+        let host = number(0, bounds.hosts, rng);
+        let how = if rng.chance(0.5) { Lie::FalseWitness } else { Lie::StaleRecords };
+        let (at, lasts) = moment(bounds, rng);
+        plan.push(Planned { at, lasts, fault: Fault::Lie { host, how } });
+    }
+    if rng.chance(LEAVES) {
+        // Who leaves is still there at the end if nobody can have what it holds; the first two are
+        // those by which others join.
+        let host = number(2, bounds.hosts, rng);
+        let (at, _) = moment(bounds, rng);
+        plan.push(Planned { at, lasts: bounds.until - at, fault: Fault::Leave { host } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+/// A storm of reads: machines join and leave, one after the other, and some die for longer than
+/// others have patience. No more are dead at one time than a chunk may lose when it is acknowledged.
+pub fn draw_storm(bounds: &Bounds, joiners: Number, rng: &mut Xoshiro) -> Vec<Planned> {
+    let mut plan = Vec::new();
+    let span = bounds.until - bounds.from;
+    for host in bounds.hosts..bounds.hosts + joiners {
+        let at = bounds.from + span.mul_f64(0.6 * rng.unit());
+        plan.push(Planned { at, lasts: Duration::ZERO, fault: Fault::Join { host } });
+    }
+    let mut left: Vec<Number> = (2..bounds.hosts).collect();
+    for _ in 0..joiners.min(bounds.hosts.saturating_sub(3)) {
+        let host = left.swap_remove(rng.below(left.len()));
+        let at = bounds.from + span.mul_f64(0.2 + 0.6 * rng.unit());
+        plan.push(Planned { at, lasts: bounds.until - at, fault: Fault::Leave { host } });
+    }
+    for _ in 0..rng.below(bounds.losses_max + 1) {
+        if left.is_empty() {
+            break;
+        }
+        let host = left.swap_remove(rng.below(left.len()));
+        let at = bounds.from + span.mul_f64(0.8 * rng.unit());
+        let lasts = bounds.dead_after.mul_f64(0.2 + 1.5 * rng.unit()).min(bounds.until - at);
+        plan.push(Planned { at, lasts, fault: Fault::Kill { host } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+    plan
+}
+
+/// An outage: some machines are away for less than the patience with them, or half of the network is
+/// cut off for longer than that.
+pub fn draw_outage(bounds: &Bounds, freeze_max: Duration, rng: &mut Xoshiro) -> Vec<Planned> {
+    let mut all: Vec<Number> = (0..bounds.hosts).collect();
+    let mut some = |count: usize, rng: &mut Xoshiro| -> Vec<Number> {
+        let mut some: Vec<Number> =
+            (0..count.min(all.len())).map(|_| all.swap_remove(rng.below(all.len()))).collect();
+        some.sort_unstable();
+        some
+    };
+    let at = bounds.from;
+    if rng.chance(0.5) {
+        let side = some(usize::from(bounds.hosts / 2), rng);
+        // Not for longer than evictions stay frozen.
+        let lasts = bounds.dead_after.mul_f64(0.5) + (freeze_max / 2).mul_f64(rng.unit());
+        return vec![Planned { at, lasts, fault: Fault::Partition { side } }];
+    }
+    let lasts = bounds.dead_after.mul_f64(0.1 + 0.6 * rng.unit());
+    let away = some(1 + rng.below(bounds.losses_max.max(1)), rng);
+    away.into_iter().map(|host| Planned { at, lasts, fault: Fault::Kill { host } }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worlds_of_all_kinds_stay_within_their_bounds() {
+        let bounds = Bounds {
+            hosts: 9,
+            losses_max: 2,
+            from: Duration::from_secs(20),
+            until: Duration::from_secs(300),
+            dead_after: Duration::from_secs(60),
+        };
+        let (mut leaving, mut lost) = (0, 0);
+        for seed in 0..500 {
+            let rng = &mut Xoshiro::new(seed, "test");
+            let mut usual = atlas::draw(&bounds, rng);
+            atlas::draw_more(&bounds, 1, &mut usual, rng);
+            draw_further(&bounds, &mut usual, rng);
+            let storm = draw_storm(&bounds, 3, rng);
+            let outage = draw_outage(&bounds, Duration::from_secs(180), rng);
+            assert!(atlas::losers_of(&usual).len() <= 2);
+            assert!(!outage.is_empty());
+            for plan in [&usual, &storm] {
+                assert!(plan.is_sorted_by_key(|planned| planned.at));
+                for planned in plan {
+                    assert!(
+                        planned.at >= bounds.from && planned.at + planned.lasts <= bounds.until
+                    );
+                }
+                let is = |planned: &&Planned| matches!(planned.fault, Fault::Leave { .. });
+                leaving += plan.iter().filter(is).count();
+            }
+            lost += atlas::losers_of(&usual).len();
+        }
+        assert!(leaving > 1500 && lost > 400, "{leaving} {lost}");
+    }
+}

@@ -1,0 +1,119 @@
+//! What all who act in a world share: which machines serve, what was written, and who reads.
+//!
+//! Owns the two measures that need the exact moment: with how few shards within reach a read had to
+//! do, at its worst moment; and how often shards of a chunk were written. Judges nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use copse_core::ids::{ChunkId, ShardId};
+use copse_node::store::MemoryStore;
+
+use super::net::Machine;
+
+/// The scene. Clones are the same one.
+#[derive(Clone, Default)]
+pub(super) struct Scene(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    /// The disks of machines that run, are reached by everybody and have nothing wrong with them.
+    serving: BTreeMap<Machine, Arc<MemoryStore>>,
+    reads: BTreeMap<u64, Reading>,
+    next: u64,
+    written: BTreeMap<ChunkId, Written>,
+}
+
+struct Reading {
+    chunk: ChunkId,
+    fewest: usize,
+}
+
+/// What was written of a chunk, on all disks, by whomever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Shards, each as often as it was written.
+    pub(super) shards: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// The bytes of each index once.
+    pub(super) once_bytes: u64,
+    /// Which indices, as bits.
+    seen: [u64; 4],
+}
+
+impl Scene {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which machines serve from now on.
+    pub(super) fn set_serving(&self, serving: BTreeMap<Machine, Arc<MemoryStore>>) {
+        let mut inner = self.lock();
+        inner.serving = serving;
+        let chunks: BTreeSet<ChunkId> = inner.reads.values().map(|read| read.chunk).collect();
+        chunks.into_iter().for_each(|chunk| inner.recount(chunk));
+    }
+
+    /// A shard of a chunk has just gone from some disk.
+    pub(super) fn dropped(&self, chunk: ChunkId) {
+        self.lock().recount(chunk);
+    }
+
+    /// A shard was written somewhere, and was not there before.
+    pub(super) fn wrote(&self, id: ShardId, bytes: u64) {
+        let mut inner = self.lock();
+        let written = inner.written.entry(id.chunk).or_default();
+        written.shards += 1;
+        written.bytes += bytes;
+        let (word, bit) = (usize::from(id.index.0 / 64), id.index.0 % 64);
+        if written.seen[word] & (1 << bit) == 0 {
+            written.seen[word] |= 1 << bit;
+            written.once_bytes += bytes;
+        }
+    }
+
+    /// What was written so far, by chunk.
+    pub(super) fn written(&self) -> BTreeMap<ChunkId, Written> {
+        self.lock().written.clone()
+    }
+
+    /// Bytes that were written so far, and of those what each shard's first copy is.
+    pub(super) fn written_bytes(&self) -> (u64, u64) {
+        let inner = self.lock();
+        let sum = |of: fn(&Written) -> u64| inner.written.values().map(of).sum();
+        (sum(|written| written.bytes), sum(|written| written.once_bytes))
+    }
+
+    /// Somebody begins to read a chunk.
+    pub(super) fn begin(&self, chunk: ChunkId) -> u64 {
+        let mut inner = self.lock();
+        let number = inner.next;
+        inner.next += 1;
+        let fewest = inner.within_reach(chunk);
+        inner.reads.insert(number, Reading { chunk, fewest });
+        number
+    }
+
+    /// The read has ended: the shards of different index that were within reach at its worst moment.
+    pub(super) fn end(&self, number: u64) -> usize {
+        self.lock().reads.remove(&number).map_or(0, |read| read.fewest)
+    }
+}
+
+impl Inner {
+    fn within_reach(&self, chunk: ChunkId) -> usize {
+        let all = self.serving.values().flat_map(|disk| disk.sound_of(chunk));
+        all.collect::<BTreeSet<_>>().len()
+    }
+
+    fn recount(&mut self, chunk: ChunkId) {
+        if self.reads.values().any(|read| read.chunk == chunk) {
+            let now = self.within_reach(chunk);
+            let same = self.reads.values_mut().filter(|read| read.chunk == chunk);
+            same.for_each(|read| read.fewest = read.fewest.min(now));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What strikes a world: faults begin and end in their time.
+//!
+//! Owns how each fault is done to machines and links. Decides nothing: what strikes, and when, is in
+//! the world's spec.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use copse_node::store::ShardStore as _;
+
+use super::{
+    atlas::{BadDisk, Fault, Lie},
+    check::{Broken, Promise},
+    net::{Machine, Net, Quality},
+    witness::Witness,
+    world::World,
+};
+use crate::random::Xoshiro;
+
+/// A node that lies about others, as long as it does.
+pub(super) struct Liar {
+    machine: Machine,
+    how: Lie,
+    /// It speaks since this start of its node.
+    speaks: Option<(u64, Witness)>,
+}
+
+impl World {
+    /// Lets all faults begin and end in their time, so much later than planned.
+    pub(super) async fn strike(&mut self, later: Duration) -> Result<(), Broken> {
+        let faults = self.spec.faults.clone();
+        let mut moments: Vec<(Duration, bool, usize)> = Vec::new();
+        let on = |(number, _): &(usize, _)| !self.spec.without.contains(number);
+        for (number, planned) in faults.iter().enumerate().filter(on) {
+            moments.push((planned.at, true, number));
+            moments.push((planned.at + planned.lasts, false, number));
+        }
+        moments.sort_unstable();
+        let mut down: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.hosts.len()];
+        for (at, begins, number) in moments {
+            self.wait_until(at + later).await?;
+            let fault = &faults[number].fault;
+            let word = if begins { "begins" } else { "ends" };
+            self.trace.note(format_args!("fault {number} {word}: {fault}"));
+            // What is missing before it strikes it did not take.
+            self.nothing_was_deleted_on_doubt()?;
+            if begins {
+                self.active.insert(number);
+            } else {
+                self.active.remove(&number);
+            }
+            self.apply(fault, begins, number, &mut down).await?;
+            self.note_who_serves();
+            self.remember_what_is_there();
+            self.is_intact()?;
+        }
+        Ok(())
+    }
+
+    /// Has those speak who lie about others.
+    pub(super) fn mislead(&mut self) -> Result<(), Broken> {
+        for (number, liar) in &mut self.liars {
+            let host = &self.hosts[usize::from(liar.machine)];
+            let (starts, records) = (host.starts(), host.records());
+            if liar.speaks.as_ref().is_none_or(|(since, _)| *since != starts) {
+                liar.speaks = None;
+            }
+            if records.is_empty() {
+                continue;
+            }
+            let (_, witness) = match &mut liar.speaks {
+                Some(speaks) => speaks,
+                silent => {
+                    let purpose = format!("cluster witness {number} {starts}");
+                    let rng = Xoshiro::new(self.spec.seed, &purpose);
+                    let (secret, network) = (host.secret(), self.settings.network);
+                    let (how, machine) = (liar.how, liar.machine);
+                    let stale = records.clone();
+                    let witness =
+                        Witness::new(how, secret, network, &self.net, machine, stale, rng);
+                    let witness = witness.map_err(|error| {
+                        Broken::new(Promise::Start, format!("the liar {machine}: {error}"))
+                    })?;
+                    silent.insert((starts, witness))
+                }
+            };
+            witness.mislead(&records, host.unix_seconds());
+        }
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        fault: &Fault,
+        begins: bool,
+        number: usize,
+        down: &mut [BTreeSet<usize>],
+    ) -> Result<(), Broken> {
+        let others = |side: &[Machine]| -> Vec<Machine> {
+            (0..self.spec.hosts + self.spec.joiners + self.spec.clients + 1)
+                .filter(|machine| !side.contains(machine))
+                .collect()
+        };
+        match fault {
+            Fault::Kill { host } | Fault::PowerCut { host, .. } | Fault::LoseDisk { host } => {
+                let index = usize::from(*host);
+                if begins {
+                    down[index].insert(number);
+                    let machine = &mut self.hosts[index];
+                    if let Fault::PowerCut { forgotten_batches, .. } = fault {
+                        machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);
+                    }
+                    machine.kill(&self.net, !matches!(fault, Fault::Kill { .. }));
+                    machine.fault(|faults| faults.forgotten_batches = 0);
+                    if matches!(fault, Fault::LoseDisk { .. }) {
+                        machine.lose_disk();
+                    }
+                } else {
+                    down[index].remove(&number);
+                    if down[index].is_empty() {
+                        self.start(index).await?;
+                    }
+                }
+            }
+            Fault::Rot { host, one_in } if begins => {
+                let disk = self.hosts[usize::from(*host)].disk();
+                // A disk that cannot be read now does not rot now.
+                let held = disk.list(None, usize::MAX).await.unwrap_or_default();
+                for shard in held {
+                    if self.rng.below(*one_in) == 0 {
+                        disk.rot(shard, self.rng.below(1 << 20), 1 << self.rng.below(8));
+                    }
+                }
+            }
+            Fault::Rot { .. } => {}
+            Fault::Partition { side } => {
+                for (one, other) in pairs(side, &others(side)) {
+                    self.net.cut(one, other, begins);
+                    self.net.cut(other, one, begins);
+                }
+            }
+            Fault::OneWay { from, to } => {
+                for other in to {
+                    self.net.cut(*from, *other, begins);
+                }
+            }
+            Fault::Flap { host } => {
+                if begins {
+                    let (net, host, others) = (self.net.clone(), *host, others(&[*host]));
+                    let lasts = self.spec.faults[number].lasts;
+                    let pause = Duration::from_secs(1 + self.rng.below(10) as u64);
+                    tokio::spawn(flap(net, host, others, lasts, pause));
+                }
+            }
+            Fault::Loss { permille } => toggle(&mut self.losses, *permille, begins),
+            Fault::Slow { delay_ms } => toggle(&mut self.delays, *delay_ms, begins),
+            Fault::SlowDisk { host, delay_ms } => {
+                let delay = Duration::from_millis(if begins { *delay_ms } else { 0 });
+                self.hosts[usize::from(*host)].fault(|faults| {
+                    (faults.write_delay, faults.sync_delay, faults.read_delay) =
+                        (delay, delay, delay);
+                });
+            }
+            Fault::FullDisk { host } => {
+                self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);
+            }
+            Fault::BadDisk { host, way } => {
+                self.hosts[usize::from(*host)].fault(|faults| match way {
+                    BadDisk::Reads => faults.fail_reads = begins,
+                    BadDisk::Writes => faults.fail_writes = begins,
+                    BadDisk::Syncs => faults.fail_syncs = begins,
+                });
+            }
+            Fault::Join { host } if begins => self.start((*host).into()).await?,
+            Fault::Join { .. } => {}
+            Fault::Leave { host } if begins => self.hosts[usize::from(*host)].leave(),
+            Fault::Leave { .. } => {}
+            Fault::Misdirect { host, reads, one_in } => {
+                let one_in = if begins { *one_in } else { 0 };
+                self.hosts[usize::from(*host)].fault(|faults| match reads {
+                    true => faults.misdirect_reads = one_in,
+                    false => faults.misdirect_writes = one_in,
+                });
+            }
+            Fault::Lie { host, how } if !how.is_of_shards() => {
+                if begins {
+                    let liar = Liar { machine: *host, how: *how, speaks: None };
+                    self.liars.insert(number, liar);
+                } else {
+                    self.liars.remove(&number);
+                }
+            }
+            Fault::Lie { host, how } => {
+                self.hosts[usize::from(*host)].lie(begins.then_some(*how));
+            }
+            Fault::Skew { host, seconds } => {
+                self.hosts[usize::from(*host)].skew(if begins { *seconds } else { 0 });
+            }
+        }
+        let usual = self.spec.quality;
+        self.net.set_quality(Quality {
+            loss: usual
+                .loss
+                .max(f64::from(self.losses.iter().copied().max().unwrap_or(0)) / 1000.0),
+            delay: usual
+                .delay
+                .max(Duration::from_millis(self.delays.iter().copied().max().unwrap_or(0))),
+            reorders: usual.reorders || !self.delays.is_empty(),
+            ..usual
+        });
+        Ok(())
+    }
+}
+
+fn toggle<T: PartialEq>(values: &mut Vec<T>, value: T, begins: bool) {
+    if begins {
+        values.push(value);
+    } else if let Some(place) = values.iter().position(|known| *known == value) {
+        values.swap_remove(place);
+    }
+}
+
+fn pairs(side: &[Machine], others: &[Machine]) -> Vec<(Machine, Machine)> {
+    side.iter().flat_map(|one| others.iter().map(|other| (*one, *other))).collect()
+}
+
+async fn flap(net: Net, host: Machine, others: Vec<Machine>, lasts: Duration, pause: Duration) {
+    let until = tokio::time::Instant::now() + lasts;
+    loop {
+        for is_cut in [true, false] {
+            for (one, other) in pairs(&[host], &others) {
+                net.cut(one, other, is_cut);
+                net.cut(other, one, is_cut);
+            }
+            let rest = until.saturating_duration_since(tokio::time::Instant::now());
+            tokio::time::sleep(pause.min(rest)).await;
+        }
+        if tokio::time::Instant::now() >= until {
+            return;
+        }
+    }
+}
