@@ -262,7 +262,19 @@ fn no_original_node_is_left_and_every_byte_is_there() {
         for _ in &old {
             stored.cluster.add(&[]);
         }
+        let all = stored.cluster.running().len();
+        until("all know the newcomers", || {
+            let alive = |node| {
+                let status = stored.cluster.status(node)?;
+                let peers = status["peers"].as_array()?;
+                Some(peers.iter().filter(|peer| peer["standing"] == "alive").count() + 1)
+            };
+            stored.cluster.running().into_iter().all(|node| alive(node) == Some(all)).then_some(())
+        });
         lose(&mut stored, &old);
+        // With as many nodes as shards of a chunk: a newcomer that is not used would be a loss.
+        let running = stored.cluster.running();
+        assert!(running.iter().all(|&node| stored.shards_of(node) > 0), "{running:?}");
     }
     assert!(stored.cluster.running().into_iter().all(|node| node >= 16));
     stored.reads();

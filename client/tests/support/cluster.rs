@@ -115,20 +115,14 @@ impl Cluster {
         if !arguments.iter().any(|argument| argument == "--capacity") {
             init.args(["--capacity", "20GiB"]);
         }
-        if number > 0 {
-            init.args(["--join", &self.token]);
+        // Of one that runs: a token leads to the node that gave it, which may be gone.
+        if let Some(&door) = self.running().first() {
+            init.args(["--join", &self.token_of(door)]);
         }
         let output = init.output().expect("copse-node runs");
         assert!(output.status.success(), "init: {}", text(&output.stderr));
         if number == 0 {
-            let output = Command::new(binary("copse-node"))
-                .arg("token")
-                .arg("--dir")
-                .arg(&dir)
-                .output()
-                .expect("copse-node runs");
-            assert!(output.status.success(), "token: {}", text(&output.stderr));
-            self.token = text(&output.stdout).trim().to_owned();
+            self.token = self.token_of(0);
         }
         let config = dir.join("copse-node.toml");
         let mut written = fs::read_to_string(&config).expect("a configuration");
@@ -145,6 +139,15 @@ impl Cluster {
             return self.add(arguments);
         }
         number
+    }
+
+    /// What others need to join by this node.
+    fn token_of(&self, number: usize) -> String {
+        let mut command = Command::new(binary("copse-node"));
+        command.arg("token").arg("--dir").arg(self.node_dir(number));
+        let output = command.output().expect("copse-node runs");
+        assert!(output.status.success(), "token: {}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
     }
 
     /// What a node says of itself; none while it does not answer.
