@@ -61,6 +61,12 @@ if hits=$(files '*' | grep -v -E '(^|/)(Cargo\.lock|LICENSE-.*)$' | tr '\n' '\0'
     printf '%s\n' "$hits" >&2
 fi
 
+# No merge was left half done.
+if hits=$(files '*' | tr '\n' '\0' | xargs -0 grep -n -I -E '^(<<<<<<<|>>>>>>>) ' 2>/dev/null); then
+    fail "merge conflicts:"
+    printf '%s\n' "$hits" >&2
+fi
+
 # Shell scripts parse; shellcheck looks closer where it is installed.
 while IFS= read -r file; do
     [ -f "$file" ] || continue

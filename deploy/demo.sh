@@ -2,7 +2,7 @@
 # The main job on real processes: eight nodes, a real folder, two nodes die, a third one's disk
 # rots, and the folder comes back whole. Needs the built programs (make demo builds them).
 #
-#   NODES=8       node processes, at least 8: the default code then survives three losses
+#   NODES=8       node processes, at least 8: the default code then survives four losses
 #   SIZE_MIB=256  size of the generated file
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 nodes=${NODES:-8}
 size_mib=${SIZE_MIB:-256}
 case $nodes$size_mib in *[!0-9]*) die "NODES and SIZE_MIB are numbers" ;; esac
-[ "$nodes" -ge 8 ] || die "with fewer than 8 nodes the default code does not survive three losses"
+[ "$nodes" -ge 8 ] || die "with fewer than 8 nodes the default code does not survive that"
 
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
