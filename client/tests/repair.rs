@@ -254,9 +254,9 @@ fn three_nodes_of_sixteen_die_and_the_copse_grows_back_twice() {
 }
 
 #[test]
-#[ignore = "five minutes: in `make test-long`"]
+#[ignore = "minutes, and 8 GiB of disk: in `make test-long`"]
 fn no_original_node_is_left_and_every_byte_is_there() {
-    let mut stored = Stored::new(16, "10+6", 200, &QUICK);
+    let mut stored = Stored::new(16, "10+6", 2048, &QUICK);
     for first in (0..16).step_by(3) {
         let old: Vec<usize> = (first..(first + 3).min(16)).collect();
         for _ in &old {
