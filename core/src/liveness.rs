@@ -236,12 +236,14 @@ impl Watch {
         if observers >= 2 { Liveness::Down } else { Liveness::Alive }
     }
 
-    /// A node answered a ping, or anything else, or sent something itself.
+    /// A node answered a ping or anything else, or connected. It need not be pinged for a while.
     pub fn heard(&mut self, node: &NodeId, now: Duration) -> Option<Change> {
+        let interval = self.interval();
         let watched = self.watched.get_mut(node)?;
         let silent = now.saturating_sub(watched.answered);
         let from = core::mem::replace(&mut watched.state, Liveness::Alive);
         watched.heard = true;
+        watched.next_ping = now + interval;
         watched.answered = watched.answered.max(now);
         watched.lived = watched.lived.max(now);
         (from != Liveness::Alive).then_some(Change {

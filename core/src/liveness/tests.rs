@@ -190,6 +190,31 @@ fn pings_are_spread_and_the_down_are_pinged_less() {
 }
 
 #[test]
+fn who_was_heard_is_not_pinged_for_a_while_and_who_returns_is_pinged_soon() {
+    let mut node = Driven::new(9);
+    node.pass(60, &[]);
+    for _ in 0..60 {
+        node.watch.tick(seconds(node.now), node.now, &node.directory);
+        let due = node.watch.due(seconds(node.now));
+        assert!(!due.contains(&node_id(7)), "it answers other requests all the time");
+        for id in due.into_iter().chain([node_id(7)]) {
+            node.watch.heard(&id, seconds(node.now));
+        }
+        node.now += 1;
+    }
+    node.pass(400, &[7]);
+    assert_eq!(node.state(7), Liveness::Down);
+    node.watch.heard(&node_id(7), seconds(node.now));
+    let (mut pinged, heard) = (None, node.now);
+    while pinged.is_none() && node.now < heard + 60 {
+        node.now += 1;
+        node.watch.tick(seconds(node.now), node.now, &node.directory);
+        pinged = node.watch.due(seconds(node.now)).contains(&node_id(7)).then_some(node.now);
+    }
+    assert_eq!(pinged, Some(heard + 5), "and not only after a minute, when it is suspect again");
+}
+
+#[test]
 fn of_nodes_that_others_watch_two_words_count_and_one_does_not() {
     let node = Driven::new(3);
     let mut directory = node.directory;
