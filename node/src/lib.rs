@@ -25,6 +25,7 @@ mod refusals;
 pub mod repair;
 pub mod shards;
 pub mod span;
+pub mod spares;
 pub mod status;
 pub mod store;
 pub mod tls;

@@ -157,7 +157,7 @@ impl Node {
         let quic_seed = blake3::derive_key("copse node start: quic", &random);
         let endpoint = endpoint::open(&tls, socket, config.congestion, quic_seed)?;
         let jitter = u64::from_le_bytes(std::array::from_fn(|i| random[i]));
-        let pool = PeerPool::new(endpoint.clone(), id, membership.book(), jitter);
+        let pool = PeerPool::new(endpoint.clone(), id, Arc::new(membership.clone()), jitter);
         let half = |size: ByteSize| ByteSize(size.0 / 2);
         let shards = ShardService::new(shards::Parts {
             network: config.network,

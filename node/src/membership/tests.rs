@@ -104,7 +104,7 @@ impl Start {
             events: Events::default(),
         })
         .expect("a valid record");
-        let pool = PeerPool::new(endpoint.clone(), contact.node, membership.book(), 1);
+        let pool = PeerPool::new(endpoint.clone(), contact.node, Arc::new(membership.clone()), 1);
         let stop = CancellationToken::new();
         let handler = Arc::new(Handler(membership.clone(), pool.clone()));
         let serving = serve(endpoint.clone(), handler, Limits::default(), stop.clone());

@@ -21,7 +21,7 @@ use copse_proto::status::{Reason, Refusal};
 use prost::Message;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 
-use super::spares::{Spare, Spares};
+use crate::spares::{Spare, Spares};
 
 /// A header, in bytes, at most: a Has of 1024 chunks, or about 150 node records.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;

@@ -10,7 +10,6 @@
 //! | [`frame`] | the bytes of a message |
 //! | [`pool`] | outgoing connections, dialling, backoff |
 //! | [`server`] | incoming connections, limits |
-//! | [`spares`] | buffers of bodies |
 
 use std::time::Duration;
 
@@ -28,7 +27,6 @@ pub mod endpoint;
 pub mod frame;
 pub mod pool;
 pub mod server;
-pub mod spares;
 #[cfg(test)]
 mod tests;
 

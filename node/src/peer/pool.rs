@@ -29,8 +29,8 @@ use tracing::debug;
 use super::{
     Answer, Op, Outcome, PeerError,
     frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
-    spares::Spares,
 };
+use crate::spares::Spares;
 
 /// Peers that are remembered, with their connections, at most. The one longest unused goes first.
 pub const PEERS_MAX: usize = 512;
@@ -60,8 +60,22 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Connections are closed with this code when they make room for others.
 const CLOSE_UNUSED: VarInt = VarInt::from_u32(1);
 
-/// Where a node can be reached, by the directory.
-pub type AddressBook = Arc<dyn Fn(&NodeId) -> Vec<SocketAddr> + Send + Sync>;
+/// Who knows the peers.
+pub trait AddressBook: Send + Sync {
+    /// Where a node can be reached, by the directory.
+    fn addresses(&self, node: &NodeId) -> Vec<SocketAddr>;
+
+    /// A node has just answered a request of this one, whatever it was.
+    fn answered(&self, node: NodeId) {
+        let _ = node;
+    }
+}
+
+impl<F: Fn(&NodeId) -> Vec<SocketAddr> + Send + Sync> AddressBook for F {
+    fn addresses(&self, node: &NodeId) -> Vec<SocketAddr> {
+        self(node)
+    }
+}
 
 /// What is known of a peer's reachability.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +97,7 @@ pub struct PeerPool(Arc<Inner>);
 struct Inner {
     endpoint: quinn::Endpoint,
     own: NodeId,
-    book: AddressBook,
+    book: Arc<dyn AddressBook>,
     // Ordered, so that the order of nothing depends on a hash.
     slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
     clock: AtomicU64,
@@ -133,7 +147,12 @@ impl Slot {
 
 impl PeerPool {
     /// A pool that dials with `endpoint` as node `own`. `seed` is for the jitter of backoff.
-    pub fn new(endpoint: quinn::Endpoint, own: NodeId, book: AddressBook, seed: u64) -> Self {
+    pub fn new(
+        endpoint: quinn::Endpoint,
+        own: NodeId,
+        book: Arc<dyn AddressBook>,
+        seed: u64,
+    ) -> Self {
         let slots = Mutex::default();
         Self(Arc::new(Inner {
             endpoint,
@@ -151,7 +170,7 @@ impl PeerPool {
     /// # Errors
     /// When it cannot be reached, refuses, or answers nonsense.
     pub async fn request(&self, to: NodeId, op: Op, body: Bytes) -> Result<Answer, PeerError> {
-        self.request_at(to, &(self.0.book)(&to), op, body).await
+        self.request_at(to, &self.0.book.addresses(&to), op, body).await
     }
 
     /// As [`Self::request`]; in the background, it may be slowed down for those who wait.
@@ -166,7 +185,7 @@ impl PeerPool {
         background: bool,
     ) -> Result<Answer, PeerError> {
         let request = Request { body_length: body.len() as u64, op: Some(op), background };
-        self.send(to, &(self.0.book)(&to), request, body).await
+        self.send(to, &self.0.book.addresses(&to), request, body).await
     }
 
     /// Asks a node at the given addresses, if no connection to it is open.
@@ -214,7 +233,8 @@ impl PeerPool {
     pub fn heard(&self, from: NodeId) {
         let known = lock(&self.0.slots).get(&from).cloned();
         // Strangers take no place.
-        let slot = known.or_else(|| (!(self.0.book)(&from).is_empty()).then(|| self.slot(from)));
+        let slot =
+            known.or_else(|| (!self.0.book.addresses(&from).is_empty()).then(|| self.slot(from)));
         if let Some(slot) = slot {
             slot.heard();
         }
@@ -408,7 +428,11 @@ impl PeerPool {
             }
         };
         match &result {
-            Ok(_) | Err(PeerError::Refused { .. }) => slot.heard(),
+            // A refusal is an answer, too.
+            Ok(_) | Err(PeerError::Refused { .. }) => {
+                slot.heard();
+                self.0.book.answered(node);
+            }
             Err(error) => lock(&slot.state).last_error = Some(error.to_string()),
         }
         result

@@ -31,8 +31,8 @@ use tracing::{debug, warn};
 use super::{
     Op, Outcome, PeerHandler,
     frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
-    spares::Spares,
 };
+use crate::spares::Spares;
 use crate::tls::peer_id;
 
 /// The limits of a server.

@@ -1,6 +1,6 @@
-//! Buffers of bodies, used again.
+//! Buffers of shards on their way, used again.
 //!
-//! Owns some memory that was a body and will be one again. A body has most of a megabyte; the
+//! Owns some memory that was a shard and will be one again. A shard has most of a megabyte; the
 //! system would take its pages back and clear new ones for each, which cost a fifth of the time of a
 //! transfer. Refuses to keep more than a bound.
 
