@@ -3,12 +3,14 @@
 //! Owns the order of headers and pieces, without any I/O. A wrong shard is refused and its remaining
 //! pieces are skipped, so that the stream goes on; pieces that belong to no shard end the stream.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use copse_core::ids::{NodeId, ShardId};
 use copse_proto::{
     convert, door,
     status::{Reason, Refusal},
 };
+
+use crate::spares::{Spare, Spares};
 
 /// Bytes of one piece of a shard, at most, as the .proto says.
 pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
@@ -47,12 +49,13 @@ pub(super) struct Begun {
 }
 
 /// Puts the pieces of one stream together.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Assembler {
     state: State,
+    spares: Spares,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 enum State {
     /// Between shards.
     #[default]
@@ -60,10 +63,15 @@ enum State {
     /// In the pieces of a refused shard.
     Skipping,
     /// In the pieces of a shard.
-    Receiving(Box<Incoming>, BytesMut),
+    Receiving(Box<Incoming>, Option<Spare>),
 }
 
 impl Assembler {
+    /// One that puts shards together in these buffers.
+    pub(super) fn new(spares: Spares) -> Self {
+        Self { state: State::Idle, spares }
+    }
+
     /// Whether a shard has begun and is not complete.
     pub(super) fn receiving(&self) -> bool {
         matches!(self.state, State::Receiving(..))
@@ -76,7 +84,7 @@ impl Assembler {
         let shard = match begin(header) {
             Ok(incoming) => {
                 let shard_bytes = incoming.shard_bytes;
-                self.state = State::Receiving(Box::new(incoming), BytesMut::new());
+                self.state = State::Receiving(Box::new(incoming), None);
                 Ok(shard_bytes)
             }
             Err(refusal) => {
@@ -95,7 +103,7 @@ impl Assembler {
         &mut self,
         piece: Bytes,
     ) -> Result<Option<Result<Incoming, Refused>>, Refusal> {
-        let (mut incoming, mut buffer) = match std::mem::take(&mut self.state) {
+        let (mut incoming, buffer) = match std::mem::take(&mut self.state) {
             State::Idle => {
                 return Err(Refusal::new(
                     Reason::Torn,
@@ -118,7 +126,7 @@ impl Assembler {
                 format!("a piece of {} bytes is over the limit of {PIECE_BYTES_MAX}", piece.len());
             return refuse(Reason::Oversized, message);
         }
-        let got = buffer.len() + piece.len();
+        let got = buffer.as_ref().map_or(0, Spare::filled) + piece.len();
         if got > incoming.shard_bytes {
             self.state = State::Skipping;
             let message = format!(
@@ -127,20 +135,19 @@ impl Assembler {
             );
             return refuse(Reason::ShardMismatch, message);
         }
-        if got == incoming.shard_bytes {
-            incoming.data = if buffer.is_empty() {
-                // In one piece: nothing is copied.
-                piece
-            } else {
-                buffer.extend_from_slice(&piece);
-                buffer.freeze()
-            };
+        if got == incoming.shard_bytes && buffer.is_none() {
+            // In one piece: nothing is copied.
+            incoming.data = piece;
             return Ok(Some(Ok(*incoming)));
         }
         // Copied, since a small piece would keep alive the whole message buffer it lies in.
-        buffer.reserve(incoming.shard_bytes - buffer.len());
-        buffer.extend_from_slice(&piece);
-        self.state = State::Receiving(incoming, buffer);
+        let mut buffer = buffer.unwrap_or_else(|| self.spares.take(incoming.shard_bytes));
+        buffer.extend(&piece);
+        if got == incoming.shard_bytes {
+            incoming.data = buffer.freeze();
+            return Ok(Some(Ok(*incoming)));
+        }
+        self.state = State::Receiving(incoming, Some(buffer));
         Ok(None)
     }
 
@@ -157,7 +164,7 @@ impl Assembler {
         let message = format!(
             "shard {} is not complete: {why} after {} of {} bytes",
             incoming.id,
-            buffer.len(),
+            buffer.as_ref().map_or(0, Spare::filled),
             incoming.shard_bytes
         );
         let refusal = Refusal::new(Reason::ShardMismatch, message);

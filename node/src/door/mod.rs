@@ -30,7 +30,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::pb as reflection;
 
-use crate::shards::ShardService;
+use crate::{shards::ShardService, spares::Spares};
 
 mod assemble;
 mod directory;
@@ -150,8 +150,12 @@ impl Door {
     pub async fn open(parts: Parts) -> Result<Self, DoorError> {
         let Parts { listener, tls, connections_max, streams_max, stop, .. } = parts;
         let calls = Calls::default();
-        let shards =
-            shards::Shards { service: parts.shards, stop: stop.clone(), calls: calls.clone() };
+        let shards = shards::Shards {
+            service: parts.shards,
+            stop: stop.clone(),
+            calls: calls.clone(),
+            spares: Spares::default(),
+        };
         let shards = ShardsServer::new(shards)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -24,6 +24,7 @@ use crate::{
     buffers::Taken,
     refusals,
     shards::{Found, ShardService},
+    spares::Spares,
 };
 
 /// Shards of one Put stream that are being stored at one time, with their answers on the way. A
@@ -45,6 +46,7 @@ pub(super) struct Shards {
     pub(super) service: ShardService,
     pub(super) stop: CancellationToken,
     pub(super) calls: Calls,
+    pub(super) spares: Spares,
 }
 
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -63,7 +65,7 @@ impl shards_server::Shards for Shards {
             service: self.service.clone(),
             answers,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
-            assembler: Assembler::default(),
+            assembler: Assembler::new(self.spares.clone()),
             room: None,
         };
         let (call, stop) = (self.calls.begin(), self.stop.clone());
