@@ -16,13 +16,13 @@ use std::{
 };
 
 use copse_core::ids::NodeId;
-use copse_proto::tls::{DoorVerifier, server_name};
+use copse_proto::tls::{DoorVerifier, READ_AHEAD_BYTES, server_name};
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -104,8 +104,8 @@ impl TlsConnector {
         let config = self.config(node);
         Box::pin(async move {
             let name = ServerName::try_from(server_name(&node)).map_err(io::Error::other)?;
-            let tls =
-                tokio_rustls::TlsConnector::from(config?).connect(name, stream.await?).await?;
+            let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream.await?);
+            let tls = tokio_rustls::TlsConnector::from(config?).connect(name, stream).await?;
             Ok(Box::new(tls) as Box<dyn Io>)
         })
     }

@@ -13,8 +13,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use copse_proto::tls::READ_AHEAD_BYTES;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
@@ -59,7 +60,7 @@ impl Listener for TcpListener {
 
 /// A connection that passed TLS. Its place is free again when it is dropped.
 pub(super) struct Connection {
-    tls: TlsStream<Box<dyn Stream>>,
+    tls: TlsStream<BufReader<Box<dyn Stream>>>,
     from: SocketAddr,
     _place: OwnedSemaphorePermit,
 }
@@ -107,6 +108,7 @@ async fn handshake(
     place: OwnedSemaphorePermit,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
+    let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(tls)) => {
             // Fails only when the server has stopped.
