@@ -147,18 +147,19 @@ impl FileReader {
         Ok(Segment::Data(usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)))
     }
 
-    /// Fills the buffer with the next bytes.
+    /// Adds so many of the next bytes to the buffer.
     ///
     /// # Errors
-    /// When the system refuses, or the file ends before the buffer is full.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<(), ReadFileError> {
-        match self.file.read_exact(buffer) {
-            Ok(()) => {
-                self.at += buffer.len() as u64;
+    /// When the system refuses, or the file ends before.
+    pub fn read(&mut self, bytes: usize, buffer: &mut Vec<u8>) -> Result<(), ReadFileError> {
+        // Without zeroing what is overwritten.
+        match (&self.file).take(bytes as u64).read_to_end(buffer) {
+            Ok(read) if read == bytes => {
+                self.at += bytes as u64;
                 Ok(())
             }
             // Shorter than it was.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            Ok(_) => Err(self.changed()),
             Err(source) => Err(self.io(source)),
         }
     }
@@ -233,9 +234,7 @@ mod tests {
         loop {
             match reader.next(100_000)? {
                 Segment::Data(count) => {
-                    let mut buffer = vec![0; count];
-                    reader.read(&mut buffer)?;
-                    bytes.append(&mut buffer);
+                    reader.read(count, &mut bytes)?;
                 }
                 Segment::Hole(count) => {
                     holes += count;
@@ -273,8 +272,8 @@ mod tests {
         assert_eq!(reader.next(500_000).expect("readable"), Segment::Data(250_000));
         reader.skip(249_990).expect("seekable");
         assert_eq!(reader.next(100).expect("readable"), Segment::Data(10));
-        let mut buffer = [0; 10];
-        reader.read(&mut buffer).expect("readable");
+        let mut buffer = Vec::new();
+        reader.read(10, &mut buffer).expect("readable");
         assert_eq!(buffer[..], content[249_990..]);
         assert_eq!(reader.next(100).expect("unchanged"), Segment::End);
     }
@@ -286,13 +285,13 @@ mod tests {
         for change in ["longer", "shorter"] {
             fs::write(&path, vec![1; 200_000]).expect("writable");
             let mut reader = FileReader::open(&path).expect("readable");
-            let mut buffer = vec![0; 100_000];
-            reader.read(&mut buffer).expect("readable");
+            let mut buffer = Vec::new();
+            reader.read(100_000, &mut buffer).expect("readable");
             let length = if change == "longer" { 300_000 } else { 150_000 };
             fs::write(&path, vec![2; length]).expect("writable");
             let error = loop {
                 let step = reader.next(100_000).and_then(|segment| match segment {
-                    Segment::Data(count) => reader.read(&mut buffer[..count]),
+                    Segment::Data(count) => reader.read(count, &mut buffer),
                     other => panic!("the change ({change}) was not seen: {other:?}"),
                 });
                 if let Err(error) = step {

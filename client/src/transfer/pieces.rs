@@ -161,9 +161,7 @@ impl Pieces {
                     return Err(ReadFileError::Changed { path: known.path });
                 }
                 reader.skip(known.offset)?;
-                buffer.clear();
-                buffer.resize(known.bytes, 0);
-                reader.read(&mut buffer)?;
+                reader.read(known.bytes, &mut buffer)?;
                 Ok::<_, ReadFileError>(buffer)
             });
             job.store(read.await??, tell).await

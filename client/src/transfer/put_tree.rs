@@ -391,8 +391,7 @@ impl TreePut {
                         continue;
                     }
                     let mut buffer = self.pieces.buffer();
-                    buffer.resize(bytes, 0);
-                    if let Err(error) = reader.read(&mut buffer) {
+                    if let Err(error) = reader.read(bytes, &mut buffer) {
                         return Ok(Err(error));
                     }
                     self.piece(buffer, known)?;
