@@ -18,10 +18,15 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use cluster::{Cluster, text};
+use copse_core::{chunk::encode_bulk, geometry::Geometry, layout::Layout, seal::ConvergenceSecret};
 
 const NODES: usize = 16;
 const GEOMETRY: &str = "10+6";
@@ -107,6 +112,43 @@ fn raw_disk(dir: &Path, bytes: usize) -> Duration {
     took
 }
 
+/// So many pieces of work on as many threads as there are cores.
+fn on_all_cores(pieces: usize, work: impl Fn() + Sync) -> Duration {
+    let (started, next) = (Instant::now(), AtomicUsize::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while next.fetch_add(1, Ordering::Relaxed) < pieces {
+                    work();
+                }
+            });
+        }
+    });
+    started.elapsed()
+}
+
+/// What the client computes for so many bytes: keys, sealed frames, shards, hashes.
+fn encoded(bytes: usize) -> Duration {
+    let geometry: Geometry = GEOMETRY.parse().expect("a geometry");
+    let plaintext = cluster::noise(1, Layout::largest(geometry).plaintext_bytes_max());
+    let secret = ConvergenceSecret::new([1; 32]);
+    let buffers = Mutex::new(Vec::new());
+    on_all_cores(bytes.div_ceil(plaintext.len()), || {
+        let buffer = buffers.lock().expect("not poisoned").pop().unwrap_or_default();
+        let (chunk, _) = encode_bulk(geometry, &secret, &plaintext, buffer).expect("fits");
+        buffers.lock().expect("not poisoned").push(chunk.into_buffer());
+    })
+}
+
+/// What nodes compute for so many bytes of shards: their hashes.
+fn verified(bytes: usize) -> Duration {
+    let shard = cluster::noise(2, SHARD_BYTES);
+    on_all_cores(bytes.div_ceil(SHARD_BYTES), || {
+        std::hint::black_box(blake3::hash(&shard));
+    })
+}
+
 fn speed(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / took.as_secs_f64() / 1e6
 }
@@ -120,7 +162,7 @@ fn throughput(cluster: &Cluster, bytes: u64, rounds: u64) {
     let dir = cluster.dir.path();
     let size = usize::try_from(bytes).expect("fits");
     let source = dir.join("source");
-    let mut ratios: [Vec<f64>; 3] = Default::default();
+    let mut ratios: [Vec<f64>; 4] = Default::default();
     for round in 0..rounds {
         fs::write(&source, cluster::noise(100 + round, size)).expect("written");
         let shards = size.div_ceil(10) * 16;
@@ -131,7 +173,10 @@ fn throughput(cluster: &Cluster, bytes: u64, rounds: u64) {
         let capability = cluster.put(&source, &["--geometry", GEOMETRY]);
         let put = started.elapsed();
         settle(dir, 2 * shards);
-        let bare = bare::stream(bytes);
+        let bare = bare::stream("get", bytes);
+        let carried = bare::stream("put", shards as u64);
+        let alone = [encoded(size), carried, verified(shards), raw];
+        let parts: Duration = alone.iter().sum();
         let back = dir.join("back");
         settle(dir, 2 * shards);
         let started = Instant::now();
@@ -165,18 +210,30 @@ fn throughput(cluster: &Cluster, bytes: u64, rounds: u64) {
             speed(bytes, cat),
             bare.as_secs_f64() / cat.as_secs_f64(),
         );
+        let [encode, carry, verify, write] = alone.map(|part| part.as_secs_f64());
+        println!(
+            "  the put took {:.2} s; its parts, one after the other, each with all cores to itself: encode \
+             {encode:.2} s, carry over bare gRPC {carry:.2} s, verify {verify:.2} s, append and fsync \
+             {write:.2} s, together {:.2} s (ratio {:.2})",
+            put.as_secs_f64(),
+            parts.as_secs_f64(),
+            parts.as_secs_f64() / put.as_secs_f64(),
+        );
         for (ratios, ratio) in ratios.iter_mut().zip([
             raw.as_secs_f64() / put.as_secs_f64(),
             bare.as_secs_f64() / get.as_secs_f64(),
             bare.as_secs_f64() / cat.as_secs_f64(),
+            parts.as_secs_f64() / put.as_secs_f64(),
         ]) {
             ratios.push(ratio);
         }
     }
-    let [mut put, mut get, mut cat] = ratios;
+    let [mut put, mut get, mut cat, mut parts] = ratios;
     println!(
-        "median ratios: put/raw disk {:.2} (target 0.5), get/bare stream {:.2} (target 0.5), cat/bare stream {:.2}",
+        "median ratios: put/raw disk {:.2} (target 0.5), put/its parts {:.2}, get/bare stream {:.2} (target \
+         0.5), cat/bare stream {:.2}",
         median(&mut put),
+        median(&mut parts),
         median(&mut get),
         median(&mut cat)
     );

@@ -16,6 +16,7 @@ use copse_proto::{
     door::{
         GetReply, GetRequest, HasReply, HasRequest, Held, PutReply, PutRequest,
         get_reply::Part,
+        put_request::Part as Piece,
         shards_client::ShardsClient,
         shards_server::{Shards, ShardsServer},
     },
@@ -35,7 +36,7 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 const FRAME_BYTES: u32 = 256 << 10;
 
-/// Answers with zeros as fast as it can.
+/// Answers with zeros, and takes what comes, as fast as it can.
 struct Zeros;
 
 #[tonic::async_trait]
@@ -45,9 +46,11 @@ impl Shards for Zeros {
 
     async fn put(
         &self,
-        _: Request<Streaming<PutRequest>>,
+        request: Request<Streaming<PutRequest>>,
     ) -> Result<Response<Self::PutStream>, Status> {
-        Err(Status::unimplemented("only reads are measured bare"))
+        let mut pieces = request.into_inner();
+        while pieces.message().await?.is_some() {}
+        Ok(Response::new(Box::pin(stream::iter([Ok(PutReply::default())]))))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
@@ -71,9 +74,14 @@ fn runtime() -> tokio::runtime::Runtime {
 pub(crate) fn role(role: &str, arguments: &[String]) {
     match (role, arguments) {
         ("bare-server", []) => runtime().block_on(serve()),
-        ("bare-client", [address, certificate, bytes]) => runtime().block_on(async {
+        ("bare-client", [way, address, certificate, bytes]) => runtime().block_on(async {
             let channel = connect(address, certificate).await;
-            read(channel, bytes.parse().expect("a number")).await;
+            let bytes = bytes.parse().expect("a number");
+            match way.as_str() {
+                "get" => read(channel, bytes).await,
+                "put" => write(channel, bytes).await,
+                other => panic!("unknown way {other:?}"),
+            }
         }),
         other => panic!("unknown role {other:?}"),
     }
@@ -111,6 +119,7 @@ async fn connect(address: &str, certificate: &str) -> ShardsClient<Channel> {
         .expect("TLS")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .tcp_nodelay(true)
         .connect()
         .await
@@ -128,6 +137,14 @@ async fn read(mut client: ShardsClient<Channel>, bytes: u64) {
         }
     }
     assert!(received >= bytes);
+}
+
+async fn write(mut client: ShardsClient<Channel>, bytes: u64) {
+    let block = Bytes::from(vec![0; MESSAGE_BYTES]);
+    let messages = bytes.div_ceil(MESSAGE_BYTES as u64);
+    let pieces = (0..messages).map(move |_| PutRequest { part: Some(Piece::Data(block.clone())) });
+    let mut replies = client.put(stream::iter(pieces)).await.expect("an answer").into_inner();
+    assert!(replies.message().await.expect("a message").is_some());
 }
 
 struct Bare {
@@ -155,12 +172,13 @@ impl Drop for Bare {
     }
 }
 
-/// One stream of so many bytes from one process to another, each started anew as a command is.
-pub(crate) fn stream(bytes: u64) -> Duration {
+/// One stream of so many bytes between two processes, each started anew as a command is. `way` is get
+/// or put, as the client sees it.
+pub(crate) fn stream(way: &str, bytes: u64) -> Duration {
     let bare = Bare::start();
     let (address, count) = (bare.address.to_string(), bytes.to_string());
     let started = Instant::now();
-    let status = super::myself(&["bare-client", &address, &bare.certificate, &count])
+    let status = super::myself(&["bare-client", way, &address, &bare.certificate, &count])
         .status()
         .expect("started");
     assert!(status.success());
