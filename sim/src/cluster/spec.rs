@@ -31,6 +31,9 @@ pub struct Spec {
     pub geometry: Geometry,
     /// How links are when nothing is wrong with them.
     pub(super) quality: Quality,
+    /// Whether minutes are seconds for the nodes, so that a world ends soon; otherwise they have the
+    /// product's own times.
+    pub(super) hurried: bool,
     /// How long faults and clients last.
     pub busy: Duration,
     /// What goes wrong.
@@ -102,7 +105,8 @@ impl Spec {
         Self::by(Dice::Second, seed, None)
     }
 
-    /// A world without faults, of so many nodes under a usual load: to measure the simulator by.
+    /// A world without faults, of so many nodes with the product's own times under a usual load: to
+    /// measure the simulator by.
     pub fn steady(seed: u64, hosts: u16, busy: Duration) -> Self {
         let quality = Quality {
             delay: Duration::from_millis(10),
@@ -114,7 +118,7 @@ impl Spec {
         let geometry = "6+4".parse().expect("a geometry");
         let (faults, joiners, zones, clients) = (Vec::new(), 0, 4, 3);
         let kind = Kind::Usual;
-        let usual = Self::of(seed);
+        let usual = Self { hurried: false, ..Self::of(seed) };
         Self { kind, hosts, joiners, zones, clients, geometry, quality, busy, faults, ..usual }
     }
 
@@ -180,6 +184,7 @@ impl Spec {
             clients,
             geometry,
             quality,
+            hurried: true,
             busy,
             faults,
             without: BTreeSet::new(),

@@ -13,11 +13,14 @@ use std::{
 };
 
 use copse_client::{network::Network, profile::Door};
-use copse_core::ids::{NetworkId, ShardId};
+use copse_core::{
+    ids::{NetworkId, ShardId},
+    liveness::Timeouts,
+};
 use copse_node::{
     byte_size::ByteSize,
     config::Config,
-    repair::{self, Rates, Settings as RepairSettings},
+    repair::{self, Rates},
 };
 
 use super::{
@@ -36,7 +39,7 @@ use super::{
 };
 use crate::random::Xoshiro;
 
-/// Until all nodes must know each other at first.
+/// Until all nodes must know each other at first, beside the time that their guards take to settle.
 const MEET_MAX: Duration = Duration::from_secs(60);
 
 /// When all faults have ended, everything must be as it should within this time: a scrub to find
@@ -191,21 +194,15 @@ impl World {
         let seed = spec.seed;
         let net = Net::new(Xoshiro::new(seed, "cluster net"), spec.quality, trace.clone());
         let network = NetworkId::new(*blake3::hash(&seed.to_le_bytes()).as_bytes());
-        let config = Config {
-            membership: timeouts(),
-            repair: RepairSettings {
-                round_every: Duration::from_secs(5),
-                policy: copse_core::repair::Policy {
-                    patience: Duration::from_secs(60),
-                    ..Default::default()
-                },
-                rates: Rates::FREE,
-                scrub_period: Duration::from_secs(300),
-                ..Config::new(network, ByteSize(DISK_BYTES)).repair
-            },
-            stop_grace: Duration::from_secs(1),
-            ..Config::new(network, ByteSize(DISK_BYTES))
-        };
+        let mut config = Config::new(network, ByteSize(DISK_BYTES));
+        config.stop_grace = Duration::from_secs(1);
+        if spec.hurried {
+            config.membership = timeouts();
+            config.repair.round_every = Duration::from_secs(5);
+            config.repair.policy.patience = Duration::from_secs(60);
+            config.repair.rates = Rates::FREE;
+            config.repair.scrub_period = Duration::from_secs(300);
+        }
         let scene = Scene::default();
         let common = Common {
             config,
@@ -280,10 +277,14 @@ impl World {
         }
         let observer = self.client(0);
         let network = self.joined(&observer, MEET_MAX).await?;
-        self.until_content(&network, MEET_MAX).await?;
+        let settle = if self.spec.hurried { timeouts() } else { Timeouts::default() }.settle_for();
+        self.until_content(&network, MEET_MAX + settle).await?;
         self.trace.note(format_args!("all nodes know each other"));
 
         let mut later = Duration::ZERO;
+        if !self.spec.hurried {
+            later = self.trace.now().saturating_sub(CALM_BEFORE);
+        }
         if self.spec.kind == Kind::ReadStorm {
             let from = self.trace.now() + kinds::PUTS_BEFORE_STORM;
             later = from.saturating_sub(CALM_BEFORE);
