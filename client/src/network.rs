@@ -404,3 +404,57 @@ pub(crate) fn timed_out(after: Duration) -> Refusal {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use copse_core::{directory::NodeRecord, identity::NodeKey};
+
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId::new([7; 32]);
+
+    fn record(number: u8, state: NodeState) -> SignedRecord {
+        let key = NodeKey::from_seed([number; 32]);
+        let record = NodeRecord {
+            network: NETWORK,
+            node: key.id(),
+            seq: 1,
+            addresses: vec![([127, 0, 0, 1], 7000).into()],
+            grpc: Vec::new(),
+            relays: Vec::new(),
+            zone: String::new(),
+            capacity_bytes: 1 << 30,
+            state,
+            version: "test".to_owned(),
+        };
+        SignedRecord::sign(record, &key).expect("a valid record")
+    }
+
+    #[test]
+    fn who_is_leaving_is_asked_after_all_others_and_who_has_left_is_not() {
+        let mut directory = Directory::new(NETWORK);
+        let node = |number| NodeKey::from_seed([number; 32]).id();
+        for number in 0..12 {
+            let state = match number {
+                0..8 => NodeState::Active,
+                8..11 => NodeState::Leaving,
+                _ => NodeState::Left,
+            };
+            directory.insert(record(number, state));
+        }
+        let view = View::of(directory);
+        let chunk = ChunkId::new([3; 32]);
+        let check = |code: &str, active: usize, leaving: usize| {
+            let candidates = view.candidates(&chunk, code.parse().expect("a geometry"));
+            let (on_ring, behind) = candidates.split_at(active);
+            let walk: Vec<NodeId> = view.ring.walk(Ring::arc(&chunk)).take(active).collect();
+            assert_eq!(on_ring, walk, "{code}");
+            assert_eq!(behind.len(), leaving, "{code}: {behind:?}");
+            assert!(behind.iter().all(|found| (8..11).any(|number| node(number) == *found)));
+        };
+        check("3+3", 8, 3);
+        check("2+1", 6, 3);
+        // No more than twice as many as the chunk has shards.
+        check("1+0", 2, 2);
+    }
+}

@@ -178,27 +178,75 @@ impl Leaving {
         if let Err(error) = inner.membership.set_state(NodeState::Left) {
             tracing::error!(%error, "the node cannot say that it has left");
         }
-        self.bid_farewell().await;
+        let announce = || {
+            let (membership, peers) = (inner.membership.clone(), inner.peers.clone());
+            async move { membership.announce(&peers).await }
+        };
+        if !bid_farewell(announce).await {
+            tracing::warn!("hardly anybody could be told that the node has left");
+        }
         if let Err(error) = inner.departure.write(LEFT_FILE) {
             tracing::warn!(%error, "it could not be written down that the node has left");
         }
         tracing::info!("left: nothing is held here any more");
         inner.progress.send_replace(Progress::Gone);
     }
+}
 
-    /// Tells others that the node has left until enough know it, and lets it spread.
-    async fn bid_farewell(&self) {
-        let (begin, inner) = (Instant::now(), &self.0);
-        let mut known = false;
-        while begin.elapsed() < FAREWELL || !known {
-            if begin.elapsed() >= FAREWELL_MAX {
-                return tracing::warn!("hardly anybody could be told that the node has left");
-            }
-            if !known {
-                let (taken, asked) = inner.membership.announce(&inner.peers).await;
-                known = taken >= asked.min(FAREWELL_TOLD);
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+/// Tells others that the node has left until enough know it, and lets it spread. `announce` tells some:
+/// how many took it, and how many were asked. False: hardly anybody could be told.
+async fn bid_farewell<F>(announce: impl Fn() -> F) -> bool
+where
+    F: Future<Output = (usize, usize)>,
+{
+    let begin = Instant::now();
+    let mut known = false;
+    while begin.elapsed() < FAREWELL || !known {
+        if begin.elapsed() >= FAREWELL_MAX {
+            return false;
+        }
+        if !known {
+            let (taken, asked) = announce().await;
+            known = taken >= asked.min(FAREWELL_TOLD);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// How a farewell goes when `asked` others are there, of whom `taken` take the news from `since`
+    /// on: whether it was taken, and how long it lasted. The clock is simulated.
+    async fn farewell(since: Duration, taken: usize, asked: usize) -> (bool, Duration, u32) {
+        let (begin, calls) = (Instant::now(), Cell::new(0));
+        let known = bid_farewell(|| {
+            calls.set(calls.get() + 1);
+            std::future::ready((if begin.elapsed() < since { 0 } else { taken }, asked))
+        });
+        (known.await, begin.elapsed(), calls.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_stays_until_some_have_taken_it() {
+        // Told once, then it spreads.
+        assert_eq!(farewell(Duration::ZERO, 8, 8).await, (true, FAREWELL, 1));
+        assert_eq!(farewell(Duration::ZERO, FAREWELL_TOLD, 8).await, (true, FAREWELL, 1));
+        // The last one of a network has nobody to tell; one of two has one.
+        assert_eq!(farewell(Duration::ZERO, 0, 0).await, (true, FAREWELL, 1));
+        assert_eq!(farewell(Duration::ZERO, 1, 1).await, (true, FAREWELL, 1));
+        // After an outage nobody is within reach for longer than news take to spread.
+        let since = 3 * FAREWELL;
+        let (known, lasted, _) = farewell(since, 8, 8).await;
+        assert!(known && (since..since + 2 * LOOK_EVERY).contains(&lasted), "{lasted:?}");
+        // Too few, or nobody: it does not wait for ever.
+        for taken in 0..FAREWELL_TOLD {
+            let (known, lasted, _) = farewell(Duration::ZERO, taken, 8).await;
+            assert!(!known && (FAREWELL_MAX..FAREWELL_MAX + LOOK_EVERY).contains(&lasted));
         }
     }
 }

@@ -102,6 +102,13 @@ pub trait Nodes {
     fn frozen(&self) -> bool {
         false
     }
+
+    /// Whether a node that was down came back a moment ago: then for how long it is waited until all
+    /// others hear it, too. Who does not hear it yet would make again what is dropped for it, so
+    /// nothing is dropped meanwhile.
+    fn returning(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl Nodes for BTreeMap<NodeId, NodeFacts> {

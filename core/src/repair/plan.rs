@@ -9,7 +9,7 @@
 //! | missing everywhere | rebuilt with all others when few are left, or after long |
 //! | on a node that is down | nothing; when the chunk is thin, just enough of them are rebuilt |
 //! | where it does not belong, or on a leaving node | copied to where it belongs |
-//! | twice | dropped where it does not belong, when its keeper answers |
+//! | twice | dropped where it does not belong, when its keeper answers, and all others hear it, too |
 
 use core::time::Duration;
 
@@ -362,7 +362,8 @@ impl<N: Nodes> Facts<'_, N> {
     }
 
     /// Shards that are held twice go from nodes that hold more of this chunk than the ring gives
-    /// them, as far as the shard's own node has it and answers.
+    /// them, as far as the shard's own node has it and answers. Not while nodes are coming back: one
+    /// that plans next and does not hear the shard's own node yet would make it again.
     fn drop_surplus(&self, actions: &mut Vec<Action>, skips: &mut Vec<Skip>) {
         let mut dropped: Vec<NodeId> = Vec::new();
         for index in self.geometry.indices().filter(|index| self.homes.is_home(*index)) {
@@ -380,11 +381,15 @@ impl<N: Nodes> Facts<'_, N> {
                 if self.holdings.count_on(&node) <= self.homes.slots(&node) + gone {
                     continue;
                 }
-                if is_kept {
-                    dropped.push(node);
-                    actions.push(Action::Drop { index, node, kept_by: home });
-                } else {
-                    skips.push(Skip::SurplusKept { index, holder: node, home });
+                match self.nodes.returning() {
+                    _ if !is_kept => skips.push(Skip::SurplusKept { index, holder: node, home }),
+                    Some(settle) => {
+                        skips.push(Skip::SurplusWaits { index, holder: node, home, settle });
+                    }
+                    None => {
+                        dropped.push(node);
+                        actions.push(Action::Drop { index, node, kept_by: home });
+                    }
                 }
             }
         }

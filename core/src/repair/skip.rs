@@ -3,10 +3,13 @@
 //! Owns the reasons of the planner and what makes a node unfit to take a shard. The one idea: who
 //! asks why a chunk is not being repaired gets an answer, not silence.
 
-use core::fmt;
+use core::{fmt, time::Duration};
 
 use super::facts::{NodeFacts, Room, Standing};
-use crate::ids::{NodeId, ShardIndex};
+use crate::{
+    ids::{NodeId, ShardIndex},
+    liveness::Span,
+};
 
 /// What keeps a node from taking a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +127,18 @@ pub enum Skip {
         /// Who should keep it.
         home: NodeId,
     },
+    /// A shard that is held twice is not dropped yet: a node came back a moment ago, and who does not
+    /// hear the one that should keep it would make it again.
+    SurplusWaits {
+        /// The shard.
+        index: ShardIndex,
+        /// Who holds it beyond need.
+        holder: NodeId,
+        /// Who should keep it.
+        home: NodeId,
+        /// For how long.
+        settle: Duration,
+    },
     /// What these nodes claim to hold is not counted.
     Untrusted {
         /// The nodes.
@@ -182,6 +197,14 @@ impl fmt::Display for Skip {
                 holder.short(),
                 home.short()
             ),
+            Self::SurplusWaits { index, holder, home, settle } => write!(
+                f,
+                "shard {index} is kept on {} for {}: nodes are coming back, and not all may hear {} \
+                 yet, which has it, too",
+                holder.short(),
+                Span(*settle),
+                home.short()
+            ),
             Self::Untrusted { nodes } => {
                 f.write_str("not counted, caught lying: ")?;
                 list(f, nodes.iter().map(NodeId::short))
@@ -228,6 +251,11 @@ mod tests {
         check(
             Skip::SurplusKept { index, holder: a, home: b },
             "shard 3 is kept on aaaaaaaa until bbbbbbbb answers, which has it, too",
+        );
+        check(
+            Skip::SurplusWaits { index, holder: a, home: b, settle: Duration::from_secs(300) },
+            "shard 3 is kept on aaaaaaaa for 5 min 0 s: nodes are coming back, and not all may hear \
+             bbbbbbbb yet, which has it, too",
         );
         check(Skip::Untrusted { nodes: vec![a] }, "not counted, caught lying: aaaaaaaa");
         check(

@@ -118,7 +118,7 @@ impl Opinions {
             (node, NodeFacts { standing, room: room(&node), trusted: self.trust.trusts(&node) })
         };
         let nodes = view.standings.iter().map(facts).collect();
-        Facts { nodes, cut_off: view.cut_off, frozen: view.frozen }
+        Facts { nodes, cut_off: view.cut_off, frozen: view.frozen, returning: None }
     }
 }
 
@@ -127,9 +127,16 @@ pub(super) struct Facts {
     nodes: BTreeMap<NodeId, NodeFacts>,
     cut_off: bool,
     frozen: bool,
+    returning: Option<Duration>,
 }
 
 impl Facts {
+    /// Notes whether nodes are coming back just now (see [`Looks::returning`]): a view does not know,
+    /// for it does not change when that is over.
+    pub(super) fn with_returning(self, returning: Option<Duration>) -> Self {
+        Self { returning, ..self }
+    }
+
     /// Notes that a node does not answer just now.
     pub(super) fn silent(&mut self, node: NodeId) {
         if let Some(facts) = self.nodes.get_mut(&node) {
@@ -149,5 +156,9 @@ impl Nodes for Facts {
 
     fn frozen(&self) -> bool {
         self.frozen
+    }
+
+    fn returning(&self) -> Option<Duration> {
+        self.returning
     }
 }

@@ -108,10 +108,12 @@ impl Tally {
 /// Whether a shard is not where it belongs, or also somewhere else.
 fn is_displaced(plan: &ChunkPlan) -> bool {
     plan.actions.iter().any(|action| matches!(action, Action::Copy { .. } | Action::Drop { .. }))
-        || plan
-            .skips
-            .iter()
-            .any(|skip| matches!(skip, Skip::StaysDisplaced { .. } | Skip::SurplusKept { .. }))
+        || plan.skips.iter().any(|skip| {
+            matches!(
+                skip,
+                Skip::StaysDisplaced { .. } | Skip::SurplusKept { .. } | Skip::SurplusWaits { .. }
+            )
+        })
 }
 
 /// Counts by margin as they travel.

@@ -299,7 +299,7 @@ impl Steward {
 
     /// Plans arcs, and writes their jobs and fingerprints in one step. Blocks.
     fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<()> {
-        let nodes = self.opinions.with(view);
+        let nodes = self.opinions.with(view).with_returning(self.views.returning());
         for &Due { arc, fingerprint, since } in arcs {
             let mut planned = self.plan_arc(view, &nodes, arc, fingerprint, since)?;
             let (rows, deferred) = self.jobs.offer(&planned.jobs, (self.clock)() * 1000);
@@ -337,9 +337,8 @@ impl Steward {
             if plan.strength.hoped < chunk.geometry.total() {
                 planned.after.incomplete_since = since.or(Some(now));
             }
-            if plan.skips.iter().any(may_change_unseen) {
-                planned.after.again_at = Some(now + AGAIN_SECONDS);
-            }
+            let again = plan.skips.iter().filter_map(again_seconds).map(|after| now + after);
+            planned.after.again_at = again.chain(planned.after.again_at).min();
             self.tell(&chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
             planned.jobs.extend(
@@ -367,9 +366,16 @@ impl Steward {
 /// use. Those beyond take a shard only when all of these cannot.
 const AROUND: usize = 64;
 
-/// Whether the reason may go without any change that the fingerprint shows.
-fn may_change_unseen(skip: &Skip) -> bool {
-    matches!(skip, Skip::NoTarget { .. } | Skip::StaysDisplaced { .. } | Skip::SurplusKept { .. })
+/// After how many seconds it is looked whether the reason is gone, if it may go without any change that
+/// the fingerprint shows.
+fn again_seconds(skip: &Skip) -> Option<u64> {
+    match skip {
+        Skip::NoTarget { .. } | Skip::StaysDisplaced { .. } | Skip::SurplusKept { .. } => {
+            Some(AGAIN_SECONDS)
+        }
+        Skip::SurplusWaits { settle, .. } => Some(settle.as_secs().clamp(1, AGAIN_SECONDS)),
+        _ => None,
+    }
 }
 
 /// What kinds of work a plan has.
@@ -420,9 +426,11 @@ pub(super) fn row_key(arc: u16) -> Vec<u8> {
     [ROW_PREFIX, &arc.to_be_bytes()].concat()
 }
 
+/// An arc that is to be looked at again has no fingerprint there: after a restart that is at once.
 fn row_value(arc: &Arcwise) -> Vec<u8> {
     let since = arc.incomplete_since.unwrap_or(0);
-    [&[ROW_VERSION][..], &arc.fingerprint, &since.to_le_bytes(), &arc.tally.encode()].concat()
+    let fingerprint = if arc.again_at.is_some() { Fingerprint::default() } else { arc.fingerprint };
+    [&[ROW_VERSION][..], &fingerprint, &since.to_le_bytes(), &arc.tally.encode()].concat()
 }
 
 fn read_row(key: &[u8], value: &[u8]) -> Option<(u16, Arcwise)> {
@@ -454,6 +462,9 @@ mod tests {
             (number, back.fingerprint, back.incomplete_since),
             (0x0a0b, [7; 16], Some(0x0102))
         );
+        let again = row_value(&Arcwise { again_at: Some(9), ..arc });
+        let (_, back) = read_row(&row_key(0x0a0b), &again).expect("a row");
+        assert_eq!((back.fingerprint, back.again_at), ([0; 16], None), "looked at after a restart");
         assert!(read_row(b"rf\x0a", &value).is_none());
         assert!(read_row(b"rf\x0a\x0b", &value[..20]).is_none());
     }

@@ -139,7 +139,7 @@ impl Worker {
 
     async fn work(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
         let view = self.views.now();
-        let mut nodes = self.opinions.with(&view);
+        let mut nodes = self.opinions.with(&view).with_returning(self.views.returning());
         if view.cut_off {
             return Err(Refusal::new(Reason::NodeUnreachable, view.guard.clone()));
         }

@@ -2,8 +2,10 @@
 
 use core::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::testing::geometry;
+use crate::{random::Random, testing::geometry};
 
 const CHUNKS: u64 = 400;
 
@@ -230,6 +232,107 @@ fn a_returning_node_keeps_its_shard_and_its_substitute_drops_it() {
         assert_eq!(chunk.claims, expected);
     }
     assert_eq!(dropped, 2 * CHUNKS);
+}
+
+/// The network as one node sees it.
+struct Seen {
+    nodes: BTreeMap<NodeId, NodeFacts>,
+    returning: Option<Duration>,
+}
+
+impl Nodes for Seen {
+    fn facts(&self, node: &NodeId) -> NodeFacts {
+        self.nodes.facts(node)
+    }
+    fn returning(&self) -> Option<Duration> {
+        self.returning
+    }
+}
+
+#[test]
+fn a_substitute_is_kept_while_nodes_are_coming_back() {
+    let code = geometry("1+1");
+    let ring = ring_of(0..10);
+    let mut chunk = placed(&ring, code, 7);
+    let original = chunk.claims[1].node;
+    let mut nodes = all_alive(&ring);
+    set(&mut nodes, original, Standing::Down);
+    let emergency = plan(&ring, &nodes, &chunk);
+    carry_out(&ring, &nodes, &mut chunk, &emergency.actions[0]);
+    set(&mut nodes, original, Standing::Alive);
+    let settle = Duration::from_secs(300);
+    let seen = Seen { nodes: nodes.clone(), returning: Some(settle) };
+    let waits = plan_chunk(&ring, &seen, &chunk, &Policy::default());
+    let (index, holder) = makes(&emergency)[0];
+    let expected = Skip::SurplusWaits { index, holder, home: original, settle };
+    assert_eq!((waits.actions, waits.skips), (vec![], vec![expected]));
+    let drop = Action::Drop { index, node: holder, kept_by: original };
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, [drop]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Those who were away are heard by each of the others at a moment of its own. Whoever holds
+    /// itself for the steward meanwhile, nothing is made that was there.
+    #[test]
+    fn what_one_steward_drops_the_next_does_not_make_again(
+        code in prop_oneof![Just("1+1"), Just("2+1"), Just("3+3"), Just("10+6")],
+        number in 0u64..1000,
+        seed in any::<u8>(),
+    ) {
+        /// Moments until all are heard by all.
+        const SETTLE: usize = 8;
+        let code = geometry(code);
+        let ring = ring_of(0..30);
+        let mut random = Random::new(&[seed; 32], "returning");
+        let mut chunk = placed(&ring, code, number);
+        let all = all_alive(&ring);
+        let mut holders: Vec<NodeId> = chunk.claims.iter().map(|claim| claim.node).collect();
+        holders = random.choose(&holders, code.total() - Policy::default().thin_line(code))
+            .into_iter().copied().collect();
+        let mut down = all.clone();
+        holders.iter().for_each(|away| set(&mut down, *away, Standing::Down));
+        let made = settle(&ring, &down, &mut chunk, |_| ());
+        prop_assert_eq!(made, 1);
+
+        // When each hears whom. Those who were away are cut off until then.
+        let mut heard: BTreeMap<(NodeId, NodeId), usize> = BTreeMap::new();
+        for member in ring.members() {
+            for away in &holders {
+                heard.insert((member.id, *away), random.below(SETTLE));
+            }
+        }
+        let mut dropped = 0;
+        for now in 0..3 * SETTLE {
+            for member in ring.members() {
+                let of_own = |away: &&NodeId| !holders.contains(&member.id) && **away != member.id;
+                let mut seen = Seen { nodes: all.clone(), returning: None };
+                for away in holders.iter().filter(of_own) {
+                    let at = heard[&(member.id, *away)];
+                    if now < at {
+                        set(&mut seen.nodes, *away, Standing::Down);
+                    } else if now < at + SETTLE {
+                        seen.returning = Some(Duration::from_secs(300));
+                    }
+                }
+                let is_cut_off = holders.contains(&member.id) && now < SETTLE;
+                let arc = Ring::arc(&chunk.chunk);
+                if is_cut_off || steward(&ring, arc, &seen) != Some(member.id) {
+                    continue;
+                }
+                let plan = plan_chunk(&ring, &seen, &chunk, &Policy::default());
+                for action in &plan.actions {
+                    let is_drop = matches!(action, Action::Drop { .. });
+                    prop_assert!(is_drop, "{:?} at {}", action, now);
+                    carry_out(&ring, &all, &mut chunk, action);
+                    dropped += 1;
+                }
+            }
+        }
+        prop_assert!(dropped > 0);
+        assert_as_placed(&ring, &chunk);
+    }
 }
 
 #[test]
