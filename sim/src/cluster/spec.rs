@@ -48,6 +48,8 @@ pub enum Canary {
     LyingDisks,
     /// A holder that hands a shard over drops its own, whether it arrived or not.
     BlindMoves,
+    /// A node never lets go of a buffer of 256 KiB for each read of its disk.
+    Hoards,
 }
 
 impl Canary {
@@ -56,6 +58,7 @@ impl Canary {
         match self {
             Self::LyingDisks => "lying-disks",
             Self::BlindMoves => "blind-moves",
+            Self::Hoards => "hoards",
         }
     }
 }
