@@ -1,11 +1,21 @@
 //! `copse plan` as people and programs see it: what it prints, byte for byte, and its exit codes.
 //!
-//! Needs no network. When the output is meant to change, run the tests once with `COPSE_BLESS=1` and
+//! Needs no network, save for the question of how many nodes one has. When the output is meant to change, run the tests once with `COPSE_BLESS=1` and
 //! look at the difference.
 
-use std::{path::PathBuf, process::Command};
+mod support;
 
-/// The exit code of a wish that cannot be met.
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use copse_client::profile::Profile;
+use copse_core::token::JoinToken;
+use support::FakeNetwork;
+
+/// The exit codes of a network that does not answer, and of a wish that cannot be met.
+const UNREACHABLE: i32 = 5;
 const UNMET: i32 = 12;
 
 struct Run {
@@ -16,9 +26,14 @@ struct Run {
 
 fn plan(arguments: &str) -> Run {
     let home = tempfile::tempdir().expect("a directory");
+    plan_of(home.path(), arguments)
+}
+
+/// The same for who has joined a network.
+fn plan_of(home: &Path, arguments: &str) -> Run {
     let output = Command::new(env!("CARGO_BIN_EXE_copse"))
         .args(["plan", "--home"])
-        .arg(home.path())
+        .arg(home)
         .args(arguments.split_whitespace())
         .output()
         .expect("copse runs");
@@ -102,4 +117,40 @@ fn what_is_not_understood_is_named_with_an_example() {
         assert_eq!(run.code, Some(2), "{arguments}: {}{}", run.stdout, run.stderr);
         assert!(run.stderr.contains(expected), "{arguments}: {}", run.stderr);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_nodes_the_network_is_asked() {
+    let fake = FakeNetwork::start(12).await;
+    for (node, zone) in fake.nodes.iter().zip(["attic", "barn", "cellar", ""].into_iter().cycle()) {
+        *node.zone.lock().expect("no panic") = zone.to_owned();
+    }
+    let first = &fake.nodes[0];
+    let grpc = vec![first.tls_door().await];
+    let token = JoinToken { network: fake.id, node: first.id, addresses: Vec::new(), grpc };
+    let home = tempfile::tempdir().expect("a directory");
+    let joined = home.path().join("joined");
+    Profile::join(&joined, &token).expect("joins");
+    let ask = |arguments: &'static str| {
+        let joined = joined.clone();
+        tokio::task::spawn_blocking(move || plan_of(&joined, arguments))
+    };
+    // Nodes without a zone are in none.
+    for (asked, said) in [
+        ("", "--nodes 12 --zones 3"),
+        ("--json", "--json --nodes 12 --zones 3"),
+        ("--json --zones 5", "--json --nodes 12 --zones 5"),
+    ] {
+        let (asked, said) = (ask(asked).await.expect("runs"), plan(said));
+        assert!(said.stdout.contains("12"), "{}", said.stdout);
+        assert_eq!((asked.stdout, asked.code), (said.stdout, said.code), "{}", asked.stderr);
+    }
+    // Who says how many is not given the network's zones.
+    let said = ask("--json --nodes 8").await.expect("runs");
+    assert_eq!(said.stdout, plan("--json --nodes 8").stdout, "{}", said.stderr);
+
+    fake.nodes.iter().for_each(|node| node.kill());
+    let silent = ask("").await.expect("runs");
+    assert_eq!(silent.code, Some(UNREACHABLE), "{}{}", silent.stdout, silent.stderr);
+    assert!(silent.stderr.contains("say how many nodes with --nodes"), "{}", silent.stderr);
 }

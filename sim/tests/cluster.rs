@@ -65,6 +65,11 @@ fn holders_that_drop_what_did_not_arrive_are_found_out() {
 }
 
 #[test]
+fn nodes_that_never_let_go_of_memory_are_found_out() {
+    is_found_out("hoards", "Bounds");
+}
+
+#[test]
 fn looking_at_a_world_does_not_change_it() {
     let trace = told(&["run", "--json", "--seed", "5"])["trace"].clone();
     let trace = trace.as_str().expect("a trace");

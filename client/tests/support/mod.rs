@@ -45,12 +45,18 @@ use copse_proto::{
     status::{Reason, Refusal},
 };
 use futures::{Stream, StreamExt as _, future::BoxFuture};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+/// PKCS#8 of an Ed25519 key, up to its seed (RFC 8410).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// What a fake node does wrong. All off at first.
 #[derive(Default)]
@@ -102,6 +108,9 @@ pub(crate) struct FakeNode {
     pub(crate) shards: Mutex<BTreeMap<ShardId, Held>>,
     /// What it says about itself.
     pub(crate) info: Mutex<door::InfoReply>,
+    /// The zone in its record.
+    pub(crate) zone: Mutex<String>,
+    seed: [u8; 32],
     key: NodeKey,
     network: NetworkId,
     others: Arc<Mutex<HashMap<NodeId, Arc<FakeNode>>>>,
@@ -207,7 +216,8 @@ impl FakeNode {
         network: NetworkId,
         others: Arc<Mutex<HashMap<NodeId, Arc<FakeNode>>>>,
     ) -> Arc<Self> {
-        let key = NodeKey::from_seed([seed + 1; 32]);
+        let seed = [seed + 1; 32];
+        let key = NodeKey::from_seed(seed);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let node = Arc::new(Self {
@@ -217,6 +227,8 @@ impl FakeNode {
             seen: Seen::default(),
             shards: Mutex::default(),
             info: Mutex::default(),
+            zone: Mutex::default(),
+            seed,
             key,
             network,
             others: Arc::clone(&others),
@@ -264,6 +276,39 @@ impl FakeNode {
         let _ = self.stop.send(true);
     }
 
+    /// A door with TLS before its own, as the command line wants one.
+    pub(crate) async fn tls_door(self: &Arc<Self>) -> SocketAddr {
+        let pkcs8 = [&PKCS8_PREFIX[..], &self.seed].concat();
+        let der = PrivatePkcs8KeyDer::from(pkcs8);
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ED25519).expect("its key");
+        let params = CertificateParams::new(vec!["node.invalid".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], der.into())
+            .expect("a configuration");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let plain = self.address;
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+                    let Ok(mut door) = TcpStream::connect(plain).await else { return };
+                    // Whoever hangs up ends it.
+                    drop(tokio::io::copy_bidirectional(&mut tls, &mut door).await);
+                });
+            }
+        });
+        address
+    }
+
     /// Hands all its shards to another.
     pub(crate) fn move_all(&self, to: &FakeNode) {
         let moved = std::mem::take(&mut *self.shards.lock().expect("no panic"));
@@ -283,7 +328,7 @@ impl FakeNode {
             addresses: Vec::new(),
             grpc: vec![self.address],
             relays: Vec::new(),
-            zone: String::new(),
+            zone: self.zone.lock().expect("no panic").clone(),
             capacity_bytes: 1 << 40,
             state: NodeState::Active,
             version: "fake".to_owned(),

@@ -233,11 +233,12 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
         outcome.real.as_secs_f64(),
     );
     let (written, once) = outcome.written;
-    let Most { queue, tasks, streams, packets, disk_percent } = outcome.most;
+    let Most { queue, tasks, streams, packets, disk_percent, machine_bytes } = outcome.most;
     text += &format!(
         "; written {:.2} times; at most {queue} jobs, {tasks} tasks, {streams} streams, {packets} \
-         packets, disks {disk_percent} %",
-        written as f64 / once.max(1) as f64
+         packets, disks {disk_percent} %, {} KiB of memory for each machine",
+        written as f64 / once.max(1) as f64,
+        machine_bytes >> 10,
     );
     if let Some(grew_back) = outcome.grew_back {
         text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
@@ -272,6 +273,9 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
         "most_streams": outcome.most.streams,
         "most_packets": outcome.most.packets,
         "most_disk_percent": outcome.most.disk_percent,
+        "most_machine_bytes": outcome.most.machine_bytes,
+        "node_bytes_before": outcome.left_bytes.map(|(before, _)| before),
+        "node_bytes_after": outcome.left_bytes.map(|(_, after)| after),
         "grown_back_seconds": outcome.grew_back.map(|time| time.as_secs_f64()),
         "real_seconds": outcome.real.as_secs_f64(),
         "story": broken.map(|_| format!("{spec}{}", story(world, spec, outcome))),
@@ -323,6 +327,12 @@ pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What each node of a world had more of memory in the end.
+fn more_bytes(told: &Value) -> u64 {
+    let bytes = |name: &str| told[name].as_u64().unwrap_or(0);
+    bytes("node_bytes_after").saturating_sub(bytes("node_bytes_before"))
+}
+
 fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
     let sum = |name: &str| all.iter().filter_map(|told| told[name].as_u64()).sum::<u64>();
     let numbers = |name: &str| {
@@ -339,7 +349,8 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
          ({} failed), {} packets\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
-         streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n",
+         streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{} KiB of memory for each \
+         machine at most, {} KiB more for each node when all was calm again than before\n",
         all.len(),
         sum("puts"),
         sum("puts_failed"),
@@ -356,5 +367,7 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         most("most_disk_percent"),
         written.get(written.len() / 2).unwrap_or(&0.0),
         written.last().unwrap_or(&0.0),
+        most("most_machine_bytes") as u64 >> 10,
+        all.iter().map(more_bytes).max().unwrap_or(0) >> 10,
     )
 }

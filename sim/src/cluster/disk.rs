@@ -25,6 +25,9 @@ use copse_node::{
 
 use super::{atlas::Lie, scene::Scene};
 
+/// What a read leaves behind in a node that never lets go of memory.
+const HOARD_BYTES: usize = 256 << 10;
+
 /// Falls once, when the process dies.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fence(Arc<AtomicBool>);
@@ -53,6 +56,8 @@ pub(super) struct Mounted {
     fence: Fence,
     lying: Lying,
     scene: Scene,
+    /// Buffers of all reads, for a node that never lets go of them.
+    hoard: Option<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Mounted {
@@ -61,9 +66,11 @@ impl Mounted {
         fence: &Fence,
         lying: &Lying,
         scene: &Scene,
+        hoards: bool,
     ) -> Arc<Self> {
         let (disk, lying) = (Arc::clone(disk), Arc::clone(lying));
-        Arc::new(Self { disk, fence: fence.clone(), lying, scene: scene.clone() })
+        let hoard = hoards.then(Mutex::default);
+        Arc::new(Self { disk, fence: fence.clone(), lying, scene: scene.clone(), hoard })
     }
 
     /// A shard that is not the wanted one, if there is any.
@@ -99,6 +106,9 @@ impl ShardStore for Mounted {
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         self.readable()?;
         let mut read = self.disk.read(id, want).await?;
+        if let Some(hoard) = &self.hoard {
+            hoard.lock().unwrap_or_else(PoisonError::into_inner).push(vec![0; HOARD_BYTES]);
+        }
         let lie = *self.lying.lock().unwrap_or_else(PoisonError::into_inner);
         match lie {
             None => {}

@@ -57,6 +57,7 @@ pub(super) struct Host {
     lying: Lying,
     scene: Scene,
     canary: Option<Canary>,
+    hoards: bool,
     departure: Stay,
     starts: u64,
     running: Option<(Node, Fence)>,
@@ -81,6 +82,8 @@ pub(super) struct Common {
     pub(super) scene: Scene,
     /// A bug that all nodes have.
     pub(super) canary: Option<Canary>,
+    /// Another one: no node lets go of the memory of a read.
+    pub(super) hoards: bool,
 }
 
 impl Host {
@@ -116,6 +119,7 @@ impl Host {
             lying: Lying::default(),
             scene: common.scene.clone(),
             canary: common.canary,
+            hoards: common.hoards,
             departure: Stay::Here,
             starts: 0,
             running: None,
@@ -162,7 +166,7 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&self.disk, &fence, &self.lying, &self.scene),
+            store: Mounted::new(&self.disk, &fence, &self.lying, &self.scene, self.hoards),
             memory: Some(self.peers.mounted(&fence)),
             seed: Seed::new(self.seed),
             random,

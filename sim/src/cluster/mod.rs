@@ -29,6 +29,7 @@
 //! | [`check`] | the promises |
 //! | [`spec`] | what a world is made of |
 //! | [`world`], [`strike`] | one run from the first node to the last check; what strikes in it |
+//! | [`memory`] | how many bytes of the heap a world may use |
 //! | [`watch`] | what may not be at any moment, and how the world looks then |
 //! | [`shrink`] | the fewest faults with which a run still fails |
 
@@ -39,6 +40,7 @@ mod disk;
 pub mod entropy;
 mod host;
 pub mod kinds;
+mod memory;
 mod net;
 mod scene;
 pub mod shrink;

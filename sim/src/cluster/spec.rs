@@ -51,6 +51,8 @@ pub enum Canary {
     LyingDisks,
     /// A holder that hands a shard over drops its own, whether it arrived or not.
     BlindMoves,
+    /// A node never lets go of a buffer of 256 KiB for each read of its disk.
+    Hoards,
 }
 
 impl Canary {
@@ -59,6 +61,7 @@ impl Canary {
         match self {
             Self::LyingDisks => "lying-disks",
             Self::BlindMoves => "blind-moves",
+            Self::Hoards => "hoards",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What may not be at any moment, and how a world looks then.
 //!
 //! Owns the looks at a running world, one a second: that nothing is deleted on doubt, that queues,
-//! tasks and disks stay within bounds, that an outage moved no more than it had to; and the picture
+//! tasks, memory and disks stay within bounds, that an outage moved no more than it had to; and the picture
 //! that `step` prints. Changes nothing: a world with and without its picture is the same.
 
 use std::{
@@ -70,6 +70,9 @@ pub struct Most {
     pub packets: usize,
     /// Bytes on all disks, in percent of what one copy of each shard takes.
     pub disk_percent: u64,
+    /// Bytes of the heap for each machine, on average of the nodes that run and the clients; what
+    /// lies on disks does not count.
+    pub machine_bytes: u64,
 }
 
 /// What a picture shows.
@@ -178,7 +181,7 @@ impl World {
         self.there = disks.flat_map(|disk| disk.sound()).collect();
     }
 
-    /// Queues, tasks, streams and disks are within bounds.
+    /// Queues, tasks, streams, memory and disks are within bounds.
     async fn everything_is_bounded(&mut self) -> Result<(), Broken> {
         let over = |what: &str, got: u64, most: u64| {
             Err(Broken::new(Promise::Bounds, format!("{what}: {got} of {most} at most")))
@@ -190,11 +193,15 @@ impl World {
         let (written, once) = self.scene.written_bytes();
         let used = self.hosts.iter().map(|host| host.disk().used());
         let used: u64 = used.map(|(live, trash)| live + trash).sum();
+        // An observer is a client, too.
+        let usage = self.usage(self.spec.clients + 1).await;
         let most = &mut self.most;
+        most.machine_bytes = most.machine_bytes.max(usage.machine_bytes());
         most.tasks = most.tasks.max(tasks);
         most.streams = most.streams.max(streams);
         most.packets = most.packets.max(packets);
         most.disk_percent = most.disk_percent.max(used * 100 / once.max(1));
+        usage.is_bounded()?;
         if tasks > tasks_max {
             return over("tasks", tasks as u64, tasks_max as u64);
         }

@@ -21,6 +21,7 @@ use copse_node::{
     byte_size::ByteSize,
     config::Config,
     repair::{self, Rates},
+    store::ShardStore as _,
 };
 
 use super::{
@@ -30,6 +31,7 @@ use super::{
     entropy,
     host::{Common, Host},
     kinds::{self, Kind},
+    memory::{self, Usage},
     net::{Machine, Net, address},
     scene::Scene,
     spec::{CALM_BEFORE, Canary, Spec, timeouts},
@@ -48,6 +50,9 @@ const GROW_BACK_MAX: Duration = Duration::from_secs(1200);
 
 /// After the last fault of a world with liars, when everything must be readable.
 const AFTER_LIES: Duration = Duration::from_secs(120);
+
+/// Between the last thing that a client does and the last look at memory.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -80,6 +85,8 @@ pub struct Outcome {
     pub grew_back: Option<Duration>,
     /// The most that there was at one time.
     pub most: Most,
+    /// Bytes of memory for each node before anything happened, and when all was calm again.
+    pub left_bytes: Option<(u64, u64)>,
     /// Bytes that were written to disks, and those of them that were a shard's first copy.
     pub written: (u64, u64),
     /// Time outside.
@@ -158,14 +165,19 @@ pub(super) struct World {
     /// Shards that were on some disk, sound, the last time.
     pub(super) there: BTreeSet<ShardId>,
     pub(super) most: Most,
+    /// Bytes of the heap before the world.
+    empty_bytes: u64,
+    /// Bytes of the heap for each node when all know each other, and when all is calm at the end.
+    left_bytes: Option<(u64, u64)>,
     pub(super) steps: Option<Steps>,
 }
 
 impl World {
     async fn run(spec: Spec, log: Log, steps: Option<Steps>) -> Outcome {
+        let empty_bytes = memory::heap_bytes();
         let trace = Trace::new(log);
         let _logging = trace.subscribe();
-        let mut world = Self::new(spec, trace.clone());
+        let mut world = Self::new(spec, trace.clone(), empty_bytes);
         world.steps = steps;
         let mut grew_back = None;
         let result = world.course(&mut grew_back).await;
@@ -183,6 +195,7 @@ impl World {
             simulated,
             grew_back,
             most: world.most,
+            left_bytes: world.left_bytes,
             written: world.scene.written_bytes(),
             real: Duration::ZERO,
             worked: None,
@@ -190,7 +203,7 @@ impl World {
         }
     }
 
-    fn new(spec: Spec, trace: Trace) -> Self {
+    fn new(spec: Spec, trace: Trace, empty_bytes: u64) -> Self {
         let seed = spec.seed;
         let net = Net::new(Xoshiro::new(seed, "cluster net"), spec.quality, trace.clone());
         let network = NetworkId::new(*blake3::hash(&seed.to_le_bytes()).as_bytes());
@@ -210,8 +223,9 @@ impl World {
             scene: scene.clone(),
             canary: match spec.canary {
                 Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
-                Some(Canary::LyingDisks) | None => None,
+                Some(Canary::LyingDisks | Canary::Hoards) | None => None,
             },
+            hoards: spec.canary == Some(Canary::Hoards),
         };
         let zone = |machine: Machine| match spec.zones {
             0 => String::new(),
@@ -257,6 +271,8 @@ impl World {
             liars: BTreeMap::new(),
             there: BTreeSet::new(),
             most: Most::default(),
+            empty_bytes,
+            left_bytes: None,
             steps: None,
             spec,
         }
@@ -280,6 +296,7 @@ impl World {
         let settle = if self.spec.hurried { timeouts() } else { Timeouts::default() }.settle_for();
         self.until_content(&network, MEET_MAX + settle).await?;
         self.trace.note(format_args!("all nodes know each other"));
+        let quiet = self.usage(0).await;
 
         let mut later = Duration::ZERO;
         if !self.spec.hurried {
@@ -337,6 +354,10 @@ impl World {
         }
         let put = observer.put(&network).await;
         put.map_err(|error| Broken::new(Promise::Service, format!("a put failed: {error}")))?;
+        self.wait_until(self.trace.now() + SETTLE).await?;
+        let left = self.usage(0).await;
+        self.left_bytes = Some((quiet.machine_bytes(), left.machine_bytes()));
+        left.is_let_go(quiet)?;
         self.is_intact()
     }
 
@@ -401,6 +422,17 @@ impl World {
                 Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
             }
         }
+    }
+
+    /// What of the heap is in use now, by the nodes that run and by so many clients.
+    pub(super) async fn usage(&self, clients: u16) -> Usage {
+        let mut disk_bytes = 0;
+        for host in &self.hosts {
+            disk_bytes += host.disk().stats().await.used_bytes;
+        }
+        let heap_bytes = memory::heap_bytes().saturating_sub(self.empty_bytes);
+        let running = self.hosts.iter().filter(|host| host.is_running()).count();
+        Usage { heap_bytes, disk_bytes, machines: running as u64 + u64::from(clients) }
     }
 
     pub(super) fn is_intact(&self) -> Result<(), Broken> {

@@ -114,7 +114,8 @@ pub(super) fn published(effort: Effort) -> Section {
          `sim/tests/acceptance.rs` hold it to them.\n\n{}\n\
          The Poisson law of the first rows overstates loss 3 to 180 times against the binomial \
          one. The nines of the Storj table are per repair interval, not per year; one of nine rows \
-         differs from print (16.4 for 17).\n\n{}",
+         differs from print: no repair time gives its 17 and the other eight (see \
+         `s3_no_repair_time_gives_the_row_that_differs`).\n\n{}",
         table.markdown(),
         simulated(effort)
     );
