@@ -2,14 +2,17 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use bytes::Bytes;
 use copse_core::directory::NodeState;
 use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{memory::FileMemory, *};
 use crate::{
     peer::{
-        Answer, PeerHandler,
+        Answer, Op, Outcome, PeerHandler,
         endpoint::{Congestion, PeerSocket, bind, open},
+        pool::PeerPool,
         server::{Limits, serve},
     },
     tls::NodeTls,

@@ -254,7 +254,7 @@ impl Membership {
     }
 
     /// Exchanges with one peer what either does not know, until nothing new comes from it.
-    async fn compare(&self, pool: &PeerPool, peer: &Contact) -> Result<(), PeerError> {
+    pub(super) async fn compare(&self, pool: &PeerPool, peer: &Contact) -> Result<(), PeerError> {
         for _ in 0..COMPARISONS_MAX {
             let digests = convert::digests(self.lock().directory.digests());
             let network_id = self.0.network.as_bytes().to_vec();

@@ -97,7 +97,7 @@ impl Peer {
         let pool = PeerPool::new(
             endpoint.clone(),
             tls.id(),
-            Arc::new(move |node| {
+            Arc::new(move |node: &NodeId| {
                 let known = known.lock().expect("not poisoned");
                 known.iter().filter(|(id, _)| id == node).map(|(_, at)| *at).collect()
             }),
