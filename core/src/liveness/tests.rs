@@ -193,6 +193,7 @@ fn pings_are_spread_and_the_down_are_pinged_less() {
 fn who_was_heard_is_not_pinged_for_a_while_and_who_returns_is_pinged_soon() {
     let mut node = Driven::new(9);
     node.pass(60, &[]);
+    node.watch.heard(&node_id(7), seconds(node.now));
     for _ in 0..60 {
         node.watch.tick(seconds(node.now), node.now, &node.directory);
         let due = node.watch.due(seconds(node.now));

@@ -254,7 +254,7 @@ mod tests {
         );
         check(
             Skip::SurplusWaits { index, holder: a, home: b, settle: Duration::from_secs(300) },
-            "shard 3 is kept on aaaaaaaa for 5 min 0 s: nodes are coming back, and not all may hear \
+            "shard 3 is kept on aaaaaaaa for 5 min: nodes are coming back, and not all may hear \
              bbbbbbbb yet, which has it, too",
         );
         check(Skip::Untrusted { nodes: vec![a] }, "not counted, caught lying: aaaaaaaa");
