@@ -349,7 +349,7 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
          ({} failed), {} packets\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
-         streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{} KiB of memory for each \
+         streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{:.0} KiB of memory for each \
          machine at most, {} KiB more for each node when all was calm again than before\n",
         all.len(),
         sum("puts"),
@@ -367,7 +367,7 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         most("most_disk_percent"),
         written.get(written.len() / 2).unwrap_or(&0.0),
         written.last().unwrap_or(&0.0),
-        most("most_machine_bytes") as u64 >> 10,
+        most("most_machine_bytes") / 1024.0,
         all.iter().map(more_bytes).max().unwrap_or(0) >> 10,
     )
 }
