@@ -296,7 +296,9 @@ proptest! {
         let made = settle(&ring, &down, &mut chunk, |_| ());
         prop_assert_eq!(made, 1);
 
-        // When each hears whom. Those who were away are cut off until then.
+        // When each hears whom, and from when on those who were away hear all.
+        let back: BTreeMap<NodeId, usize> =
+            holders.iter().map(|away| (*away, random.below(SETTLE))).collect();
         let mut heard: BTreeMap<(NodeId, NodeId), usize> = BTreeMap::new();
         for member in ring.members() {
             for away in &holders {
@@ -316,7 +318,10 @@ proptest! {
                         seen.returning = Some(Duration::from_secs(300));
                     }
                 }
-                let is_cut_off = holders.contains(&member.id) && now < SETTLE;
+                let is_cut_off = back.get(&member.id).is_some_and(|at| now < *at);
+                if back.get(&member.id).is_some_and(|at| now < at + SETTLE) {
+                    seen.returning = Some(Duration::from_secs(300));
+                }
                 let arc = Ring::arc(&chunk.chunk);
                 if is_cut_off || steward(&ring, arc, &seen) != Some(member.id) {
                     continue;
