@@ -20,13 +20,17 @@ use copse_core::{
     ring::Ring,
 };
 use copse_proto::{
+    bulk::{self, Incoming},
     convert::{self, target_field},
     door::{self, node_client::NodeClient, shards_client::ShardsClient},
     status::{Reason, Refusal},
 };
-use futures::future::select_ok;
+use futures::{
+    future::select_ok,
+    stream::{self, Stream},
+};
 use tokio::time::Instant;
-use tonic::{Request, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 
 use crate::{
     connect::{Connector, open_channel},
@@ -43,6 +47,9 @@ const RELAYS_TRIED: usize = 3;
 
 /// An answer to a small question (has, info) that takes longer counts as none.
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a message from a node, at most: a piece of a shard is half of it.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// A network as one client sees it. Cheap to clone; all clones share channels and judgements.
 #[derive(Clone)]
@@ -146,9 +153,29 @@ impl Link {
         target_field(self.via.map(|_| self.node))
     }
 
-    /// The shard service at the door.
+    /// The shard service at the door, for what is small.
     pub fn shards(&self) -> ShardsClient<Channel> {
         ShardsClient::new(self.channel.clone())
+    }
+
+    /// Opens a Put stream.
+    ///
+    /// # Errors
+    /// When the door refuses it or does not answer any more.
+    pub async fn put(
+        &self,
+        requests: impl Stream<Item = door::PutRequest> + Send + Unpin + 'static,
+    ) -> Result<Incoming<door::PutReply>, Status> {
+        bulk::call(&mut self.channel.clone(), bulk::PUT, requests, MESSAGE_BYTES_MAX).await
+    }
+
+    /// Asks for a range of a shard.
+    ///
+    /// # Errors
+    /// When the door refuses it or does not answer any more.
+    pub async fn get(&self, request: door::GetRequest) -> Result<Incoming<door::GetReply>, Status> {
+        let request = stream::iter([request]);
+        bulk::call(&mut self.channel.clone(), bulk::GET, request, MESSAGE_BYTES_MAX).await
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Sockets are opened elsewhere; nothing here does I/O.
 
+pub mod bulk;
 pub mod convert;
 pub mod holdings;
 pub mod routes;

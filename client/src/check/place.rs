@@ -11,6 +11,7 @@ use copse_core::{
     receipt::SignedReceipt,
 };
 use copse_proto::{
+    bulk::Arrived,
     door::{self, put_reply::Outcome, put_request::Part},
     status::{Reason, Refusal},
 };
@@ -93,8 +94,11 @@ impl Checker {
         });
         let parts = std::iter::once(Part::Header(header)).chain(pieces);
         let requests = parts.map(|part| door::PutRequest { part: Some(part) });
-        let mut replies = link.shards().put(stream::iter(requests)).await?.into_inner();
-        let reply = replies.message().await?.filter(|reply| reply.tag == TAG);
+        let mut replies = link.put(stream::iter(requests)).await?;
+        let reply = match replies.next().await? {
+            Some(Arrived::Message(reply)) if reply.tag == TAG => Some(reply),
+            _ => None,
+        };
         match reply.and_then(|reply| reply.outcome) {
             Some(Outcome::Receipt(receipt)) => {
                 let shard = ShardId { chunk: facts.id, index };

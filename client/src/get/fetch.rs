@@ -13,6 +13,7 @@ use copse_core::{
     shard_tree,
 };
 use copse_proto::{
+    bulk::{Arrived, Incoming},
     door::{self, get_reply::Part},
     status::{Reason, Refusal},
 };
@@ -110,9 +111,9 @@ async fn receive(
         offset: want.start as u64,
         length: want.len() as u64,
     };
-    let mut client = link.shards();
-    let mut stream = in_time(client.get(request)).await?.into_inner();
-    let Some(Part::Header(header)) = in_time(stream.message()).await?.and_then(|reply| reply.part)
+    let mut stream = in_time(link.get(request)).await?;
+    let Some(Arrived::Message(door::GetReply { part: Some(Part::Header(header)) })) =
+        in_time(stream.next()).await?
     else {
         return Err(lie("the answer has no header"));
     };
@@ -130,39 +131,29 @@ async fn receive(
     Ok(Piece { index, range: covered, data })
 }
 
-/// The bytes behind the header. One message is not copied.
+/// The bytes behind the header, in a buffer of their own: a part of what the connection read would keep
+/// the rest of it alive.
 async fn body(
-    stream: &mut tonic::Streaming<door::GetReply>,
+    stream: &mut Incoming<door::GetReply>,
     expected: usize,
     buffers: &Arc<Pool>,
 ) -> Result<Bytes, Refusal> {
-    let mut whole = Bytes::new();
-    let mut parts = Vec::new();
+    let mut body = buffers.sized(expected);
     let mut received = 0;
-    loop {
-        let data = match in_time(stream.message()).await? {
-            None => break,
-            Some(door::GetReply { part: Some(Part::Data(data)) }) => data,
-            Some(_) => return Err(lie("something else than data follows the header")),
+    while let Some(arrived) = in_time(stream.next()).await? {
+        let Arrived::Data { bytes, .. } = arrived else {
+            return Err(lie("something else than data follows the header"));
         };
-        let end = received + data.len();
-        if end > expected {
+        let Some(room) = body.get_mut(received..received + bytes.len()) else {
             return Err(lie("more bytes than announced"));
-        }
-        if data.len() == expected {
-            whole = data;
-        } else {
-            if parts.is_empty() {
-                parts = buffers.sized(expected);
-            }
-            parts[received..end].copy_from_slice(&data);
-        }
-        received = end;
+        };
+        room.copy_from_slice(&bytes);
+        received += bytes.len();
     }
     if received < expected {
         return Err(lie("fewer bytes than announced"));
     }
-    Ok(if parts.is_empty() { whole } else { buffers.share(parts) })
+    Ok(buffers.share(body))
 }
 
 async fn verify(

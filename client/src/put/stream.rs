@@ -211,14 +211,13 @@ impl Driver {
         let taken = Arc::new(AtomicU64::new(0));
         let requests = ReceiverStream::new(feed)
             .flat_map(pieces(Arc::clone(&taken), Arc::clone(&self.counters)));
-        let mut client = link.shards();
         // The answers may only begin when the first shard has arrived: opening the stream and
         // feeding it go on together.
-        let opening = client.put(requests);
-        let mut replies = Box::pin(stream::once(opening).flat_map(|opened| match opened {
-            Ok(replies) => replies.into_inner().left_stream(),
-            Err(status) => stream::once(async { Err(status) }).right_stream(),
-        }));
+        let mut replies =
+            Box::pin(stream::once(link.put(requests)).flat_map(|opened| match opened {
+                Ok(replies) => replies.messages().left_stream(),
+                Err(status) => stream::once(async { Err(status) }).right_stream(),
+            }));
         let failed = |message| End::Failed(Refusal::new(Reason::NodeUnreachable, message));
         let opened_at = self.tag;
         let mut in_flight = 0;

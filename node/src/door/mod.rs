@@ -18,7 +18,7 @@ use copse_proto::{
     door::{
         directory_server::{self, DirectoryServer},
         node_server::{self, NodeServer},
-        shards_server::{self, ShardsServer},
+        shards_server,
     },
     routes::Routes,
 };
@@ -156,9 +156,6 @@ impl Door {
             calls: calls.clone(),
             spares: Spares::default(),
         };
-        let shards = ShardsServer::new(shards)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let directory = DirectoryServer::new(directory::Directory { records: parts.records })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

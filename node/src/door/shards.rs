@@ -4,21 +4,36 @@
 //! which order answers and the end of a stream are sent. What a shard is, and where it goes, is
 //! decided in [`crate::shards`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use copse_core::limits::SHARD_BYTES_MAX;
 use copse_proto::{
+    bulk::{self, Arrived, Incoming},
     door::{self, get_reply, put_reply, put_request, shards_server},
     status::{Reason, Refusal},
 };
+use futures::{FutureExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{
+        BoxFuture, Service,
+        http::{Request, Response},
+    },
+    server::NamedService,
+};
 
 use super::{
-    Calls,
-    assemble::{Assembler, Incoming, PIECE_BYTES_MAX, Refused},
+    Calls, MESSAGE_BYTES_MAX,
+    assemble::{Assembler, PIECE_BYTES_MAX, Refused, Shard},
 };
 use crate::{
     buffers::Taken,
@@ -51,15 +66,8 @@ pub(super) struct Shards {
 
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
 
-#[tonic::async_trait]
-impl shards_server::Shards for Shards {
-    type PutStream = ReceiverStream<Result<door::PutReply, Status>>;
-    type GetStream = ReceiverStream<Result<door::GetReply, Status>>;
-
-    async fn put(
-        &self,
-        request: Request<Streaming<door::PutRequest>>,
-    ) -> Result<Response<Self::PutStream>, Status> {
+impl Shards {
+    fn put(&self, requests: Incoming<door::PutRequest>) -> Response<Body> {
         let (answers, out) = mpsc::channel(IN_FLIGHT_MAX);
         let stream = PutStream {
             service: self.service.clone(),
@@ -70,31 +78,62 @@ impl shards_server::Shards for Shards {
         };
         let (call, stop) = (self.calls.begin(), self.stop.clone());
         tokio::spawn(async move {
-            stream.run(request.into_inner(), stop).await;
+            stream.run(requests, stop).await;
             drop(call);
         });
-        Ok(Response::new(ReceiverStream::new(out)))
+        bulk::answer(ReceiverStream::new(out))
     }
 
-    async fn get(
-        &self,
-        request: Request<door::GetRequest>,
-    ) -> Result<Response<Self::GetStream>, Status> {
-        let (found, memory) = self.service.get(request.into_inner()).await?;
+    async fn get(&self, request: door::GetRequest) -> Result<Response<Body>, Status> {
+        let (found, memory) = self.service.get(request).await?;
         let (answers, out) = mpsc::channel(PIECES_READY);
         let call = self.calls.begin();
         tokio::spawn(async move {
             send_answer(found, memory, answers).await;
             drop(call);
         });
-        Ok(Response::new(ReceiverStream::new(out)))
+        Ok(bulk::answer(ReceiverStream::new(out)))
     }
 
-    async fn has(
-        &self,
-        request: Request<door::HasRequest>,
-    ) -> Result<Response<door::HasReply>, Status> {
-        Ok(Response::new(self.service.has(request.into_inner()).await?))
+    async fn has(&self, request: door::HasRequest) -> Result<Response<Body>, Status> {
+        let reply = self.service.has(request).await?;
+        Ok(bulk::answer(stream::iter([Ok(reply)])))
+    }
+
+    async fn call(self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let method = head.uri.path().rsplit('/').next().unwrap_or_default();
+        let answer = match method {
+            "Put" => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX))),
+            "Get" => match Incoming::new(body, MESSAGE_BYTES_MAX).only().await {
+                Ok(request) => self.get(request).await,
+                Err(status) => Err(status),
+            },
+            "Has" => match Incoming::new(body, MESSAGE_BYTES_MAX).only().await {
+                Ok(request) => self.has(request).await,
+                Err(status) => Err(status),
+            },
+            _ => Err(Status::unimplemented("the service has no such method")),
+        };
+        answer.unwrap_or_else(Status::into_http)
+    }
+}
+
+impl NamedService for Shards {
+    const NAME: &'static str = shards_server::SERVICE_NAME;
+}
+
+impl Service<Request<Body>> for Shards {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(Self::call(self.clone(), request).map(Ok))
     }
 }
 
@@ -109,10 +148,10 @@ struct PutStream {
 }
 
 impl PutStream {
-    async fn run(mut self, mut requests: Streaming<door::PutRequest>, stop: CancellationToken) {
+    async fn run(mut self, mut requests: Incoming<door::PutRequest>, stop: CancellationToken) {
         let end = loop {
             match self.next(&mut requests, &stop).await {
-                Ok(Some(request)) => match self.take(request).await {
+                Ok(Some(arrived)) => match self.take(arrived).await {
                     Ok(()) => {}
                     Err(refusal) => break Some(refusal.into()),
                 },
@@ -132,17 +171,17 @@ impl PutStream {
         }
     }
 
-    /// The next message; none at the end of the stream.
+    /// The next message, or part of one; none at the end of the stream.
     async fn next(
         &self,
-        requests: &mut Streaming<door::PutRequest>,
+        requests: &mut Incoming<door::PutRequest>,
         stop: &CancellationToken,
-    ) -> Result<Option<door::PutRequest>, Status> {
+    ) -> Result<Option<Arrived<door::PutRequest>>, Status> {
         let message = async {
             if !self.assembler.receiving() {
-                return requests.message().await;
+                return requests.next().await;
             }
-            match tokio::time::timeout(STALL_TIMEOUT, requests.message()).await {
+            match tokio::time::timeout(STALL_TIMEOUT, requests.next()).await {
                 Ok(message) => message,
                 Err(_) => {
                     let message = format!(
@@ -161,29 +200,30 @@ impl PutStream {
         }
     }
 
-    /// Follows one message. An error is the end of the stream.
-    async fn take(&mut self, request: door::PutRequest) -> Result<(), Refusal> {
-        match request.part {
-            Some(put_request::Part::Header(header)) => {
+    /// Follows what arrived. An error is the end of the stream.
+    async fn take(&mut self, arrived: Arrived<door::PutRequest>) -> Result<(), Refusal> {
+        let (bytes, left) = match arrived {
+            Arrived::Data { bytes, left } => (bytes, left),
+            Arrived::Message(door::PutRequest {
+                part: Some(put_request::Part::Header(header)),
+            }) => {
                 self.begin(header).await;
-                Ok(())
+                return Ok(());
             }
-            Some(put_request::Part::Data(piece)) => match self.assembler.piece(piece)? {
-                Some(Ok(shard)) => {
-                    self.store(shard);
-                    Ok(())
-                }
-                Some(Err(refused)) => {
-                    self.room = None;
-                    self.refuse(refused).await;
-                    Ok(())
-                }
-                None => Ok(()),
-            },
-            None => {
-                Err(Refusal::new(Reason::Malformed, "a message with neither a header nor data"))
+            Arrived::Message(_) => {
+                let message = "a message with neither a header nor data";
+                return Err(Refusal::new(Reason::Malformed, message));
             }
+        };
+        match self.assembler.piece(&bytes, left)? {
+            Some(Ok(shard)) => self.store(shard),
+            Some(Err(refused)) => {
+                self.room = None;
+                self.refuse(refused).await;
+            }
+            None => {}
         }
+        Ok(())
     }
 
     async fn begin(&mut self, header: door::PutHeader) {
@@ -210,12 +250,12 @@ impl PutStream {
     }
 
     /// Stores a complete shard beside the stream, which goes on.
-    fn store(&mut self, shard: Incoming) {
+    fn store(&mut self, shard: Shard) {
         let room = self.room.take();
         let (service, answers) = (self.service.clone(), self.answers.clone());
         tokio::spawn(async move {
             let (_place, memory) = room.unzip();
-            let Incoming { tag, target, descriptor, id, data, .. } = shard;
+            let Shard { tag, target, descriptor, id, data, .. } = shard;
             let stored = service.put(target, descriptor, id, data).await;
             drop(memory);
             let outcome = match stored {
