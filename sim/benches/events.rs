@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p copse-sim` prints times of the processor next to what they are allowed to be: one
 //! simulation runs on one core, and other programs on the machine do not count.
-//! `cargo bench -p copse-sim -- large` also simulates 100,000 nodes.
+//! With `-- growth` only how the cost of an event grows from 100 to 100,000 nodes; with `-- large` also
+//! 10,000 nodes chunk by chunk, and 100,000 with 1,000,000 chunks.
 
 #![allow(clippy::print_stdout)] // its only purpose
 
@@ -57,6 +58,34 @@ fn measure(what: &str, scenario: &Scenario, allowed_s: f64) {
     );
 }
 
+/// How the cost of an event grows from 100 to 100,000 nodes: four chunks a node, 100,000 years of nodes
+/// each, placement, start and the making of rings included. Each against log2 of the nodes, and both against
+/// the first row: growth above 1 in the last column is more than the logarithm's.
+fn growth(unit: Unit, what: &str) {
+    println!("{what}, 4 chunks a node:");
+    let mut first = None;
+    for nodes in [100, 1000, 10_000, 100_000] {
+        let years = 1e5 / nodes as f64;
+        let scenario = scenario(nodes, nodes * 4, years, unit);
+        let start = processor_s();
+        let out = event::run(&scenario).expect("a possible scenario");
+        let seconds = processor_s() - start;
+        let events = out.events as f64;
+        let (ns, steps, log) =
+            (seconds * 1e9 / events, out.steps as f64 / events, (nodes as f64).log2());
+        let (ns_0, steps_0, log_0) = *first.get_or_insert((ns, steps, log));
+        println!(
+            "{nodes:>7} nodes, {years:>4} years: {events:>8} events, {ns:5.0} ns and {steps:5.1} steps an event; \
+             log2 N x {:.2}, time x {:.2}, steps x {:.2}; time over log {:.2}, steps over log {:.2}",
+            log / log_0,
+            ns / ns_0,
+            steps / steps_0,
+            ns / ns_0 / (log / log_0),
+            steps / steps_0 / (log / log_0),
+        );
+    }
+}
+
 /// The same network as the product's defaults make it: patience, thin lane, timeouts, freeze.
 fn product(of: &Scenario) -> Scenario {
     let geometry = "10+6".parse().expect("a geometry");
@@ -67,10 +96,13 @@ fn product(of: &Scenario) -> Scenario {
 fn main() {
     println!("load of the machine: {}", load());
     println!("10+6, threshold 13, mean life 1 year, exponential repair times of 24 h on average");
-    for nodes in [100, 1000, 10_000] {
-        let years = 1e5 / nodes as f64;
-        let scenario = scenario(nodes, nodes * 4, years, Unit::Arc);
-        measure(&format!("{nodes:>6} nodes, {years} years, 4 chunks a node"), &scenario, 60.0);
+    growth(
+        Unit::Arc,
+        "by arcs, of which there are at most 65,536, so that the mix of events changes",
+    );
+    growth(Unit::Chunk, "each chunk by itself: the same mix of events at all sizes");
+    if std::env::args().any(|argument| argument == "growth") {
+        return;
     }
     let target = scenario(10_000, 1_000_000, 10.0, Unit::Arc);
     measure("10,000 nodes, 10 years, 1,000,000 chunks by arcs", &target, 60.0);

@@ -163,6 +163,25 @@ fn one_seed_makes_one_world() {
     assert_ne!(run(&scenario), run(&Scenario { seed: 2, ..scenario }));
 }
 
+/// Counted, not timed: levels of the queue, shards, holders, nodes met on walks, bits, sorted tokens. From
+/// 100 nodes to 10,000 log2 doubles; whatever looks at all nodes, arcs or stripes for an event grows a
+/// hundredfold. The bench shows 100,000 nodes and the time.
+#[test]
+fn an_event_costs_no_more_than_the_logarithm_of_the_network() {
+    for unit in [Unit::Arc, Unit::Chunk] {
+        let mut first = None;
+        for nodes in [100, 1000, 10_000] {
+            let scenario = Scenario { nodes, chunks: 4 * nodes, unit, ..base(12.0) };
+            let out = run(&scenario);
+            let steps = out.steps as f64 / out.events as f64;
+            let log = (nodes as f64).log2();
+            let (steps_first, log_first) = *first.get_or_insert((steps, log));
+            let (grown, allowed) = (steps / steps_first, log / log_first);
+            assert!(grown <= allowed, "{unit:?}, {nodes} nodes: x {grown:.2}, log2 x {allowed:.2}");
+        }
+    }
+}
+
 #[test]
 fn an_impossible_scenario_is_refused_with_what_is_wrong() {
     let refused = |scenario| event::run(&scenario).expect_err("it is impossible").to_string();

@@ -69,6 +69,10 @@ pub struct Outcome {
     pub events: u64,
     /// Shards looked at in them: nearly all of the work.
     pub touches: u64,
+    /// Steps of all kinds, placement and the rings' making included: levels of the queue, shards and
+    /// holders looked at, nodes met on walks, bits of the ring turned, tokens sorted. What time is
+    /// made of, but for the caches.
+    pub steps: u64,
     /// Most events that waited at once.
     pub queue_max: usize,
     /// Looks at the margins, as many as were asked for.

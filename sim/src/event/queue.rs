@@ -56,6 +56,7 @@ pub(super) struct Queue {
     heap: BinaryHeap<Reverse<(Time, u64, Event)>>,
     made: u64,
     longest: usize,
+    steps: u64,
 }
 
 impl Queue {
@@ -63,14 +64,26 @@ impl Queue {
         self.made += 1;
         self.heap.push(Reverse((at, self.made, event)));
         self.longest = self.longest.max(self.heap.len());
+        self.steps += levels(self.heap.len());
     }
 
     pub(super) fn pop(&mut self) -> Option<(Time, Event)> {
+        self.steps += levels(self.heap.len());
         self.heap.pop().map(|Reverse((at, _, event))| (at, event))
+    }
+
+    /// Levels of the heap that were gone through, at most.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// The most that ever waited.
     pub(super) fn longest(&self) -> usize {
         self.longest
     }
+}
+
+/// Of a heap of so many.
+fn levels(length: usize) -> u64 {
+    u64::from(usize::BITS - length.leading_zeros())
 }

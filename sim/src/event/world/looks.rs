@@ -61,8 +61,8 @@ impl World<'_> {
             repairs: self.underway,
         };
         for stripe in 0..self.stripes.count() {
-            let live = usize::from(self.stripes.live[stripe]);
-            let chunks = self.stripes.weight[stripe];
+            let live = usize::from(self.stripes.each[stripe].live);
+            let chunks = self.stripes.each[stripe].weight;
             margin.live_mean += live as f64 * f64::from(chunks) / self.scenario.chunks as f64;
             if live == 0 {
                 continue;

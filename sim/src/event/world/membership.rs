@@ -24,14 +24,14 @@ impl World<'_> {
         let node = self.next_unborn;
         self.next_unborn += 1;
         let liar = self.streams.lives.chance(self.scenario.malicious);
-        self.nodes.flags.push(ON_RING | ONLINE | if liar { LIAR } else { 0 });
+        self.nodes.flags.push(ONLINE | if liar { LIAR } else { 0 });
         self.nodes.zone.push(zone);
         self.nodes.epoch.push(0);
         self.nodes.frozen_since.push(0);
         self.nodes.slots.push(Vec::new());
         self.nodes.position.push(u32::try_from(self.nodes.living.len()).unwrap_or(u32::MAX));
         self.nodes.living.push(node);
-        self.count_on_ring(zone, true);
+        self.put_on_ring(node, true);
         let rest = self.scenario.life.rest(age, &mut self.streams.lives);
         self.queue.push(self.now + from_hours(rest), Event::Death(node));
         if liar {
@@ -57,11 +57,15 @@ impl World<'_> {
         let total = self.scenario.scheme.total();
         // The living, also those who are declared dead but may return, and the dead who still
         // count: flags decide.
-        let mut known = self.nodes.living.clone();
-        known.extend(
-            (0..self.next_unborn).filter(|&node| self.has(node, LOST) && self.has(node, ON_RING)),
-        );
-        self.view = RingView::build(arcs, known.into_iter(), self.next_unborn, unborn, total);
+        let mut born = self.nodes.living.clone();
+        let still_count =
+            self.on_ring - born.iter().filter(|&&node| self.has(node, ON_RING)).count();
+        let is_dead_and_counts = |node: &u32| self.has(*node, LOST) && self.has(*node, ON_RING);
+        born.extend((0..self.next_unborn).rev().filter(is_dead_and_counts).take(still_count));
+        let flags = &self.nodes.flags;
+        let is_on_ring = |node: u32| flags[node as usize] & ON_RING != 0;
+        self.view = RingView::build(arcs, born, self.next_unborn, unborn, total, is_on_ring);
+        self.out.steps += self.view.steps_of_build();
         self.unborn_end = self.next_unborn + unborn;
     }
 
@@ -74,10 +78,13 @@ impl World<'_> {
         *flags = if on { *flags | flag } else { *flags & !flag };
     }
 
-    pub(super) fn count_on_ring(&mut self, zone: u16, on: bool) {
+    pub(super) fn put_on_ring(&mut self, node: u32, on: bool) {
+        self.set(node, ON_RING, on);
+        self.out.steps += self.view.put_on_ring(node, on);
         let change = |count: &mut usize| *count = if on { *count + 1 } else { *count - 1 };
         change(&mut self.on_ring);
-        if let Some(count) = self.zone_on_ring.get_mut(usize::from(zone)) {
+        let zone = usize::from(self.nodes.zone[node as usize]);
+        if let Some(count) = self.zone_on_ring.get_mut(zone) {
             change(count);
         }
     }
@@ -217,8 +224,7 @@ impl World<'_> {
             self.count_down(node, false);
         } else {
             self.out.false_deaths += 1;
-            self.set(node, ON_RING, true);
-            self.count_on_ring(self.nodes.zone[node as usize], true);
+            self.put_on_ring(node, true);
         }
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
         for &slot in &slots {
@@ -227,7 +233,7 @@ impl World<'_> {
             if *holder == node | ABSENT {
                 *holder = node;
                 let stripe = slot as usize / self.stripes.total;
-                self.stripes.counted[stripe] += 1;
+                self.stripes.each[stripe].counted += 1;
                 self.forget_missing(stripe);
             }
         }
@@ -300,9 +306,8 @@ impl World<'_> {
     }
 
     pub(super) fn strike_off(&mut self, node: u32) {
-        self.set(node, ON_RING, false);
+        self.put_on_ring(node, false);
         self.count_down(node, false);
-        self.count_on_ring(self.nodes.zone[node as usize], false);
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
         for &slot in &slots {
             self.out.touches += 1;
@@ -324,7 +329,7 @@ impl World<'_> {
             return;
         }
         let stripe = slot as usize / self.stripes.total;
-        self.stripes.counted[stripe] -= 1;
+        self.stripes.each[stripe].counted -= 1;
         self.consider(stripe);
     }
 }

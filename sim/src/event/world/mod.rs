@@ -115,6 +115,8 @@ struct World<'a> {
     day_bytes: f64,
     /// Reused: the nodes that an arc should have.
     target: Vec<u32>,
+    /// Reused: the slots whose shards are made again.
+    made: Vec<usize>,
     out: Outcome,
 }
 
@@ -129,7 +131,8 @@ impl<'a> World<'a> {
         let stripes = Stripes::new(total, &weights, arcs.len());
         let node_count = u32::try_from(scenario.nodes).unwrap_or(u32::MAX);
         let unborn = node_count.max(16);
-        let view = RingView::build(arcs, core::iter::empty(), 0, node_count + unborn, total);
+        let view = RingView::build(arcs, Vec::new(), 0, node_count + unborn, total, |_| false);
+        let steps = view.steps_of_build();
         let shard_bytes = scenario.chunk_bytes / data as f64;
         Self {
             scenario,
@@ -160,6 +163,7 @@ impl<'a> World<'a> {
             day: 0,
             day_bytes: 0.0,
             target: Vec::new(),
+            made: Vec::new(),
             out: Outcome {
                 law: scenario.law,
                 chunk_years: scenario.chunks as f64 * scenario.years,
@@ -182,6 +186,7 @@ impl<'a> World<'a> {
                 load_deviation: 0.0,
                 events: 0,
                 touches: 0,
+                steps,
                 queue_max: 0,
                 margins: Vec::new(),
             },
@@ -238,13 +243,15 @@ impl<'a> World<'a> {
         let mut held = vec![0.0f64; self.nodes.flags.len()];
         for (slot, &holder) in self.stripes.holders.iter().enumerate() {
             if holder <= NUMBER {
-                held[holder as usize] += f64::from(self.stripes.weight[slot / self.stripes.total]);
+                held[holder as usize] +=
+                    f64::from(self.stripes.each[slot / self.stripes.total].weight);
             }
         }
         let loads: Vec<f64> = self.nodes.living.iter().map(|&node| held[node as usize]).collect();
         let (deviation, most) = crate::stats::spread(&loads);
         self.out.load_deviation = deviation;
         self.out.load_max = most;
+        self.out.steps += self.queue.steps() + self.out.touches;
         self.out.queue_max = self.queue.longest();
         self.out
     }

@@ -14,20 +14,20 @@ use crate::event::{
 impl World<'_> {
     /// Places a stripe that holds nothing, or that starts again after its loss.
     pub(super) fn store_anew(&mut self, stripe: usize) {
-        let arc = self.stripes.arc[stripe] as usize;
+        let arc = self.stripes.each[stripe].arc as usize;
         let total = self.stripes.total;
         self.fill_target(arc, ONLINE);
         let target = core::mem::take(&mut self.target);
-        self.stripes.live[stripe] = 0;
-        self.stripes.counted[stripe] = 0;
-        self.stripes.job[stripe] = 0;
-        self.stripes.missing_since[stripe] = Time::MAX;
+        self.stripes.each[stripe].live = 0;
+        self.stripes.each[stripe].counted = 0;
+        self.stripes.each[stripe].job = 0;
+        self.stripes.each[stripe].missing_since = Time::MAX;
         for index in 0..total {
             let slot = stripe * total + index;
             self.stripes.holders[slot] = NONE;
             if let Some(&node) = target.get(index) {
                 self.give(slot, node);
-                self.stripes.counted[stripe] += 1;
+                self.stripes.each[stripe].counted += 1;
             }
         }
         self.target = target;
@@ -42,7 +42,7 @@ impl World<'_> {
             self.stripes.holders[slot] = node | GONE;
         } else {
             self.stripes.holders[slot] = node;
-            self.stripes.live[slot / self.stripes.total] += 1;
+            self.stripes.each[slot / self.stripes.total].live += 1;
         }
     }
 
@@ -52,7 +52,7 @@ impl World<'_> {
         let wanted = ON_RING | flags;
         let mut target = core::mem::take(&mut self.target);
         target.clear();
-        self.view.walk(arc, |node| {
+        let shown = self.view.walk(arc, |node| {
             let known = self.nodes.flags.get(node as usize).copied().unwrap_or(0);
             if known & wanted == wanted && self.zone_has_room(&target, node) {
                 target.push(node);
@@ -62,6 +62,7 @@ impl World<'_> {
             }
             ControlFlow::Continue(())
         });
+        self.out.steps += shown;
         self.target = target;
     }
 
@@ -77,8 +78,13 @@ impl World<'_> {
     /// A newborn gets its places: one shard from each stripe whose set it joins, from a holder
     /// that left the set.
     pub(super) fn take_over(&mut self, node: u32) {
-        for at in self.view.reach(node) {
-            let arc = self.view.reached(at);
+        for at in self.view.places(node) {
+            self.out.steps += 1;
+            let (arc, before) = self.view.place(at);
+            // With zones those before it may be passed over for their zone's cap.
+            if before >= self.stripes.total && self.scenario.zones == 0 {
+                continue;
+            }
             self.fill_target(arc, 0);
             let target = core::mem::take(&mut self.target);
             if target.contains(&node) {
@@ -96,10 +102,11 @@ impl World<'_> {
             let holder = self.stripes.holders[slot];
             holder <= NUMBER && !target.contains(&holder) && self.has(holder, ONLINE)
         });
+        self.out.steps += self.stripes.total as u64;
         if let Some(slot) = outsider {
-            self.stripes.live[stripe] -= 1;
+            self.stripes.each[stripe].live -= 1;
             self.give(slot, node);
-            self.out.join_bytes += self.shard_bytes * f64::from(self.stripes.weight[stripe]);
+            self.out.join_bytes += self.shard_bytes * f64::from(self.stripes.each[stripe].weight);
             if self.has(node, LIAR) {
                 self.check_loss(stripe);
             }
@@ -107,17 +114,17 @@ impl World<'_> {
     }
 
     pub(super) fn lose_shard(&mut self, stripe: usize) {
-        self.stripes.live[stripe] -= 1;
+        self.stripes.each[stripe].live -= 1;
         self.check_loss(stripe);
     }
 
     pub(super) fn check_loss(&mut self, stripe: usize) {
-        if usize::from(self.stripes.live[stripe]) >= self.scenario.scheme.data() {
+        if usize::from(self.stripes.each[stripe].live) >= self.scenario.scheme.data() {
             self.note_thinness(stripe);
             return;
         }
         self.out.losses += 1;
-        self.out.lost_chunks += u64::from(self.stripes.weight[stripe]);
+        self.out.lost_chunks += u64::from(self.stripes.each[stripe].weight);
         self.end_job(stripe);
         if self.scenario.renew {
             self.store_anew(stripe);
@@ -125,24 +132,24 @@ impl World<'_> {
             for slot in self.stripes.slots(stripe) {
                 self.stripes.holders[slot] = NONE;
             }
-            self.stripes.live[stripe] = 0;
-            self.stripes.counted[stripe] = 0;
+            self.stripes.each[stripe].live = 0;
+            self.stripes.each[stripe].counted = 0;
             self.end_thinness(stripe);
         }
     }
 
     pub(super) fn note_thinness(&mut self, stripe: usize) {
-        if usize::from(self.stripes.live[stripe]) > self.scenario.scheme.data() + 2 {
+        if usize::from(self.stripes.each[stripe].live) > self.scenario.scheme.data() + 2 {
             self.end_thinness(stripe);
-        } else if self.stripes.thin_since[stripe] == Time::MAX {
-            self.stripes.thin_since[stripe] = self.now;
+        } else if self.stripes.each[stripe].thin_since == Time::MAX {
+            self.stripes.each[stripe].thin_since = self.now;
         }
     }
 
     pub(super) fn end_thinness(&mut self, stripe: usize) {
-        let since = core::mem::replace(&mut self.stripes.thin_since[stripe], Time::MAX);
+        let since = core::mem::replace(&mut self.stripes.each[stripe].thin_since, Time::MAX);
         if since != Time::MAX {
-            let chunks = f64::from(self.stripes.weight[stripe]);
+            let chunks = f64::from(self.stripes.each[stripe].weight);
             self.out.thin_chunk_hours += to_hours(self.now - since) * chunks;
         }
     }

@@ -20,10 +20,10 @@ impl World<'_> {
     /// What the policy says of a stripe. Unless the scenario says when a node counts as down, only the
     /// dead are missed.
     fn judge(&self, stripe: usize) -> Verdict {
-        let counted = usize::from(self.stripes.counted[stripe]);
+        let counted = usize::from(self.stripes.each[stripe].counted);
         let sees_down = self.scenario.down_after_hours.is_some();
         let online = if sees_down { self.reachable(stripe) } else { counted };
-        let since = self.stripes.missing_since[stripe];
+        let since = self.stripes.each[stripe].missing_since;
         let missing_for = (since != Time::MAX).then(|| Duration::from_millis(self.now - since));
         let facts = Facts {
             total: self.stripes.total,
@@ -38,11 +38,11 @@ impl World<'_> {
 
     /// Asks the policy about a stripe that has lost a shard, for good or for a while.
     pub(super) fn consider(&mut self, stripe: usize) {
-        if self.stripes.live[stripe] == 0 && !self.scenario.renew {
+        if self.stripes.each[stripe].live == 0 && !self.scenario.renew {
             return; // lost
         }
         self.note_missing(stripe);
-        if self.stripes.job[stripe] != 0 {
+        if self.stripes.each[stripe].job != 0 {
             return; // somebody is at it
         }
         // One that cannot be read now is repaired as soon as it can be.
@@ -51,7 +51,7 @@ impl World<'_> {
         }
         self.jobs += 1;
         self.underway += 1;
-        self.stripes.job[stripe] = self.jobs;
+        self.stripes.each[stripe].job = self.jobs;
         if self.scenario.budget.is_none() {
             self.start(stripe, self.now);
         } else {
@@ -65,16 +65,16 @@ impl World<'_> {
     }
 
     fn margin(&self, stripe: usize) -> usize {
-        usize::from(self.stripes.counted[stripe]).saturating_sub(self.lines.needed)
+        usize::from(self.stripes.each[stripe].counted).saturating_sub(self.lines.needed)
     }
 
     /// The clock of patience starts with the first shard that is missing for good.
     fn note_missing(&mut self, stripe: usize) {
         let Some(hours) = self.scenario.patience_hours else { return };
-        if usize::from(self.stripes.counted[stripe]) < self.stripes.total
-            && self.stripes.missing_since[stripe] == Time::MAX
+        if usize::from(self.stripes.each[stripe].counted) < self.stripes.total
+            && self.stripes.each[stripe].missing_since == Time::MAX
         {
-            self.stripes.missing_since[stripe] = self.now;
+            self.stripes.each[stripe].missing_since = self.now;
             let event = Event::Overdue { stripe: u32::try_from(stripe).unwrap_or(u32::MAX) };
             self.queue.push(self.now + from_hours(hours), event);
         }
@@ -82,14 +82,14 @@ impl World<'_> {
 
     /// It stops when all are there again.
     pub(super) fn forget_missing(&mut self, stripe: usize) {
-        if usize::from(self.stripes.counted[stripe]) == self.stripes.total {
-            self.stripes.missing_since[stripe] = Time::MAX;
+        if usize::from(self.stripes.each[stripe].counted) == self.stripes.total {
+            self.stripes.each[stripe].missing_since = Time::MAX;
         }
     }
 
     /// Patience may have run out; if the clock was set anew meanwhile, another event will come.
     pub(super) fn overdue(&mut self, stripe: usize) {
-        if self.stripes.missing_since[stripe] != Time::MAX {
+        if self.stripes.each[stripe].missing_since != Time::MAX {
             self.consider(stripe);
         }
     }
@@ -103,7 +103,7 @@ impl World<'_> {
         }
         while let Some(Reverse((margin, since, stripe))) = self.waiting.pop() {
             let at = stripe as usize;
-            if self.stripes.job[at] == 0 {
+            if self.stripes.each[at].job == 0 {
                 continue; // lost meanwhile
             }
             if self.judge(at) == Verdict::Enough {
@@ -116,8 +116,8 @@ impl World<'_> {
                 self.waiting.push(Reverse((margin_now, since, stripe)));
                 continue;
             }
-            let bytes =
-                self.repair_bytes(at, self.stripes.total - usize::from(self.stripes.counted[at]));
+            let bytes = self
+                .repair_bytes(at, self.stripes.total - usize::from(self.stripes.each[at].counted));
             // Every byte is sent by one node and received by another.
             let per_hour = budget * self.nodes.living.len().max(1) as f64 / 2.0;
             self.pipe_free_at = self.now + from_hours(bytes / per_hour).max(1);
@@ -132,29 +132,31 @@ impl World<'_> {
             RepairLaw::Exponential => self.streams.repairs.exponential(self.scenario.repair_hours),
             RepairLaw::Fixed => self.scenario.repair_hours,
         };
-        let job = self.stripes.job[stripe];
+        let job = self.stripes.each[stripe].job;
         let stripe = u32::try_from(stripe).unwrap_or(u32::MAX);
         self.queue.push(from + from_hours(hours), Event::Repaired { stripe, job });
     }
 
     pub(super) fn end_job(&mut self, stripe: usize) {
-        if core::mem::take(&mut self.stripes.job[stripe]) != 0 {
+        if core::mem::take(&mut self.stripes.each[stripe].job) != 0 {
             self.underway -= 1;
         }
     }
 
     pub(super) fn repair_bytes(&self, stripe: usize, missing: usize) -> f64 {
         let shards = self.scenario.scheme.data() + missing;
-        shards as f64 * self.shard_bytes * f64::from(self.stripes.weight[stripe])
+        shards as f64 * self.shard_bytes * f64::from(self.stripes.each[stripe].weight)
     }
 
     /// All shards that are missing for good are made again on the next nodes of the walk, and when the
     /// stripe is thin, some of those on nodes that are down.
     pub(super) fn repaired(&mut self, stripe: usize, job: u32) {
-        if self.stripes.job[stripe] != job {
+        if self.stripes.each[stripe].job != job {
             return;
         }
         let online = self.reachable(stripe);
+        // Here, for those that are missing, and for those that still hold.
+        self.out.steps += 3 * self.stripes.total as u64;
         if online < self.lines.needed {
             self.out.stalled += 1;
             let again = Event::Repaired { stripe: u32::try_from(stripe).unwrap_or(u32::MAX), job };
@@ -164,9 +166,10 @@ impl World<'_> {
         let verdict = self.judge(stripe);
         self.end_job(stripe);
         let is_missing = |holder: u32| holder == NONE || holder & ABSENT != 0;
+        let mut made = core::mem::take(&mut self.made);
+        made.clear();
         let holders = &self.stripes.holders;
-        let mut made: Vec<usize> =
-            self.stripes.slots(stripe).filter(|&slot| is_missing(holders[slot])).collect();
+        made.extend(self.stripes.slots(stripe).filter(|&slot| is_missing(holders[slot])));
         if let Verdict::Rebuild { all, more } = verdict {
             let more = if all { more } else { more.saturating_sub(made.len()) };
             let of_down = |slot: &usize| {
@@ -177,40 +180,44 @@ impl World<'_> {
             self.out.emergencies += more as u64;
         }
         if made.is_empty() {
+            self.made = made;
             return; // all came back
         }
         let newcomers = self.newcomers(stripe, made.len());
         self.out.repairs += 1;
         let bytes = self.repair_bytes(stripe, newcomers.len());
         self.count_traffic(bytes);
-        for (slot, node) in made.into_iter().zip(newcomers) {
+        for (&slot, &node) in made.iter().zip(&newcomers) {
             self.out.touches += 1;
-            let chunks = u64::from(self.stripes.weight[stripe]);
+            let chunks = u64::from(self.stripes.each[stripe].weight);
             self.out.shards_rebuilt += chunks;
             let holder = self.stripes.holders[slot];
             if holder != NONE && holder & GONE == 0 {
                 self.out.false_rebuilt += chunks;
-                self.stripes.live[stripe] -= 1; // the old one is forgotten
+                self.stripes.each[stripe].live -= 1; // the old one is forgotten
             }
             if is_missing(holder) {
-                self.stripes.counted[stripe] += 1;
+                self.stripes.each[stripe].counted += 1;
             }
             self.give(slot, node);
         }
+        self.made = made;
+        self.target = newcomers;
         self.forget_missing(stripe);
         self.check_loss(stripe);
         self.consider(stripe);
     }
 
-    /// The first nodes of the walk that answer and hold none of the stripe.
-    pub(super) fn newcomers(&self, stripe: usize, wanted: usize) -> Vec<u32> {
-        let mut holders: Vec<u32> = self.stripes.holders[self.stripes.slots(stripe)]
-            .iter()
-            .filter(|&&holder| holder != NONE && holder & ABSENT == 0)
-            .map(|holder| holder & NUMBER)
-            .collect();
+    /// The first nodes of the walk that answer and hold none of the stripe. Takes the buffer of
+    /// `target`; give it back.
+    fn newcomers(&mut self, stripe: usize, wanted: usize) -> Vec<u32> {
+        let mut holders = core::mem::take(&mut self.target);
+        holders.clear();
+        let here = self.stripes.holders[self.stripes.slots(stripe)].iter();
+        let has_shard = |holder: &&u32| **holder != NONE && **holder & ABSENT == 0;
+        holders.extend(here.filter(has_shard).map(|holder| holder & NUMBER));
         let held = holders.len();
-        self.view.walk(self.stripes.arc[stripe] as usize, |node| {
+        let shown = self.view.walk(self.stripes.each[stripe].arc as usize, |node| {
             let flags = self.nodes.flags.get(node as usize).copied().unwrap_or(0);
             if flags & (ON_RING | ONLINE) == ON_RING | ONLINE
                 && !holders.contains(&node)
@@ -223,7 +230,9 @@ impl World<'_> {
             }
             ControlFlow::Continue(())
         });
-        holders.split_off(held)
+        self.out.steps += shown;
+        holders.drain(..held);
+        holders
     }
 
     pub(super) fn count_traffic(&mut self, bytes: f64) {
