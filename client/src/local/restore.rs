@@ -23,15 +23,21 @@ use std::{
     },
     path::{Path, PathBuf},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use super::Metadata;
 
-/// Bytes between two marks of a long file. A mark costs a flush of the disk, which runs beside the
-/// writing; an interrupted restore reads again at most this much of each open file.
+/// Bytes between two marks of a long file, at least. A mark costs a flush of the disk, which runs beside
+/// the writing; an interrupted restore reads again at most this much of each open file, or what
+/// [`MARK_EVERY`] brought.
 const MARK_BYTES: u64 = 128 << 20;
+
+/// Time between two marks, at least: over a fast network a flush for every 128 MiB slows down what it
+/// would save a part of a second of.
+const MARK_EVERY: Duration = Duration::from_secs(5);
 
 /// Mode bits that are restored: permissions and sticky.
 const MODE_BITS: u32 = 0o1777;
@@ -186,6 +192,7 @@ impl Restore {
             metadata: *metadata,
             offset,
             next_mark: offset + MARK_BYTES,
+            marked_at: Instant::now(),
             marking: None,
         }))
     }
@@ -277,6 +284,8 @@ pub struct RestoredFile {
     metadata: Metadata,
     offset: u64,
     next_mark: u64,
+    /// When the last mark was set, or this began.
+    marked_at: Instant,
     /// A flush that runs beside the writing.
     marking: Option<JoinHandle<()>>,
 }
@@ -294,7 +303,7 @@ impl RestoredFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         self.file.write_all(bytes).map_err(at(&self.part))?;
         self.offset += bytes.len() as u64;
-        if self.offset >= self.next_mark {
+        if self.offset >= self.next_mark && self.marked_at.elapsed() >= MARK_EVERY {
             self.set_mark();
         }
         Ok(())
@@ -322,6 +331,7 @@ impl RestoredFile {
             return;
         };
         self.next_mark = offset + MARK_BYTES;
+        self.marked_at = Instant::now();
         self.marking = Some(std::thread::spawn(move || {
             if file.sync_data().is_ok() {
                 let fresh = mark.with_extension("new");
