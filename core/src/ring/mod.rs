@@ -134,6 +134,12 @@ impl Ring {
         self.walk_members(arc).map(|member| self.ids[member as usize])
     }
 
+    /// Whether two arcs begin at the same token, so that their walks are the same. In a network of a
+    /// hundred nodes ten arcs in a row do.
+    pub fn have_same_walk(&self, one: u16, other: u16) -> bool {
+        self.starts[usize::from(one)] == self.starts[usize::from(other)]
+    }
+
     /// The walk as positions in `members`.
     fn walk_members(&self, arc: u16) -> impl Iterator<Item = u32> {
         let mut seen = vec![0u64; self.members.len().div_ceil(64)];

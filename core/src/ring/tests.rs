@@ -71,6 +71,19 @@ fn some_arcs() -> impl Iterator<Item = u16> {
     (0..=u16::MAX).step_by(1021)
 }
 
+#[test]
+fn arcs_that_begin_at_one_token_have_one_walk() {
+    let ring = Ring::build(equal_members(5));
+    let mut same = 0;
+    for arc in 1..=u16::MAX {
+        if ring.have_same_walk(arc - 1, arc) {
+            same += 1;
+            assert!(ring.walk(arc - 1).eq(ring.walk(arc)), "arc {arc}");
+        }
+    }
+    assert!(same >= usize::from(u16::MAX) - 5 * TOKENS_PER_UNIT, "{same}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..Default::default() })]
 

@@ -132,13 +132,7 @@ impl Claims {
     /// Takes in a new ring, or other nodes that answer: what is mirrored changes, and nodes are asked for all arcs again if
     /// there are new ones. Rows of arcs that are no longer wanted are removed. Blocks on the ledger.
     pub(super) fn want(&self, ring: &Ring, nodes: &impl Nodes) -> io::Result<()> {
-        let mut wanted = vec![0u64; ARCS / 64];
-        for arc in 0..=u16::MAX {
-            let able = ring.walk(arc).filter(|node| repair::may_be_steward(nodes, node));
-            if able.take(KEEPERS).any(|node| node == self.own) {
-                wanted[usize::from(arc) / 64] |= 1 << (arc % 64);
-            }
-        }
+        let wanted = arcs_of(self.own, ring, nodes);
         let mut dropped = Vec::new();
         {
             let mut state = self.lock();
@@ -387,6 +381,27 @@ impl Claims {
         let Some(known) = self.lock().nodes.remove(node) else { return Ok(()) };
         known.arcs.keys().try_for_each(|&arc| write(&*self.ledger, arc, *node, EMPTY, &[]))
     }
+}
+
+/// The arcs whose claims a node mirrors, a bit each.
+fn arcs_of(own: NodeId, ring: &Ring, nodes: &impl Nodes) -> Vec<u64> {
+    let mut wanted = vec![0u64; ARCS / 64];
+    // In a small network most arcs have the walk of the one before.
+    let mut before: Option<(u16, bool)> = None;
+    for arc in 0..=u16::MAX {
+        let is_kept = match before {
+            Some((last, is_kept)) if ring.have_same_walk(last, arc) => is_kept,
+            _ => {
+                let able = ring.walk(arc).filter(|node| repair::may_be_steward(nodes, node));
+                able.take(KEEPERS).any(|node| node == own)
+            }
+        };
+        if is_kept {
+            wanted[usize::from(arc) / 64] |= 1 << (arc % 64);
+        }
+        before = Some((arc, is_kept));
+    }
+    wanted
 }
 
 /// Replaces the rows of one node's arc. While it goes on there is no digest, so that a crash in the
