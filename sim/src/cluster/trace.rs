@@ -7,11 +7,14 @@ use std::{
     collections::VecDeque,
     fmt,
     io::Write,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use super::net::{Machine, machine};
 
 /// Lines that are kept of a run that writes no log.
 const LINES_MAX: usize = 200;
@@ -84,24 +87,21 @@ impl Trace {
         }
     }
 
-    /// Notes that bytes went from one address to another, or did not arrive.
-    pub(super) fn bytes(
-        &self,
-        what: &str,
-        from: impl fmt::Display,
-        to: impl fmt::Display,
-        bytes: usize,
-    ) {
+    /// Notes that bytes went from one place to another, or did not arrive.
+    pub(super) fn bytes(&self, what: &str, from: impl Place, to: impl Place, bytes: usize) {
         let mut inner = self.lock();
         let at = inner.start.elapsed();
         inner.packets += 1;
         let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        inner.hasher.update(&micros.to_le_bytes());
-        inner.hasher.update(&(bytes as u64).to_le_bytes());
-        let line = format!("{what} {from} {to}");
-        inner.hasher.update(line.as_bytes());
-        if let Log::All(to) = &mut inner.log {
-            drop(writeln!(to, "{:>11.6}  {line} {bytes} B", at.as_secs_f64()));
+        let mut noted = [0_u8; 32];
+        let numbers = [micros, bytes as u64, from.number(), to.number()];
+        for (part, number) in noted.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *part = number.to_le_bytes();
+        }
+        inner.hasher.update(&noted).update(what.as_bytes());
+        // Words cost more than the hash, so they are made only for who reads them.
+        if let Log::All(log) = &mut inner.log {
+            drop(writeln!(log, "{:>11.6}  {what} {from} {to} {bytes} B", at.as_secs_f64()));
         }
     }
 
@@ -129,6 +129,24 @@ impl Trace {
     /// The last lines.
     pub fn tail(&self) -> Vec<String> {
         self.lock().tail.iter().cloned().collect()
+    }
+}
+
+/// Where bytes come from or go to.
+pub(super) trait Place: fmt::Display {
+    /// Another one for each place.
+    fn number(&self) -> u64;
+}
+
+impl Place for Machine {
+    fn number(&self) -> u64 {
+        u64::from(*self)
+    }
+}
+
+impl Place for SocketAddr {
+    fn number(&self) -> u64 {
+        (u64::from(machine(*self)) << 16) | u64::from(self.port())
     }
 }
 
