@@ -1,8 +1,9 @@
 //! Memory in bytes: what of the heap a world uses, and how much it may.
 //!
 //! Owns the allocator of every program that links this crate: mimalloc, which counts here. (The system's
-//! took an eighth of a world's time.) What lies on simulated disks is not counted, for it would not be memory. The one idea: a count is looked at and
-//! never written to the trace, so that a world is the same however its memory is laid out.
+//! took an eighth of a world's time.) What lies on simulated disks is not counted, for it would not be
+//! memory. The one idea: a count is looked at and never written to the trace, so that a world is the
+//! same however its memory is laid out.
 //!
 //! The heap is the process's: it says something of a world as long as that world is alone in it, as
 //! `run` and `swarm` have it.
