@@ -20,7 +20,7 @@ use copse_core::{
     ring::Ring,
 };
 use copse_proto::{
-    bulk::{self, Incoming},
+    bulk::{self, Incoming, MESSAGE_BYTES_MAX},
     convert::{self, target_field},
     door::{self, node_client::NodeClient, shards_client::ShardsClient},
     status::{Reason, Refusal},
@@ -47,9 +47,6 @@ const RELAYS_TRIED: usize = 3;
 
 /// An answer to a small question (has, info) that takes longer counts as none.
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of a message from a node, at most: a piece of a shard is half of it.
-const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// A network as one client sees it. Cheap to clone; all clones share channels and judgements.
 #[derive(Clone)]

@@ -32,7 +32,7 @@ use tonic::{
         http::{
             HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
         },
-        tokio_stream::Stream,
+        tokio_stream::{Stream, StreamExt as _},
     },
 };
 
@@ -43,6 +43,12 @@ pub const PUT: &str = "/copse.door.v1.Shards/Put";
 
 /// The path of a Get.
 pub const GET: &str = "/copse.door.v1.Shards/Get";
+
+/// The path of a Has.
+pub const HAS: &str = "/copse.door.v1.Shards/Has";
+
+/// Bytes of one message at the door, at most, either way: a piece of a shard is half of it.
+pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Flag and length before each message.
 const PREFIX_BYTES: usize = 5;
@@ -207,7 +213,8 @@ where
     M: Carried,
     A: Carried,
 {
-    let body = Outgoing { messages: Some(Good(messages)), frames: VecDeque::new(), serves: false };
+    let body =
+        Outgoing { messages: Some(messages.map(Ok)), frames: VecDeque::new(), serves: false };
     let mut request = Request::new(Body::new(body));
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
@@ -225,21 +232,9 @@ where
     match told {
         Some(status) if status.code() != Code::Ok => Err(status),
         told => Ok(Incoming {
-            told: told.is_some(),
-            answers: true,
+            status_owed: told.is_none(),
             ..Incoming::new(response.into_body(), message_bytes_max)
         }),
-    }
-}
-
-/// A client's messages, of which none is an error.
-struct Good<S>(S);
-
-impl<S: Stream + Unpin> Stream for Good<S> {
-    type Item = Result<S::Item, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(cx).map(|message| message.map(Ok))
     }
 }
 
@@ -266,10 +261,8 @@ pub struct Incoming<M> {
     /// What was read behind it.
     ahead: Bytes,
     state: State,
-    /// Whether these are an answer, which a status must follow.
-    answers: bool,
-    /// Whether the status was told.
-    told: bool,
+    /// Whether a status must follow: behind an answer, if it did not come before.
+    status_owed: bool,
     message: PhantomData<fn() -> M>,
 }
 
@@ -294,8 +287,7 @@ impl<M: Carried> Incoming<M> {
             begun: BytesMut::new(),
             ahead: Bytes::new(),
             state: State::Prefix,
-            answers: false,
-            told: false,
+            status_owed: false,
             message: PhantomData,
         }
     }
@@ -363,9 +355,9 @@ impl<M: Carried> Incoming<M> {
         }
     }
 
-    /// How it went, if nobody says so: a request needs no status.
+    /// How it went, if nobody says so.
     fn unsaid(&self) -> Result<(), Status> {
-        if self.answers && !self.told {
+        if self.status_owed {
             return Err(Status::unavailable("the answer ended without a status"));
         }
         Ok(())
@@ -647,7 +639,7 @@ mod tests {
                 trailers.map(|status| Frame::trailers(super::trailers(&status).expect("valid"))),
             );
             let mut incoming = Incoming::<PutReply>::new(Body::new(Frames(frames)), LIMIT);
-            incoming.answers = true;
+            incoming.status_owed = true;
             let (arrived, end) = read(&mut incoming);
             assert_eq!(arrived.len(), 1);
             end.map_err(|status| (status.code(), status.message().to_owned()))
@@ -664,7 +656,7 @@ mod tests {
         let messages = vec![Ok(GetReply::default()), Err(failed), Ok(GetReply::default())];
         let body = answer(stream::iter(messages)).into_body();
         let mut incoming = Incoming::<GetReply>::new(body, LIMIT);
-        incoming.answers = true;
+        incoming.status_owed = true;
         let (arrived, end) = read(&mut incoming);
         assert_eq!(arrived, [Arrived::Message(GetReply::default())]);
         let status = end.expect_err("it failed");

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use copse_proto::{
     FILE_DESCRIPTOR_SET,
+    bulk::MESSAGE_BYTES_MAX,
     door::{
         directory_server::{self, DirectoryServer},
         node_server::{self, NodeServer},
@@ -41,9 +42,6 @@ mod shards;
 pub use directory::Records;
 pub use info::About;
 pub use listen::{Listener, Stream};
-
-/// Bytes of one message, at most, either way: a piece of a shard is half of it.
-const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// What a client may send ahead on one call, in bytes: a path of 100 ms at 1.3 Gbit/s.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;

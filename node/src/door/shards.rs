@@ -13,7 +13,7 @@ use std::{
 
 use copse_core::limits::SHARD_BYTES_MAX;
 use copse_proto::{
-    bulk::{self, Arrived, Incoming},
+    bulk::{self, Arrived, Incoming, MESSAGE_BYTES_MAX},
     door::{self, get_reply, put_reply, put_request, shards_server},
     status::{Reason, Refusal},
 };
@@ -32,7 +32,7 @@ use tonic::{
 };
 
 use super::{
-    Calls, MESSAGE_BYTES_MAX,
+    Calls,
     assemble::{Assembler, PIECE_BYTES_MAX, Refused, Shard},
 };
 use crate::{
@@ -100,22 +100,14 @@ impl Shards {
         Ok(bulk::answer(stream::iter([Ok(reply)])))
     }
 
-    async fn call(self, request: Request<Body>) -> Response<Body> {
+    async fn answer(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
-        let method = head.uri.path().rsplit('/').next().unwrap_or_default();
-        let answer = match method {
-            "Put" => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX))),
-            "Get" => match Incoming::new(body, MESSAGE_BYTES_MAX).only().await {
-                Ok(request) => self.get(request).await,
-                Err(status) => Err(status),
-            },
-            "Has" => match Incoming::new(body, MESSAGE_BYTES_MAX).only().await {
-                Ok(request) => self.has(request).await,
-                Err(status) => Err(status),
-            },
+        match head.uri.path() {
+            bulk::PUT => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX))),
+            bulk::GET => self.get(Incoming::new(body, MESSAGE_BYTES_MAX).only().await?).await,
+            bulk::HAS => self.has(Incoming::new(body, MESSAGE_BYTES_MAX).only().await?).await,
             _ => Err(Status::unimplemented("the service has no such method")),
-        };
-        answer.unwrap_or_else(Status::into_http)
+        }
     }
 }
 
@@ -133,7 +125,8 @@ impl Service<Request<Body>> for Shards {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(Self::call(self.clone(), request).map(Ok))
+        let answer = self.clone().answer(request);
+        Box::pin(answer.map(|answer| Ok(answer.unwrap_or_else(Status::into_http))))
     }
 }
 
