@@ -255,6 +255,11 @@ impl Queue {
         self.entries.contains_key(&job)
     }
 
+    /// The row of a job as it is now, for whoever could not write the one it was given.
+    pub fn row(&self, job: Job) -> Option<Row> {
+        self.get(job).map(|entry| row::put(job, entry))
+    }
+
     /// The entry of a job.
     pub fn get(&self, job: Job) -> Option<&Entry> {
         self.entries.get(&job).map(|(entry, _)| entry)

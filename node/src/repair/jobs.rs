@@ -1,6 +1,7 @@
 //! What is to be done: the queue of core with its rows in the ledger, and who is woken by it.
 //!
-//! Owns the rows. Decides nothing: what is urgent and when it is tried again is the queue's matter.
+//! Owns the rows, and which of them a failing disk did not take. Decides nothing: what is urgent and when
+//! it is tried again is the queue's matter.
 
 use std::{
     collections::BTreeSet,
@@ -38,6 +39,8 @@ struct Inner {
     /// Arcs of jobs that found nothing to do: what they were planned for may be the case again, and
     /// no fingerprint would show it.
     again: Mutex<BTreeSet<u16>>,
+    /// Arcs with jobs that are in the queue and perhaps not in the ledger, for it failed.
+    unwritten: Mutex<BTreeSet<u16>>,
 }
 
 impl Jobs {
@@ -67,6 +70,7 @@ impl Jobs {
             ledger,
             wake: Notify::new(),
             again: Mutex::default(),
+            unwritten: Mutex::default(),
         })))
     }
 
@@ -84,18 +88,42 @@ impl Jobs {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes jobs in: the rows to write, and whether one found no place.
-    pub(super) fn offer(&self, jobs: &[(Job, Priority)], now_unix_ms: u64) -> (Vec<Row>, bool) {
+    /// Takes in the jobs of an arc: the rows to [write](Self::write_down), and whether one found no place.
+    pub(super) fn offer(
+        &self,
+        arc: u16,
+        jobs: &[(Job, Priority)],
+        now_unix_ms: u64,
+    ) -> (Vec<LedgerChange>, bool) {
+        let unwritten = self.unwritten().contains(&arc);
         let mut queue = self.lock();
         let (mut rows, mut deferred) = (Vec::new(), false);
         for &(job, priority) in jobs {
             match queue.offer(job, priority, now_unix_ms) {
-                Offered::Added(row) | Offered::Changed(row) => rows.push(prefixed(row)),
+                Offered::Added(row) | Offered::Changed(row) => rows.push(row),
+                Offered::Known if unwritten => rows.extend(queue.row(job)),
                 Offered::Known => {}
                 Offered::Deferred => deferred = true,
             }
         }
-        (rows, deferred)
+        (rows.into_iter().map(|row| changes(prefixed(row))).collect(), deferred)
+    }
+
+    /// Writes the rows of an arc, in order. Blocks on the ledger. When that fails, the jobs stay in the
+    /// queue, and the next offer of the arc gives all of their rows again: a later row must not say that
+    /// they are written down when they are not.
+    pub(super) fn write_down(&self, arc: u16, rows: &[LedgerChange]) -> io::Result<()> {
+        let mut parts = rows.chunks(LEDGER_CHANGES_MAX);
+        let written = parts.try_for_each(|part| self.0.ledger.apply(part.to_vec()));
+        match written {
+            Ok(()) => self.unwritten().remove(&arc),
+            Err(_) => self.unwritten().insert(arc),
+        };
+        written
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.0.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the workers that there may be something to do.
@@ -187,5 +215,65 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
         Kind::Rebuild => "rebuild",
         Kind::Copy => "copy",
         Kind::Drop => "drop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use copse_core::ids::ChunkId;
+
+    use super::*;
+    use crate::store::{MemoryStore, ShardStore as _};
+
+    /// A ledger that can be told to fail.
+    struct Failing {
+        ledger: Arc<dyn Ledger>,
+        fails: AtomicBool,
+    }
+
+    impl Ledger for Failing {
+        fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+            self.ledger.get(key)
+        }
+
+        fn scan(
+            &self,
+            prefix: &[u8],
+            visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        ) -> io::Result<()> {
+            self.ledger.scan(prefix, visit)
+        }
+
+        fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
+            match self.fails.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("no")),
+                false => self.ledger.apply(changes),
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_the_disk_did_not_take_are_written_with_the_next_plan() {
+        let ledger = MemoryStore::new(0).ledger();
+        let ledger = Arc::new(Failing { ledger, fails: AtomicBool::new(false) });
+        let jobs = Jobs::load(Arc::clone(&ledger) as Arc<dyn Ledger>, 0).expect("empty");
+        let job = Job { chunk: ChunkId::new([7; 32]), kind: Kind::Rebuild };
+        let priority = Priority { margin: 1, zone_spare: 0, since_unix_ms: 0 };
+        let arc = Ring::arc(&job.chunk);
+        ledger.fails.store(true, Ordering::Relaxed);
+        let (rows, _) = jobs.offer(arc, &[(job, priority)], 1);
+        assert_eq!(rows.len(), 1);
+        jobs.write_down(arc, &rows).expect_err("the disk fails");
+
+        ledger.fails.store(false, Ordering::Relaxed);
+        let (rows, _) = jobs.offer(arc, &[(job, priority)], 2);
+        jobs.write_down(arc, &rows).expect("the disk is well");
+        let after_restart =
+            Jobs::load(Arc::clone(&ledger) as Arc<dyn Ledger>, 3).expect("readable");
+        assert_eq!(after_restart.len(), 1, "the job is there after a restart");
+        let (rows, _) = jobs.offer(arc, &[(job, priority)], 4);
+        assert!(rows.is_empty(), "and is not written at each round");
     }
 }

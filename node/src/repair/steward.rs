@@ -302,16 +302,15 @@ impl Steward {
         let nodes = self.opinions.with(view).with_returning(self.views.returning());
         for &Due { arc, fingerprint, since } in arcs {
             let mut planned = self.plan_arc(view, &nodes, arc, fingerprint, since)?;
-            let (rows, deferred) = self.jobs.offer(&planned.jobs, (self.clock)() * 1000);
-            let mut rows: Vec<_> = rows.into_iter().map(changes).collect();
+            let now_unix_ms = (self.clock)() * 1000;
+            let (mut rows, deferred) = self.jobs.offer(arc, &planned.jobs, now_unix_ms);
             if deferred {
                 // It is looked at again at the next round; its jobs find a place then.
                 planned.after.fingerprint = Fingerprint::default();
             }
             // The fingerprint last: it says that all jobs are written down.
             rows.push((row_key(arc), Some(row_value(&planned.after))));
-            rows.chunks(LEDGER_CHANGES_MAX)
-                .try_for_each(|part| self.ledger.apply(part.to_vec()))?;
+            self.jobs.write_down(arc, &rows)?;
             self.lock().insert(planned.arc, planned.after);
         }
         self.jobs.wake();
