@@ -8,7 +8,7 @@
 //! What a record says is in `record.rs`. What nodes observe about each other is not in a record,
 //! since nobody signs for another; it stands beside the records, see [`crate::eviction`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 pub use self::record::{NodeRecord, NodeState, RecordError, SignedRecord, VERSION_BYTES_MAX};
 
@@ -283,6 +283,12 @@ impl Directory {
     /// All records, by node id.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &SignedRecord> {
         self.records.values()
+    }
+
+    /// The records of the nodes behind this one, by node id; of none: of all.
+    pub fn after(&self, node: Option<&NodeId>) -> impl DoubleEndedIterator<Item = &SignedRecord> {
+        let from = node.map_or(Bound::Unbounded, |node| Bound::Excluded(*node));
+        self.records.range((from, Bound::Unbounded)).map(|(_, record)| record)
     }
 
     /// How many nodes are known, of any state.

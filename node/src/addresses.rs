@@ -23,10 +23,17 @@ const FREE_PORTS: std::ops::Range<u16> = 10_240..32_768;
 /// How many random ports are tried before the kernel is asked for any.
 const FREE_PORT_TRIES: usize = 64;
 
-/// The addresses that others are told: those configured, or else found out.
+/// The addresses that others are told: those configured, or else found out. Without any route: at least the
+/// programs of this machine find the node.
 pub fn advertised(listen: &Listen) -> Vec<SocketAddr> {
+    let here = || vec![SocketAddr::from((Ipv4Addr::LOCALHOST, listen.listen.port()))];
+    found(listen).unwrap_or_else(here)
+}
+
+/// The addresses that others are told; none while this machine has no route to anywhere.
+pub fn found(listen: &Listen) -> Option<Vec<SocketAddr>> {
     if !listen.advertise.is_empty() {
-        return listen.advertise.clone();
+        return Some(listen.advertise.clone());
     }
     let port = listen.listen.port();
     let ips = match listen.listen.ip() {
@@ -38,11 +45,7 @@ pub fn advertised(listen: &Listen) -> Vec<SocketAddr> {
     };
     let found: Vec<SocketAddr> =
         ips.into_iter().flatten().map(|ip| SocketAddr::new(ip, port)).collect();
-    if found.is_empty() {
-        // No route at all: at least the programs of this machine find it.
-        return vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
-    }
-    found
+    (!found.is_empty()).then_some(found)
 }
 
 /// Where a program of the same machine reaches what listens on `listen`.

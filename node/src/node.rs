@@ -3,7 +3,7 @@
 //! Owns the order in which its parts start and stop. Decides nothing: sockets, disk, time and
 //! randomness come in through [`Edges`], so that production and the simulator run this same code.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{
     beside::beside,
     buffers::Buffers,
     byte_size::ByteSize,
-    config::Config,
+    config::{Config, Listen},
     control,
     door::{About, Door, DoorError, Listener, Parts, Records},
     identity::Seed,
@@ -46,6 +46,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Peers in one answer to Info: with 8 addresses each they fit in a message. The rest of a larger
 /// network is in the directory.
 const PEERS_TOLD_MAX: usize = 1024;
+
+/// How often this node looks whether its addresses are still its own: nobody can reach it until it does.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
 /// What a node touches the world through.
 pub struct Edges {
@@ -145,6 +148,7 @@ impl Node {
                 .map(|token| Contact { node: token.node, addresses: token.addresses.clone() })
                 .collect(),
             memory,
+            addresses_found: addresses::found(&config.quic).is_some(),
             seed: blake3::derive_key("copse node start: gossip", &random),
             timeouts: config.membership,
             clock: Arc::clone(&clock),
@@ -210,6 +214,15 @@ impl Node {
         tasks.push(("gossip", {
             let (membership, pool, stop) = (membership.clone(), pool.clone(), stop.clone());
             tokio::spawn(async move { membership.run(pool, stop).await })
+        }));
+        tasks.push(("addresses", {
+            let (membership, stop) = (membership.clone(), stop.clone());
+            tokio::spawn(follow_addresses(
+                membership,
+                config.quic.clone(),
+                config.grpc.clone(),
+                stop,
+            ))
         }));
         tasks.push(("repair", {
             let (repair, stop) = (repair.clone(), stop.clone());
@@ -295,7 +308,7 @@ impl Node {
 
     /// The records of all nodes that it knows, its own too.
     pub fn records(&self) -> Vec<door::SignedRecord> {
-        self.facts.records()
+        self.facts.membership.records().iter().map(convert::signed_record).collect()
     }
 
     /// Returns when the node has left its network: it has nothing more to do.
@@ -321,6 +334,24 @@ impl Node {
         }
         self.store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Looks again and again where this machine can be reached: it may have started before its network did,
+/// or been given another address since.
+async fn follow_addresses(
+    membership: Membership,
+    quic: Listen,
+    grpc: Listen,
+    stop: CancellationToken,
+) {
+    while stop.run_until_cancelled(tokio::time::sleep(ADDRESSES_EVERY)).await.is_some() {
+        // Asks the routing table; nothing that blocks.
+        if let (Some(quic), Some(grpc)) = (addresses::found(&quic), addresses::found(&grpc))
+            && let Err(error) = membership.set_addresses(quic, grpc)
+        {
+            tracing::warn!(%error, "this node's new addresses cannot be told to others");
+        }
     }
 }
 
@@ -374,15 +405,16 @@ impl PeerHandler for Handler {
             }
             Op::GetShard(request) => {
                 let found = self.shards.get_here(&request).await?;
-                if background {
-                    self.repair.pace().take(found.data.len() as u64, Lane::Normal).await?;
-                }
                 Ok(Answer { outcome: Outcome::GetShard(found.header), body: found.data })
             }
             Op::HasShards(request) => {
                 Ok(Outcome::HasShards(self.shards.has_here(&request).await?).into())
             }
         }
+    }
+
+    async fn wait_for_turn(&self, bytes: usize) -> Result<(), Refusal> {
+        self.repair.pace().take(bytes as u64, Lane::Normal).await
     }
 
     fn heard(&self, from: NodeId) {
@@ -410,8 +442,8 @@ impl metrics::Source for Facts {
 }
 
 impl Records for Facts {
-    fn records(&self) -> Vec<door::SignedRecord> {
-        self.membership.records().iter().map(convert::signed_record).collect()
+    fn records_after(&self, after: Option<NodeId>, most: usize) -> Vec<SignedRecord> {
+        self.membership.with(|known| known.after(after.as_ref()).take(most).cloned().collect())
     }
 
     fn observations(&self) -> Vec<door::SignedObservation> {

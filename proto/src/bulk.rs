@@ -50,6 +50,11 @@ pub const HAS: &str = "/copse.door.v1.Shards/Has";
 /// Bytes of one message at the door, at most, either way: a piece of a shard is half of it.
 pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Bytes of a message that is no data, at most, where there is data too, and of all that is asked at the
+/// door: a descriptor has 8 KiB, a Has of 1,024 chunks 35. What has begun is kept in memory until it is
+/// complete.
+pub const PLAIN_BYTES_MAX: usize = 128 << 10;
+
 /// Flag and length before each message.
 const PREFIX_BYTES: usize = 5;
 
@@ -301,6 +306,15 @@ impl<M: Carried> Incoming<M> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// Whether a message has begun that is not complete.
+    pub fn inside_message(&self) -> bool {
+        match self.state {
+            State::Prefix => !self.begun.is_empty(),
+            State::Opening(_) | State::Data { .. } => true,
+            State::Ended => false,
+        }
+    }
+
     /// The only message of a request.
     ///
     /// # Errors
@@ -378,12 +392,7 @@ impl<M: Carried> Incoming<M> {
                     if compressed {
                         return Err(Status::unimplemented("messages here are not compressed"));
                     }
-                    if length > self.message_bytes_max {
-                        return Err(Status::out_of_range(format!(
-                            "a message of {length} bytes is over the limit of {} bytes",
-                            self.message_bytes_max
-                        )));
-                    }
+                    check(length, self.message_bytes_max)?;
                     self.state = State::Opening(length);
                 }
                 State::Opening(length) => {
@@ -400,6 +409,9 @@ impl<M: Carried> Incoming<M> {
                     }
                     if matches!(self.state, State::Data { .. }) {
                         continue;
+                    }
+                    if M::HAS_DATA {
+                        check(length, PLAIN_BYTES_MAX)?;
                     }
                     if !self.fill(length) {
                         return Ok(None);
@@ -454,6 +466,14 @@ impl<M: Carried> Stream for Messages<M> {
     }
 }
 
+fn check(length: usize, limit: usize) -> Result<(), Status> {
+    if length > limit {
+        let text = format!("a message of {length} bytes is over the limit of {limit} bytes");
+        return Err(Status::out_of_range(text));
+    }
+    Ok(())
+}
+
 fn told(status: Status) -> Result<(), Status> {
     if status.code() == Code::Ok { Ok(()) } else { Err(status) }
 }
@@ -492,6 +512,21 @@ mod tests {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    /// A body that sends these bytes and then nothing more.
+    struct Endless(Option<Bytes>);
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes)))))
         }
     }
 
@@ -628,6 +663,38 @@ mod tests {
         assert_eq!(code(&[0, 0, 0, 0, 9]), Code::Internal, "torn behind it");
         assert_eq!(code(&[0, 0, 0, 0, 9, DATA_KEY, 7, 1]), Code::Internal, "torn in its data");
         assert_eq!(code(&[0, 0, 0, 0, 2, 0x0a, 9]), Code::Internal, "no message");
+    }
+
+    #[test]
+    fn only_data_may_be_long() {
+        let first = |bytes: &[u8]| {
+            let body = body(Bytes::copy_from_slice(bytes), &[bytes.len()]);
+            let mut incoming = Incoming::<PutRequest>::new(body, 1 << 20);
+            incoming.next().now_or_never().expect("ready").map_err(|status| status.code())
+        };
+        let length = u32::try_from(PLAIN_BYTES_MAX + 1).expect("short").to_be_bytes();
+        let header = [&[0], &length[..], &[0x0a; OPENING_BYTES_MAX]].concat();
+        assert_eq!(first(&header), Err(Code::OutOfRange), "before memory is taken for it");
+        let data = vec![PutRequest { part: Some(Part::Data(vec![7; PLAIN_BYTES_MAX + 1].into())) }];
+        assert!(matches!(first(&sent(data).concat()), Ok(Some(Arrived::Data { .. }))));
+    }
+
+    #[test]
+    fn a_message_that_has_begun_is_told_from_the_end_of_one() {
+        let header =
+            PutRequest { part: Some(Part::Header(PutHeader { tag: 7, ..Default::default() })) };
+        let bytes = sent(vec![header]).concat();
+        for torn in [3, 5, bytes.len() - 1] {
+            let body = Body::new(Endless(Some(Bytes::copy_from_slice(&bytes[..torn]))));
+            let mut incoming = Incoming::<PutRequest>::new(body, LIMIT);
+            assert!(!incoming.inside_message());
+            assert!(incoming.next().now_or_never().is_none(), "it waits for the rest");
+            assert!(incoming.inside_message(), "{torn} bytes");
+        }
+        let body = Body::new(Endless(Some(bytes.into())));
+        let mut incoming = Incoming::<PutRequest>::new(body, LIMIT);
+        assert!(incoming.next().now_or_never().is_some());
+        assert!(!incoming.inside_message());
     }
 
     #[test]

@@ -126,6 +126,22 @@ fn only_genuine_records_are_admitted() {
 }
 
 #[test]
+fn the_directory_can_be_read_in_pages() {
+    let mut directory = Directory::new(NETWORK);
+    for number in 1..=10 {
+        directory.insert(signed(number, 1));
+    }
+    let (mut seen, mut last) = (Vec::new(), None);
+    loop {
+        let page: Vec<_> = directory.after(last.as_ref()).take(3).collect();
+        let Some(end) = page.last() else { break };
+        last = Some(end.node());
+        seen.extend(page);
+    }
+    assert!(seen.into_iter().eq(directory.iter()));
+}
+
+#[test]
 fn the_ring_has_the_active_nodes_and_its_revision_moves_only_with_it() {
     let mut directory = Directory::new(NETWORK);
     directory.insert(signed(1, 1));

@@ -1,9 +1,11 @@
 //! Connections at the door: accepted, bounded in number, brought through TLS.
 //!
-//! Owns everything between a listening socket and HTTP/2. Refuses handshakes that take too long. One
-//! idea: nothing a stranger does on one connection keeps others from being accepted.
+//! Owns everything between a listening socket and HTTP/2. Refuses handshakes that take too long, and ends
+//! connections whose client holds what others wait for. One idea: nothing a stranger does on one
+//! connection keeps others from being served.
 
 use std::{
+    future::Future as _,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -18,13 +20,18 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Sleep, sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// How long a TLS handshake may take: three round trips of a bad satellite line.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may say nothing after it: HTTP/2 begins with words of the client, and only then asks
+/// by itself whether the client is still there.
+const FIRST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait after the system refused to accept, mostly for want of file descriptors: long
 /// enough not to spin, short enough not to be noticed.
@@ -58,11 +65,43 @@ impl Listener for TcpListener {
     }
 }
 
+/// Whose connection a call came on.
+#[derive(Clone)]
+pub(super) struct Client {
+    from: SocketAddr,
+    cut: CancellationToken,
+}
+
+impl Client {
+    /// Ends the connection with all its calls: the only way to get back memory that HTTP/2 holds for a
+    /// client which takes nothing.
+    pub(super) fn cut_off(&self, why: &str) {
+        tracing::debug!(from = %self.from, why, "a client at the door is cut off");
+        self.cut.cancel();
+    }
+}
+
 /// A connection that passed TLS. Its place is free again when it is dropped.
 pub(super) struct Connection {
     tls: TlsStream<BufReader<Box<dyn Stream>>>,
-    from: SocketAddr,
+    client: Client,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Until the client's first words.
+    silent: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(
+        tls: TlsStream<BufReader<Box<dyn Stream>>>,
+        from: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let client = Client { from, cut: CancellationToken::new() };
+        let cut = Box::pin(client.cut.clone().cancelled_owned());
+        let silent = Some(Box::pin(sleep(FIRST_WORDS_TIMEOUT)));
+        Self { tls, client, cut, silent, _place: place }
+    }
 }
 
 /// Accepts until `stop`; the connections come out of the channel.
@@ -93,7 +132,7 @@ pub(super) fn accept(
                 }
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a connection at the door was not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -112,7 +151,7 @@ async fn handshake(
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(tls)) => {
             // Fails only when the server has stopped.
-            let _ = ready.send(Ok(Connection { tls, from, _place: place })).await;
+            let _ = ready.send(Ok(Connection::new(tls, from, place))).await;
         }
         Ok(Err(error)) => tracing::debug!(%from, %error, "a TLS handshake at the door failed"),
         Err(_) => tracing::debug!(%from, "a TLS handshake at the door took too long"),
@@ -120,10 +159,10 @@ async fn handshake(
 }
 
 impl Connected for Connection {
-    type ConnectInfo = SocketAddr;
+    type ConnectInfo = Client;
 
-    fn connect_info(&self) -> SocketAddr {
-        self.from
+    fn connect_info(&self) -> Client {
+        self.client.clone()
     }
 }
 
@@ -133,7 +172,20 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+        let this = &mut *self;
+        if this.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "cut off")));
+        }
+        if this.silent.as_mut().is_some_and(|silent| silent.as_mut().poll(cx).is_ready()) {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "not a word after the handshake");
+            return Poll::Ready(Err(error));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tls).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.silent = None;
+        }
+        read
     }
 }
 
@@ -164,5 +216,79 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_proto::tls::{DoorVerifier, server_name};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio_rustls::{TlsConnector, client};
+
+    use super::*;
+    use crate::tls::NodeTls;
+
+    /// Accepts what is sent through a channel.
+    struct Injected(mpsc::Receiver<DuplexStream>);
+
+    #[async_trait]
+    impl Listener for Injected {
+        async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+            match self.0.recv().await {
+                Some(stream) => Ok((Box::new(stream), ([192, 0, 2, 1], 9).into())),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Both ends of a connection through a door with room for one.
+    async fn connected() -> (client::TlsStream<DuplexStream>, Connection, CancellationToken) {
+        let tls = NodeTls::from_seed(&[1; 32]).expect("a key");
+        let (dial, listener) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let acceptor = TlsAcceptor::from(Arc::new(tls.door_server().expect("a certificate")));
+        let mut ready = accept(Box::new(Injected(listener)), acceptor, 1, stop.clone());
+        let (near, far) = tokio::io::duplex(64 << 10);
+        dial.send(far).await.expect("it accepts");
+        let mut config = rustls::ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(DoorVerifier::new(tls.id()))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = server_name(&tls.id()).try_into().expect("a name");
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, near);
+        let (client, accepted) = tokio::join!(connecting, ready.recv());
+        let connection = accepted.expect("it accepts").expect("a handshake");
+        (client.expect("a handshake"), connection, stop)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_gives_its_place_to_others() {
+        let (_client, mut connection, _stop) = connected().await;
+        let error = connection.read_u8().await.expect_err("not for ever");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // After its first word it may be silent: HTTP/2 asks whether it is there.
+        let (mut client, mut connection, _stop) = connected().await;
+        client.write_all(b"x").await.expect("sent");
+        client.flush().await.expect("sent");
+        assert_eq!(connection.read_u8().await.expect("a word"), b'x');
+        let silent = tokio::time::timeout(10 * FIRST_WORDS_TIMEOUT, connection.read_u8()).await;
+        assert!(silent.is_err(), "{silent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_cut_off_is_no_longer_read_from() {
+        let (mut client, mut connection, _stop) = connected().await;
+        client.write_all(b"xy").await.expect("sent");
+        client.flush().await.expect("sent");
+        assert_eq!(connection.read_u8().await.expect("a word"), b'x');
+        let cutter = connection.connect_info();
+        let (read, ()) = tokio::join!(
+            async { (connection.read_u8().await, connection.read_u8().await) },
+            async {
+                cutter.cut_off("a test");
+            }
+        );
+        assert!(matches!(read, (_, Err(_))), "{read:?}");
     }
 }

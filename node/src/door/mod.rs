@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use copse_proto::{
     FILE_DESCRIPTOR_SET,
-    bulk::MESSAGE_BYTES_MAX,
+    bulk::{MESSAGE_BYTES_MAX, PLAIN_BYTES_MAX},
     door::{
         directory_server::{self, DirectoryServer},
         node_server::{self, NodeServer},
@@ -52,6 +52,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Bytes of an HTTP/2 frame, at most: at the default of 16 KiB a shard is 50 frames.
 const FRAME_BYTES: u32 = 256 << 10;
 
+/// Bytes of a question that is about no shard, at most: it is empty or holds a name. What has begun of it
+/// is kept until it is complete.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+
 /// How often a silent client is asked whether it is there, and how long the answer may take: a client
 /// that vanished gives its memory back within 40 s.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -76,6 +80,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 const _: () = {
     assert!(assemble::PIECE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(QUESTION_BYTES_MAX < PLAIN_BYTES_MAX && PLAIN_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX < STREAM_WINDOW_BYTES as usize);
     assert!(STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
 };
@@ -155,13 +160,14 @@ impl Door {
             spares: Spares::default(),
         };
         let directory = DirectoryServer::new(directory::Directory { records: parts.records })
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(QUESTION_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let node = NodeServer::new(info::Info { about: parts.about })
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(QUESTION_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
 
         let (health, health_server) = tonic_health::server::health_reporter();
+        let health_server = health_server.max_decoding_message_size(QUESTION_BYTES_MAX);
         for name in SERVED {
             health.set_service_status(name, ServingStatus::Serving).await;
         }
@@ -179,8 +185,10 @@ impl Door {
                 .register_encoded_file_descriptor_set(reflection::v1::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(reflection::v1alpha::FILE_DESCRIPTOR_SET)
         };
-        let (reflection_v1, reflection_v1alpha) =
-            (describe().build_v1()?, describe().build_v1alpha()?);
+        let (reflection_v1, reflection_v1alpha) = (
+            describe().build_v1()?.max_decoding_message_size(QUESTION_BYTES_MAX),
+            describe().build_v1alpha()?.max_decoding_message_size(QUESTION_BYTES_MAX),
+        );
 
         let connections = listen::accept(
             listener,

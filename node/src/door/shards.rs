@@ -11,14 +11,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use copse_core::limits::SHARD_BYTES_MAX;
 use copse_proto::{
-    bulk::{self, Arrived, Incoming, MESSAGE_BYTES_MAX},
+    bulk::{self, Arrived, Incoming, MESSAGE_BYTES_MAX, PLAIN_BYTES_MAX},
     door::{self, get_reply, put_reply, put_request, shards_server},
     status::{Reason, Refusal},
 };
 use futures::{FutureExt as _, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -34,9 +38,11 @@ use tonic::{
 use super::{
     Calls,
     assemble::{Assembler, PIECE_BYTES_MAX, Refused, Shard},
+    listen::Client,
 };
 use crate::{
     buffers::Taken,
+    peer::frame::transfer_time,
     refusals,
     shards::{Found, ShardService},
     spares::Spares,
@@ -75,6 +81,7 @@ impl Shards {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             assembler: Assembler::new(self.spares.clone()),
             room: None,
+            complete_by: None,
         };
         let (call, stop) = (self.calls.begin(), self.stop.clone());
         tokio::spawn(async move {
@@ -84,12 +91,20 @@ impl Shards {
         bulk::answer(ReceiverStream::new(out))
     }
 
-    async fn get(&self, request: door::GetRequest) -> Result<Response<Body>, Status> {
+    async fn get(
+        &self,
+        request: door::GetRequest,
+        client: Option<Client>,
+    ) -> Result<Response<Body>, Status> {
         let (found, memory) = self.service.get(request).await?;
         let (answers, out) = mpsc::channel(PIECES_READY);
         let call = self.calls.begin();
         tokio::spawn(async move {
-            send_answer(found, memory, answers).await;
+            if send_answer(found, memory, answers).await == Taking::Stalled
+                && let Some(client) = client
+            {
+                client.cut_off("it does not take its answers");
+            }
             drop(call);
         });
         Ok(bulk::answer(ReceiverStream::new(out)))
@@ -104,11 +119,20 @@ impl Shards {
         let (head, body) = request.into_parts();
         match head.uri.path() {
             bulk::PUT => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX))),
-            bulk::GET => self.get(Incoming::new(body, MESSAGE_BYTES_MAX).only().await?).await,
-            bulk::HAS => self.has(Incoming::new(body, MESSAGE_BYTES_MAX).only().await?).await,
+            bulk::GET => self.get(only(body).await?, head.extensions.get().cloned()).await,
+            bulk::HAS => self.has(only(body).await?).await,
             _ => Err(Status::unimplemented("the service has no such method")),
         }
     }
+}
+
+/// The message of a request that has one.
+async fn only<M: bulk::Carried>(body: Body) -> Result<M, Status> {
+    let message = Incoming::new(body, PLAIN_BYTES_MAX).only();
+    timeout(STALL_TIMEOUT, message).await.unwrap_or_else(|_| {
+        let text = format!("the request is not complete after {} s", STALL_TIMEOUT.as_secs());
+        Err(Refusal::new(Reason::TimedOut, text).into())
+    })
 }
 
 impl NamedService for Shards {
@@ -138,6 +162,8 @@ struct PutStream {
     assembler: Assembler,
     /// For the shard that is coming in: its place among those in flight, and its memory.
     room: Option<(OwnedSemaphorePermit, Taken)>,
+    /// When that shard must be complete: its memory is others' then.
+    complete_by: Option<Instant>,
 }
 
 impl PutStream {
@@ -170,26 +196,28 @@ impl PutStream {
         requests: &mut Incoming<door::PutRequest>,
         stop: &CancellationToken,
     ) -> Result<Option<Arrived<door::PutRequest>>, Status> {
-        let message = async {
-            if !self.assembler.receiving() {
-                return requests.next().await;
+        let receiving = self.assembler.receiving();
+        let complete_by = self.complete_by.filter(|_| receiving);
+        loop {
+            let silent_at = Instant::now() + STALL_TIMEOUT;
+            let until = complete_by.map_or(silent_at, |by| by.min(silent_at));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(refusals::stopping().into()),
+                () = self.answers.closed() => return Ok(None),
+                message = requests.next() => return message,
+                () = sleep_until(until) => {}
             }
-            match tokio::time::timeout(STALL_TIMEOUT, requests.next()).await {
-                Ok(message) => message,
-                Err(_) => {
-                    let message = format!(
-                        "no data for {} s in the middle of a shard",
-                        STALL_TIMEOUT.as_secs()
-                    );
-                    Err(Refusal::new(Reason::TimedOut, message).into())
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(refusals::stopping().into()),
-            () = self.answers.closed() => Ok(None),
-            message = message => message,
+            let text = if until < silent_at {
+                "the shard comes too slowly: send it faster, or over fewer streams at once"
+                    .to_owned()
+            } else if receiving || requests.inside_message() {
+                format!("no data for {} s in the middle of a message", STALL_TIMEOUT.as_secs())
+            } else {
+                // Between shards a client may be silent: it holds nothing.
+                continue;
+            };
+            return Err(Refusal::new(Reason::TimedOut, text).into());
         }
     }
 
@@ -232,7 +260,10 @@ impl PutStream {
                 // Both are waited for before more is read: so a client is slowed down.
                 let Ok(place) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
                 match self.service.put_buffers().take(shard_bytes).await {
-                    Ok(memory) => self.room = Some((place, memory)),
+                    Ok(memory) => {
+                        self.room = Some((place, memory));
+                        self.complete_by = Some(Instant::now() + transfer_time(shard_bytes as u64));
+                    }
                     Err(refusal) => {
                         self.assembler.skip();
                         self.refuse(Refused { tag, refusal }).await;
@@ -267,23 +298,119 @@ impl PutStream {
     }
 }
 
-/// Sends an answer to Get in pieces. Ends early when the client is gone or takes too long.
-async fn send_answer(found: Found, memory: Taken, answers: Answers<door::GetReply>) {
-    let Found { header, mut data } = found;
+/// How a client takes an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Taking {
+    /// It took it, or no longer wants it.
+    Done,
+    /// It leaves it lying.
+    Stalled,
+}
+
+/// Sends an answer to Get in pieces. The memory is given back when the last byte of it has left this
+/// process, wherever it lies until then.
+async fn send_answer(found: Found, memory: Taken, answers: Answers<door::GetReply>) -> Taking {
+    let Found { header, data } = found;
+    let time = transfer_time(data.len() as u64);
+    let (held, gone) = oneshot::channel();
+    let mut data = Bytes::from_owner(Counted { data, _memory: memory, _held: held });
     let mut part = get_reply::Part::Header(header);
     loop {
         let message = Ok(door::GetReply { part: Some(part) });
-        match tokio::time::timeout(STALL_TIMEOUT, answers.send(message)).await {
+        match timeout(STALL_TIMEOUT, answers.send(message)).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => return tracing::debug!("a client does not take its answer: dropped"),
+            Ok(Err(_)) => return Taking::Done,
+            Err(_) => return Taking::Stalled,
         }
         if data.is_empty() {
             break;
         }
         part = get_reply::Part::Data(data.split_to(PIECE_BYTES_MAX.min(data.len())));
     }
-    // Until the client has taken the last piece.
-    let _ = tokio::time::timeout(STALL_TIMEOUT, answers.reserve_many(PIECES_READY)).await;
-    drop(memory);
+    drop((data, answers));
+    // Fails when what it stands for is dropped, which is what is waited for.
+    match timeout(time, gone).await {
+        Ok(_) => Taking::Done,
+        Err(_) => Taking::Stalled,
+    }
+}
+
+/// Bytes with the memory that is counted for them.
+struct Counted {
+    data: Bytes,
+    _memory: Taken,
+    _held: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+
+    use super::*;
+    use crate::{buffers::Buffers, byte_size::ByteSize};
+
+    /// An answer with this much data; its memory is all that there is.
+    async fn found(bytes: usize) -> (Found, Taken, Buffers) {
+        let buffers = Buffers::new("tests", ByteSize(0));
+        let memory = buffers.take(SHARD_BYTES_MAX).await.expect("all of it");
+        let data = Bytes::from(vec![7; bytes]);
+        (Found { header: door::GetHeader::default(), data }, memory, buffers)
+    }
+
+    async fn is_free(buffers: &Buffers) -> bool {
+        buffers.take(1).now_or_never().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_gives_its_memory_back() {
+        let (found, memory, buffers) = found(3 << 20).await;
+        let (answers, mut out) = mpsc::channel(PIECES_READY);
+        let sending = tokio::spawn(send_answer(found, memory, answers));
+        let mut got = 0;
+        while let Some(message) = out.recv().await {
+            if let Some(get_reply::Part::Data(data)) = message.expect("no error").part {
+                got += data.len();
+            }
+        }
+        assert_eq!((got, sending.await.expect("no panic")), (3 << 20, Taking::Done));
+        assert!(is_free(&buffers).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_left_lying_is_noticed_wherever_it_lies() {
+        // In the channel.
+        let (large, memory, _) = found(3 << 20).await;
+        let (answers, out) = mpsc::channel(PIECES_READY);
+        assert_eq!(send_answer(large, memory, answers).await, Taking::Stalled);
+        drop(out);
+        // In HTTP/2, which took all of it and sends nothing.
+        let (small, memory, buffers) = found(1000).await;
+        let (answers, mut out) = mpsc::channel(PIECES_READY);
+        let sending = tokio::spawn(send_answer(small, memory, answers));
+        let mut taken = Vec::new();
+        while let Some(message) = out.recv().await {
+            taken.push(message.expect("no error"));
+        }
+        assert!(!is_free(&buffers).await, "it is counted as long as it is there");
+        assert_eq!(sending.await.expect("no panic"), Taking::Stalled);
+        assert!(!is_free(&buffers).await);
+        drop(taken);
+        assert!(is_free(&buffers).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_never_complete_is_refused() {
+        let (_kept, open) = mpsc::channel::<Result<Bytes, Status>>(1);
+        let body = Body::new(http_body_util::StreamBody::new(
+            ReceiverStream::new(open).map(|bytes| bytes.map(hyper::body::Frame::data)),
+        ));
+        let refused = only::<door::GetRequest>(body).await.expect_err("nothing came");
+        assert_eq!(Refusal::from(&refused).reason(), Reason::TimedOut);
+    }
 }

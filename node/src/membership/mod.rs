@@ -63,6 +63,9 @@ pub struct Options {
     pub contacts: Vec<Contact>,
     /// Where peers are remembered; none: nowhere.
     pub memory: Option<Arc<dyn Memory>>,
+    /// Whether its addresses could be found out. If not, those that this node told others before are more
+    /// likely right.
+    pub addresses_found: bool,
     /// Decides the random choices.
     pub seed: [u8; 32],
     /// After how long a silence what follows.
@@ -111,14 +114,20 @@ impl Membership {
     /// # Errors
     /// When the record cannot be signed: it names another node, or is over a limit.
     pub fn new(options: Options) -> Result<Self, RecordError> {
-        let Options { key, mut record, contacts, memory, seed, timeouts, clock, events } = options;
+        let Options { key, mut record, contacts, memory, addresses_found, seed, .. } = options;
+        let Options { timeouts, clock, events, .. } = options;
         let network = record.network;
         let mut directory = Directory::new(network);
         let Remembered { records, observations } = recall(memory.as_deref(), network);
         for remembered in records {
             if remembered.node() == key.id() {
                 // Ours of an earlier run: the clock may have gone back since.
-                record.seq = record.seq.max(remembered.record().seq.saturating_add(1));
+                let before = remembered.record();
+                record.seq = record.seq.max(before.seq.saturating_add(1));
+                if !addresses_found {
+                    record.addresses.clone_from(&before.addresses);
+                    record.grpc.clone_from(&before.grpc);
+                }
             } else {
                 directory.insert(remembered);
             }
@@ -188,6 +197,24 @@ impl Membership {
         let mut state = self.lock();
         if state.record.state != new {
             state.record.state = new;
+            state.sign_anew(self.0.own, &self.0.key)?;
+        }
+        Ok(())
+    }
+
+    /// Tells others other addresses of this node from now on, if they are others.
+    ///
+    /// # Errors
+    /// When the record cannot be signed.
+    pub fn set_addresses(
+        &self,
+        quic: Vec<SocketAddr>,
+        grpc: Vec<SocketAddr>,
+    ) -> Result<(), RecordError> {
+        let mut state = self.lock();
+        if state.record.addresses != quic || state.record.grpc != grpc {
+            info!(?quic, ?grpc, "this node has other addresses");
+            (state.record.addresses, state.record.grpc) = (quic, grpc);
             state.sign_anew(self.0.own, &self.0.key)?;
         }
         Ok(())

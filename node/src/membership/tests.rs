@@ -65,11 +65,13 @@ struct Start {
     address: SocketAddr,
     contacts: Vec<Contact>,
     memory: Option<Arc<dyn Memory>>,
+    addresses_found: bool,
 }
 
 fn start(number: u8, contacts: &[Contact]) -> Start {
     let (network, address) = (NETWORK, ([127, 0, 0, 1], 0).into());
-    Start { number, network, seq: 1, address, contacts: contacts.to_vec(), memory: None }
+    let contacts = contacts.to_vec();
+    Start { number, network, seq: 1, address, contacts, memory: None, addresses_found: true }
 }
 
 impl Start {
@@ -101,6 +103,7 @@ impl Start {
             record,
             contacts: self.contacts,
             memory: self.memory,
+            addresses_found: self.addresses_found,
             seed,
             timeouts: Timeouts::default(),
             clock: Arc::new(|| 1_700_000_000),
@@ -187,6 +190,32 @@ async fn a_restarted_node_finds_its_peers_by_what_it_remembers() {
             let known = node.membership.get(&third.contact.node);
             known.is_some_and(|signed| signed.record() == own.record())
         })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_started_before_its_network_is_found_where_it_was_and_then_where_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let memory: Arc<dyn Memory> = Arc::new(FileMemory::new(dir.path().join("peers")));
+    let first = start(1, &[]).go();
+    let contacts = [first.contact.clone()];
+    let node = Start { memory: Some(Arc::clone(&memory)), ..start(2, &contacts) }.go();
+    until("it is known", || first.known() == 2 && node.known() == 2).await;
+    let told = node.contact.addresses.clone();
+    node.end().await;
+
+    let node = Start { memory: Some(memory), addresses_found: false, ..start(2, &contacts) }.go();
+    let own = || node.membership.own().expect("its own record").record().clone();
+    assert_eq!(own().addresses, told, "what it told before, not what it has without a route");
+    let seq = own().seq;
+    node.membership.set_addresses(told, Vec::new()).expect("signed");
+    assert_eq!(own().seq, seq, "nothing new, nothing signed");
+    let moved = vec![([192, 0, 2, 7], 7400).into()];
+    node.membership.set_addresses(moved.clone(), Vec::new()).expect("signed");
+    until("the other knows", || {
+        let known = first.membership.get(&node.contact.node);
+        known.is_some_and(|known| known.record().addresses == moved)
     })
     .await;
 }

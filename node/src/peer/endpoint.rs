@@ -33,9 +33,20 @@ pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 /// quinn's default that path ran at a quarter of its speed.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 
-/// Unread bytes of one connection, at most. quinn's default has no limit: a stranger could fill our
-/// memory with what we have not yet read.
+/// Unread bytes of one connection that we dialled, at most: some answers at once. quinn's default has no
+/// limit: a peer could fill our memory with what we have not yet read.
 const RECEIVE_WINDOW_BYTES: u32 = 32 << 20;
+
+/// Unread bytes of all connections that others dialled, at most while there are up to
+/// [`CONNECTIONS_SHARING`] of them: they share it.
+const RECEIVED_BYTES_MAX: usize = 256 << 20;
+
+/// Unread bytes of one such connection, at least: 10 MB/s over a path of 50 ms. It bounds what strangers
+/// can pin before anything of theirs is admitted, 512 MiB with 1,024 connections.
+const RECEIVE_WINDOW_BYTES_MIN: usize = 512 << 10;
+
+/// Connections that share [`RECEIVED_BYTES_MAX`]; beyond these each has the least.
+const CONNECTIONS_SHARING: usize = RECEIVED_BYTES_MAX / RECEIVE_WINDOW_BYTES_MIN;
 
 /// Unacknowledged bytes of one connection, at most.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
@@ -48,7 +59,7 @@ const STREAMS_MAX: u32 = 256;
 const PACKET_THRESHOLD: u32 = 256;
 
 /// Keeps the bindings of home routers, some of which forget after 30 seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A connection that is silent for this long is gone: three keep-alives.
 const IDLE_TIMEOUT_MS: u32 = 30_000;
@@ -161,14 +172,22 @@ pub fn open(
     congestion: Congestion,
     seed: [u8; 32],
 ) -> Result<quinn::Endpoint, EndpointError> {
-    let transport = Arc::new(transport(congestion));
+    let mut accepted = transport(congestion);
+    accepted
+        .receive_window(receive_window(CONNECTIONS_SHARING))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
+    // Requests come on connections that the asker dialled: nobody reads streams opened on ours.
+    let mut dialled = transport(congestion);
+    dialled
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0));
 
     let mut server = ServerConfig::with_crypto(Arc::new(tls.quic_server()?));
-    server.transport_config(Arc::clone(&transport));
+    server.transport_config(Arc::new(accepted));
     server.max_incoming(INCOMING_MAX).incoming_buffer_size_total(INCOMING_BYTES_MAX);
 
     let mut client = ClientConfig::new(Arc::new(tls.quic_client()?));
-    client.transport_config(transport);
+    client.transport_config(Arc::new(dialled));
 
     let mut config = EndpointConfig::new(Arc::new(ResetKey(tls.stateless_reset_key())));
     let ids = Arc::new(ConnectionIds { seed, next: AtomicU64::new(0) });
@@ -188,14 +207,19 @@ pub fn open(
     Ok(endpoint)
 }
 
-/// The settings of every connection.
+/// What one of so many accepted connections may have unread, in bytes.
+pub(super) fn receive_window(connections: usize) -> VarInt {
+    let share = RECEIVED_BYTES_MAX / connections.max(1);
+    let bytes = share.clamp(RECEIVE_WINDOW_BYTES_MIN, RECEIVE_WINDOW_BYTES as usize);
+    VarInt::from_u32(u32::try_from(bytes).unwrap_or(RECEIVE_WINDOW_BYTES))
+}
+
+/// The settings that dialled and accepted connections share.
 fn transport(congestion: Congestion) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .packet_threshold(PACKET_THRESHOLD)
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -272,6 +296,16 @@ mod tests {
         let address = first.local_addr().expect("an address");
         let error = bind(address).expect_err("the port is taken");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn accepted_connections_share_what_may_be_unread() {
+        let window = |connections| receive_window(connections).into_inner();
+        assert_eq!(window(0), u64::from(RECEIVE_WINDOW_BYTES));
+        for connections in [1, 8, 100, CONNECTIONS_SHARING] {
+            assert!(window(connections) * connections as u64 <= RECEIVED_BYTES_MAX as u64);
+        }
+        assert_eq!(window(100_000), RECEIVE_WINDOW_BYTES_MIN as u64);
     }
 
     #[test]

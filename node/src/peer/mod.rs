@@ -59,6 +59,14 @@ pub trait PeerHandler: Send + Sync + 'static {
         background: bool,
     ) -> Result<Answer, Refusal>;
 
+    /// Waits until so many bytes of a shard may be sent that nobody waits for.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Another node connected or asked something: it is alive.
     fn heard(&self, _from: NodeId) {}
 }

@@ -28,7 +28,9 @@ use tracing::debug;
 
 use super::{
     Answer, Op, Outcome, PeerError,
-    frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
+    endpoint::KEEP_ALIVE,
+    frame::{self, FrameError, StreamCode},
+    server::answer_bytes_max,
 };
 use crate::spares::Spares;
 
@@ -47,9 +49,16 @@ const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// sooner, see [`SILENCE_MAX`].
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// While an answer is awaited, a connection on which not one packet arrives for this long is given
-/// up: a living peer acknowledges within a round trip.
+/// While an answer is awaited, a connection on which something was sent and not one packet came back
+/// for this long is given up: a living peer acknowledges within a round trip, also while its disk
+/// keeps the answer waiting. QUIC sends anew what is not acknowledged, and asks with a keep-alive
+/// when all is, so a peer that died is noticed at the latest a keep-alive later than this.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// How often packets are counted meanwhile. Acknowledgements go out well within it.
+const SILENCE_TICK: Duration = Duration::from_secs(1);
+
+const _: () = assert!(SILENCE_MAX.as_secs() + KEEP_ALIVE.as_secs() < ANSWER_TIME_MAX.as_secs());
 
 /// Pause after the first failure to reach a peer; it doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -405,8 +414,8 @@ impl PeerPool {
                     other => frame_error(other),
                 },
             )?;
-            let length =
-                frame::check_body_length(reply.body_length, BODY_BYTES_MAX).map_err(frame_error)?;
+            let limit = request.op.as_ref().map_or(0, answer_bytes_max);
+            let length = frame::check_body_length(reply.body_length, limit).map_err(frame_error)?;
             let body = frame::read_body(&mut receive, length, &self.0.spares)
                 .await
                 .map_err(frame_error)?;
@@ -457,17 +466,60 @@ fn backoff(failures: u32, jitter: u64) -> Duration {
     full / 2 + full / 2 * part / 1024
 }
 
-/// Returns when no packet arrived for a while.
+/// Returns when the peer no longer acknowledges what it is sent.
 async fn silence(connection: &Connection) {
-    let received = || connection.stats().udp_rx.datagrams;
-    let mut before = received();
+    let started = Instant::now();
+    let mut silence = Silence::new(Packets::of(connection));
     loop {
-        tokio::time::sleep(SILENCE_MAX).await;
-        let now = received();
-        if now == before {
+        tokio::time::sleep(SILENCE_TICK).await;
+        if silence.tick(Packets::of(connection), started.elapsed()) >= SILENCE_MAX {
             return;
         }
-        before = now;
+    }
+}
+
+/// Datagrams of a connection since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packets {
+    sent: u64,
+    received: u64,
+}
+
+impl Packets {
+    fn of(connection: &Connection) -> Self {
+        let stats = connection.stats();
+        Self { sent: stats.udp_tx.datagrams, received: stats.udp_rx.datagrams }
+    }
+}
+
+/// How long a peer has not acknowledged what it was sent. A quiet connection is not silent: nothing
+/// is sent on it, so nothing comes back.
+#[derive(Debug)]
+struct Silence {
+    before: Packets,
+    /// What is sent in the tick after a packet came may be its mere acknowledgement, which nobody
+    /// acknowledges.
+    heard_last: bool,
+    unanswered_since: Option<Duration>,
+}
+
+impl Silence {
+    /// From now on, when a request is on its way.
+    const fn new(before: Packets) -> Self {
+        Self { before, heard_last: false, unanswered_since: None }
+    }
+
+    /// Looks at the packets counted at `now`; for how long there has been no answer.
+    fn tick(&mut self, packets: Packets, now: Duration) -> Duration {
+        let heard = packets.received != self.before.received;
+        if heard {
+            self.unanswered_since = None;
+        } else if !self.heard_last && packets.sent != self.before.sent {
+            self.unanswered_since.get_or_insert(now);
+        }
+        self.heard_last = heard;
+        self.before = packets;
+        self.unanswered_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 }
 
@@ -498,5 +550,39 @@ mod tests {
             }
         }
         assert!(backoff(20, 1023) > BACKOFF_MAX * 9 / 10);
+    }
+
+    /// Ticks a second apart with so many packets (sent, received) in each; how long it is silent after.
+    fn silent_after(ticks: &[(u64, u64)]) -> Duration {
+        let mut packets = Packets { sent: 10, received: 10 };
+        let (mut silence, mut silent) = (Silence::new(packets), Duration::ZERO);
+        for (at, (sent, received)) in (1..).zip(ticks) {
+            packets.sent += sent;
+            packets.received += received;
+            silent = silence.tick(packets, Duration::from_secs(at));
+        }
+        silent
+    }
+
+    #[test]
+    fn a_peer_that_waits_for_its_disk_is_not_silent() {
+        // The request is acknowledged at once; then all is quiet until a keep-alive.
+        let quiet = [(0, 0); 9];
+        assert_eq!(silent_after(&[&[(3, 2)][..], &quiet].concat()), Duration::ZERO);
+        // The last acknowledgement of ours goes out in the tick after.
+        assert_eq!(silent_after(&[&[(3, 2), (1, 0)][..], &quiet].concat()), Duration::ZERO);
+        // The keep-alive is answered, a moment after the count.
+        let kept_alive = [&[(3, 2)][..], &quiet, &[(1, 0), (0, 1)], &quiet].concat();
+        assert_eq!(silent_after(&kept_alive), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_dead_peer_is_silent_from_what_it_does_not_acknowledge() {
+        // Dead before the request: it is sent anew after 1, 3 and 7 seconds.
+        let dead = [(3, 0), (0, 0), (1, 0), (0, 0), (0, 0), (0, 0)];
+        assert_eq!(silent_after(&dead), Duration::from_secs(5));
+        // Dead while it worked: the keep-alive tells.
+        let died = [&[(3, 2)][..], &[(0, 0); 9], &[(1, 0), (1, 0), (0, 0), (1, 0)]].concat();
+        assert_eq!(silent_after(&died), Duration::from_secs(3));
     }
 }

@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ use tracing::{debug, warn};
 
 use super::{
     Op, Outcome, PeerHandler,
+    endpoint::receive_window,
     frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
 };
 use crate::spares::Spares;
@@ -48,7 +52,7 @@ pub struct Limits {
     pub requests_max: usize,
     /// Bytes of request bodies held at once.
     pub put_bytes_max: usize,
-    /// Bytes of answers' bodies held at once.
+    /// Bytes of answers' bodies held at once; half of it, at most, for shards that nobody waits for.
     pub get_bytes_max: usize,
 }
 
@@ -98,6 +102,11 @@ struct Shared {
     requests: Arc<Semaphore>,
     put_bytes: Arc<Semaphore>,
     get_bytes: Arc<Semaphore>,
+    /// Taken before `get_bytes` for shards that nobody waits for: they wait for the budget of repair when
+    /// they are read already, and clients' reads must not stand behind them.
+    background_bytes: Arc<Semaphore>,
+    /// Connections that others dialled and that are open: they share what may be unread.
+    open: AtomicUsize,
     logged: Mutex<BTreeSet<String>>,
     spares: Spares,
     stop: CancellationToken,
@@ -120,6 +129,8 @@ pub async fn serve(
         requests: Arc::new(Semaphore::new(limits.requests_max)),
         put_bytes: bytes(limits.put_bytes_max),
         get_bytes: bytes(limits.get_bytes_max),
+        background_bytes: bytes(limits.get_bytes_max / 2),
+        open: AtomicUsize::new(0),
         logged: Mutex::default(),
         spares: Spares::default(),
         stop: stop.clone(),
@@ -169,11 +180,18 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
 }
 
 async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: NodeId) {
+    let _open = Open::one_more(&shared.open);
+    let mut window = None;
     let turns = Arc::new(Semaphore::new(shared.limits.requests_per_connection_max));
     let mut requests = JoinSet::new();
     loop {
         // A turn first: requests over the limit are not even read.
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
+        let share = receive_window(shared.open.load(Ordering::Relaxed));
+        if window != Some(share) {
+            connection.set_receive_window(share);
+            window = Some(share);
+        }
         let accepted = tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
@@ -189,6 +207,22 @@ async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: N
         });
     }
     while requests.join_next().await.is_some() {}
+}
+
+/// Counts a connection while it is open.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn serve_stream(
@@ -234,7 +268,33 @@ fn refused(refusal: Refusal) -> Reply {
 #[derive(Default)]
 struct Held {
     _turn: Option<OwnedSemaphorePermit>,
-    _get_bytes: Option<OwnedSemaphorePermit>,
+    _answer: Option<AnswerBytes>,
+}
+
+/// Room for an answer's body.
+struct AnswerBytes {
+    background: Option<OwnedSemaphorePermit>,
+    bytes: OwnedSemaphorePermit,
+}
+
+impl AnswerBytes {
+    async fn take(shared: &Shared, bytes: usize, paced: bool) -> Result<Self, Refusal> {
+        let background = match paced {
+            true => Some(admit(&shared.background_bytes, permits(bytes)).await?),
+            false => None,
+        };
+        Ok(Self { background, bytes: admit(&shared.get_bytes, permits(bytes)).await? })
+    }
+
+    /// Gives back what is over `bytes`.
+    fn shrink_to(&mut self, bytes: usize) {
+        let kept = usize::try_from(permits(bytes)).unwrap_or(usize::MAX);
+        for permit in self.background.iter_mut().chain([&mut self.bytes]) {
+            if let Some(excess) = permit.num_permits().checked_sub(kept) {
+                drop(permit.split(excess));
+            }
+        }
+    }
 }
 
 async fn answer(
@@ -261,19 +321,26 @@ async fn answer(
     let turn = admit(&shared.requests, 1).await?;
     let put_bytes = admit(&shared.put_bytes, permits(length)).await?;
     let body = frame::read_body(receive, length, &shared.spares).await.map_err(misread)?;
-    let get_bytes = match answer_bytes(&op) {
+    let paced = request.background && matches!(op, Op::GetShard(_));
+    let mut room = match answer_bytes_max(&op) {
         0 => None,
-        bytes => Some(admit(&shared.get_bytes, permits(bytes)).await?),
+        bytes => Some(AnswerBytes::take(shared, bytes, paced).await?),
     };
     shared.handler.heard(peer);
     let answer = shared.handler.handle(peer, op, body, request.background).await?;
     drop(put_bytes);
-    Ok((answer.outcome, answer.body, Held { _turn: Some(turn), _get_bytes: get_bytes }))
+    if let Some(room) = &mut room {
+        room.shrink_to(answer.body.len());
+    }
+    if paced {
+        shared.handler.wait_for_turn(answer.body.len()).await?;
+    }
+    Ok((answer.outcome, answer.body, Held { _turn: Some(turn), _answer: room }))
 }
 
 /// Bytes of the answer's body, at most. A range is widened to whole groups at both ends; the
 /// whole of a shard of unknown length counts as the longest.
-fn answer_bytes(op: &Op) -> usize {
+pub(super) fn answer_bytes_max(op: &Op) -> usize {
     match op {
         Op::GetShard(get) if get.length == 0 => BODY_BYTES_MAX,
         Op::GetShard(get) => usize::try_from(get.length)

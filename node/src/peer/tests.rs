@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     endpoint::{Congestion, PeerSocket, bind, open},
-    frame::{self, BODY_BYTES_MAX, HEADER_BYTES_MAX},
+    frame::{self, BODY_BYTES_MAX, FrameError, HEADER_BYTES_MAX},
     pool::PeerPool,
     server::{Limits, serve},
     *,
@@ -25,8 +25,12 @@ use super::{
 use crate::tls::NodeTls;
 
 /// A handler that knows three operations: a put answers with the length and the sender, a get with
-/// as many bytes as asked, a has waits for ever.
+/// as many bytes as asked, a has waits for ever, or for as long as a slow disk. What nobody waits for
+/// never has its turn.
 struct Echo;
+
+/// How long a slow disk takes: longer than a quiet connection waits for its keep-alive.
+const SLOW_DISK: Duration = Duration::from_millis(11_500);
 
 #[async_trait::async_trait]
 impl PeerHandler for Echo {
@@ -50,7 +54,18 @@ impl PeerHandler for Echo {
                 }),
                 body: Bytes::from(vec![7; usize::try_from(get.length).expect("a small length")]),
             }),
-            Op::HasShards(has) if has.chunk_ids.is_empty() => std::future::pending().await,
+            Op::HasShards(has) if has.chunk_ids.is_empty() && has.target.is_empty() => {
+                std::future::pending().await
+            }
+            Op::HasShards(has) if has.chunk_ids.is_empty() => {
+                tokio::time::sleep(SLOW_DISK).await;
+                Ok(Outcome::HasShards(HasReply::default()).into())
+            }
+            // A liar: nobody asked for bytes.
+            Op::HasShards(has) if has.target == b"body" => Ok(Answer {
+                outcome: Outcome::HasShards(HasReply::default()),
+                body: Bytes::from(vec![7; 1 << 20]),
+            }),
             Op::HasShards(has) => Ok(Outcome::HasShards(HasReply {
                 // More than a header may have.
                 held: vec![Default::default(); has.chunk_ids.len() * HEADER_BYTES_MAX],
@@ -58,6 +73,10 @@ impl PeerHandler for Echo {
             .into()),
             _ => Err(Refusal::new(Reason::NotHeld, "not here")),
         }
+    }
+
+    async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
+        std::future::pending().await
     }
 }
 
@@ -292,6 +311,53 @@ async fn bodies_over_the_limit_wait_for_their_turn() {
     for answer in futures::future::join_all(gets).await {
         answer.expect("each has its turn");
     }
+}
+
+#[tokio::test]
+async fn shards_that_nobody_waits_for_do_not_hold_up_those_that_are_waited_for() {
+    let a = Peer::start(1);
+    let limits = Limits { get_bytes_max: 2 * BODY_BYTES_MAX, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    let background = |length| {
+        let op = Op::GetShard(GetRequest { length, ..Default::default() });
+        a.pool.request_as(b.tls.id(), op, Bytes::new(), true)
+    };
+    // They are read, then wait for their turn, which never comes.
+    let waiting = futures::future::join_all((0..8).map(|_| background(3 << 20)));
+    let asked = async {
+        for _ in 0..3 {
+            a.get(b.tls.id(), 5 << 20).await.expect("half of the memory is left for it");
+        }
+    };
+    tokio::select! {
+        _ = waiting => panic!("nobody gave them their turn"),
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
+async fn a_peer_whose_disk_is_slow_keeps_its_connection() {
+    let (a, b) = (Peer::start(1), Peer::start(2));
+    a.knows(&b);
+    let op = Op::HasShards(HasRequest { target: vec![1], ..Default::default() });
+    let answer = a.pool.request(b.tls.id(), op, Bytes::new()).await.expect("it answers in the end");
+    assert!(matches!(answer.outcome, Outcome::HasShards(_)));
+}
+
+#[tokio::test]
+async fn an_answer_longer_than_was_asked_for_is_refused() {
+    let (a, b) = (Peer::start(1), Peer::start(2));
+    a.knows(&b);
+    let request = HasRequest { chunk_ids: vec![vec![0; 32]], target: b"body".to_vec() };
+    let error = a.pool.request(b.tls.id(), Op::HasShards(request), Bytes::new()).await;
+    assert!(
+        matches!(
+            error,
+            Err(PeerError::Frame { source: FrameError::BodyOversized { limit: 0, .. }, .. })
+        ),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
