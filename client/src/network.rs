@@ -84,21 +84,9 @@ impl View {
     /// This view with what a directory lists, after each was verified; none when it brings no news.
     fn with(&self, list: &door::ListReply) -> Option<Arc<Self>> {
         let mut directory = self.directory.clone();
-        let mut news = false;
-        for record in &list.records {
-            match directory.admit(&record.record, &record.signature) {
-                Ok((_, inserted)) => news |= inserted.is_news(),
-                // The rest may be good: one bad record must not hide a network.
-                Err(error) => tracing::debug!(%error, "a record was refused"),
-            }
-        }
-        // Without them, who was evicted would still be on our ring.
-        for observation in &list.observations {
-            match directory.admit_observation(&observation.observation, &observation.signature) {
-                Ok((_, noted)) => news |= noted.is_news(),
-                Err(error) => tracing::debug!(%error, "an observation was refused"),
-            }
-        }
+        let news = convert::admit(&mut directory, list, |error| {
+            tracing::debug!(%error, "a record or observation was refused");
+        });
         news.then(|| Self::of(directory))
     }
 

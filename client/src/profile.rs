@@ -248,17 +248,9 @@ impl Profile {
         let fits = fs::metadata(&path).is_ok_and(|meta| meta.len() <= DIRECTORY_BYTES_MAX);
         let bytes = if fits { fs::read(&path).unwrap_or_default() } else { Vec::new() };
         let list = door::ListReply::decode(&bytes[..]).unwrap_or_default();
-        for record in &list.records {
-            if let Err(error) = directory.admit(&record.record, &record.signature) {
-                tracing::debug!(%error, "a cached record was left out");
-            }
-        }
-        for observation in &list.observations {
-            let (bytes, signature) = (&observation.observation, &observation.signature);
-            if let Err(error) = directory.admit_observation(bytes, signature) {
-                tracing::debug!(%error, "a cached observation was left out");
-            }
-        }
+        convert::admit(&mut directory, &list, |error| {
+            tracing::debug!(%error, "a cached record or observation was left out");
+        });
         directory
     }
 

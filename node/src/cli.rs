@@ -83,12 +83,12 @@ pub struct LimitsArgs {
     /// Which node.
     #[command(flatten)]
     pub node: DirArgs,
-    /// What the line can send in a second, with a unit; 0B: not limited.
+    /// What the line can send per second, with a unit, such as 5MB; 0B: no limit.
     #[arg(long, value_name = "SIZE")]
     pub uplink: ByteSize,
-    /// The part of it that repair and moving may take, in percent.
-    #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub share: u8,
+    /// The part of it that repair and moving may take, in percent. [default: as it is now]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub share: Option<u8>,
 }
 
 /// Which node.

@@ -74,6 +74,8 @@ failures! {
     };
     OpenError => |error| match error {
         OpenError::InUse { .. } => Exit::Locked,
+        // Passes when there is room again: to be tried again, in contrast to a store of no use.
+        OpenError::NoSpace { .. } => Exit::Failed,
         _ => Exit::Store,
     };
     EndpointError => |error| match error {
@@ -261,7 +263,10 @@ fn limits(args: &LimitsArgs) -> Result<(), Failure> {
     tell(&args.node.dir, &command, |_, _| {})?;
     match args.uplink.0 {
         0 => println!("repair is not limited now, but holds back while clients are served"),
-        _ => println!("repair may send {} % of {} a second now", args.share, args.uplink),
+        _ => match args.share {
+            Some(share) => println!("repair may send {share} % of {} a second now", args.uplink),
+            None => println!("repair may send its share of {} a second now", args.uplink),
+        },
     }
     println!("to keep this over a restart, set it in the configuration, section [repair]");
     Ok(())
@@ -326,7 +331,12 @@ async fn run_until_told(
                 scrub and limits are of no use until the node is restarted");
         })
         .ok();
-    let store = open_store(dir, &config, &seed).await?;
+    // For hours, when the index of a large disk must be built again; opening it is safe to break off.
+    let store = tokio::select! {
+        store = open_store(dir, &config, &seed) => store?,
+        _ = terminated.recv() => return Ok(()),
+        _ = interrupted.recv() => return Ok(()),
+    };
     let mut fresh = [0; 32];
     random(&mut fresh)?;
     let edges = Edges {

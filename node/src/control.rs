@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     leaving::{Leaving, Progress},
-    repair::{Rates, Repair},
+    repair::Repair,
 };
 
 /// The socket, in the node's directory.
@@ -55,8 +55,9 @@ pub enum Command {
     Limits {
         /// What the line can send, in bytes per second; 0: not known.
         uplink: u64,
-        /// The part that repair may take, in percent.
-        share_percent: u8,
+        /// The part that repair may take, in percent; none: as it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        share_percent: Option<u8>,
     },
 }
 
@@ -163,13 +164,13 @@ async fn answer(stream: UnixStream, commands: &Commands) -> io::Result<()> {
             commands.repair.scrub_now();
             Answer::Done { done: true }
         }
-        Ok(Command::Limits { share_percent, .. }) if !(1..=100).contains(&share_percent) => {
-            Answer::Failed { error: format!("a share of {share_percent} % is not from 1 to 100") }
+        Ok(Command::Limits { share_percent: Some(share @ (0 | 101..)), .. }) => {
+            Answer::Failed { error: format!("a share of {share} % is not from 1 to 100") }
         }
         Ok(Command::Limits { uplink, share_percent }) => {
             let uplink = NonZeroU64::new(uplink);
-            commands.repair.pace().set(Rates { uplink, share_percent });
-            tracing::info!(?uplink, share_percent, "limits of repair changed");
+            let rates = commands.repair.pace().set(uplink, share_percent);
+            tracing::info!(?rates, "limits of repair changed");
             Answer::Done { done: true }
         }
         Ok(Command::Leave {}) => match commands.leaving.leave() {
@@ -230,9 +231,14 @@ mod tests {
     fn commands_and_answers_have_these_forms() {
         let written = |command: &Command| serde_json::to_string(command).expect("JSON");
         assert_eq!(written(&Command::Leave {}), r#"{"command":"leave"}"#);
-        let limits = Command::Limits { uplink: 5, share_percent: 20 };
-        assert_eq!(written(&limits), r#"{"command":"limits","uplink":5,"share_percent":20}"#);
-        assert_eq!(serde_json::from_str::<Command>(&written(&limits)).expect("JSON"), limits);
+        for (share_percent, form) in [
+            (Some(20), r#"{"command":"limits","uplink":5,"share_percent":20}"#),
+            (None, r#"{"command":"limits","uplink":5}"#),
+        ] {
+            let limits = Command::Limits { uplink: 5, share_percent };
+            assert_eq!(written(&limits), form);
+            assert_eq!(serde_json::from_str::<Command>(form).expect("JSON"), limits);
+        }
         for wrong in ["", "{}", r#"{"command":"stop"}"#, r#"{"command":"leave","now":true}"#] {
             assert!(serde_json::from_str::<Command>(wrong).is_err(), "{wrong}");
         }

@@ -60,9 +60,7 @@ impl Report {
         let mut directory = Directory::new(network);
         let mut list = DirectoryClient::new(door).list(door::ListRequest {}).await?.into_inner();
         while let Some(reply) = list.message().await? {
-            for signed in &reply.records {
-                directory.insert(read(signed)?);
-            }
+            convert::admit(&mut directory, &reply, |_| {});
         }
         Ok(Self { node, network, record, info, directory })
     }

@@ -4,9 +4,11 @@
 //! comes out of here is well formed. The one idea: core types know no protobuf, messages know no
 //! rules, and they meet only here.
 
+use std::fmt;
+
 use copse_core::{
     descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor},
-    directory::{BUCKETS, SignedRecord},
+    directory::{BUCKETS, Directory, SignedRecord},
     eviction::SignedObservation,
     identity::signature_from_slice,
     ids::{ChunkId, NetworkId, NodeId, ShardId, ShardIndex},
@@ -216,6 +218,31 @@ pub fn verify_record(
         .map_err(|error| ConvertError::field("signature", error))?;
     SignedRecord::verify(&message.record, &signature, network)
         .map_err(|error| ConvertError::field("record", error))
+}
+
+/// Takes in what a door or a file lists of a directory, each after its signature was checked. Whether
+/// there was any news. What is not genuine is told to `refused` and left out: the rest may be good, and one
+/// bad record must not hide a network. The observations count as much: without them, who was evicted would
+/// still be on the ring.
+pub fn admit(
+    directory: &mut Directory,
+    list: &door::ListReply,
+    mut refused: impl FnMut(&dyn fmt::Display),
+) -> bool {
+    let mut news = false;
+    for record in &list.records {
+        match directory.admit(&record.record, &record.signature) {
+            Ok((_, inserted)) => news |= inserted.is_news(),
+            Err(error) => refused(&error),
+        }
+    }
+    for observation in &list.observations {
+        match directory.admit_observation(&observation.observation, &observation.signature) {
+            Ok((_, noted)) => news |= noted.is_news(),
+            Err(error) => refused(&error),
+        }
+    }
+    news
 }
 
 /// Records not yet checked, as [`copse_core::gossip::Gossip`] takes them in.

@@ -61,7 +61,7 @@ impl Standing {
         }
     }
 
-    fn of_word(word: &str) -> Self {
+    pub(super) fn of_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|standing| standing.as_str() == word).unwrap_or(Self::Unknown)
     }
 

@@ -281,3 +281,10 @@ fn numbers_and_times_are_said_as_people_say_them() {
         assert_eq!(Span(seconds).to_string(), said);
     }
 }
+
+#[test]
+fn what_nodes_say_of_each_other_is_understood() {
+    for said in copse_core::repair::Standing::ALL {
+        assert_eq!(Standing::of_word(said.as_str()).as_str(), said.as_str());
+    }
+}

@@ -34,6 +34,30 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Alive,
+        Self::Suspect,
+        Self::Down,
+        Self::Dead,
+        Self::Leaving,
+        Self::Left,
+        Self::Unknown,
+    ];
+
+    /// The word, as it is printed and as nodes tell it to their clients.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Dead => "dead",
+            Self::Leaving => "leaving",
+            Self::Left => "left",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// Whether it can be asked for its shards now.
     pub const fn is_reachable(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect | Self::Leaving)
@@ -42,15 +66,7 @@ impl Standing {
 
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Alive => "alive",
-            Self::Suspect => "suspect",
-            Self::Down => "down",
-            Self::Dead => "dead",
-            Self::Leaving => "leaving",
-            Self::Left => "gone for good",
-            Self::Unknown => "not in the directory",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -51,6 +51,7 @@ pub struct Pace(Arc<Inner>);
 
 struct Inner {
     budget: Mutex<Budget>,
+    rates: Mutex<Rates>,
     started: Instant,
 }
 
@@ -58,7 +59,8 @@ impl Pace {
     /// A full budget.
     pub fn new(rates: Rates) -> Self {
         let budget = Budget::new(rates.uplink, rates.background(), BURST_BYTES, Duration::ZERO);
-        Self(Arc::new(Inner { budget: Mutex::new(budget), started: Instant::now() }))
+        let (budget, rates) = (Mutex::new(budget), Mutex::new(rates));
+        Self(Arc::new(Inner { budget, rates, started: Instant::now() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Budget> {
@@ -69,9 +71,13 @@ impl Pace {
         self.0.started.elapsed()
     }
 
-    /// Changes what is allowed, also for those who wait.
-    pub fn set(&self, rates: Rates) {
+    /// Changes what is allowed, also for those who wait; a share of none stays as it is. What is allowed
+    /// now.
+    pub fn set(&self, uplink: BytesPerSecond, share_percent: Option<u8>) -> Rates {
+        let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        *rates = Rates { uplink, share_percent: share_percent.unwrap_or(rates.share_percent) };
         self.lock().set_rates(self.now(), rates.uplink, rates.background());
+        *rates
     }
 
     /// Somebody is being served who waits for it.
@@ -104,5 +110,18 @@ impl Pace {
             // Not all of it at once: the limits may be raised meanwhile.
             tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_uplink_keeps_the_share() {
+        let pace = Pace::new(Rates { uplink: None, share_percent: 55 });
+        let uplink = NonZeroU64::new(1 << 20);
+        assert_eq!(pace.set(uplink, None), Rates { uplink, share_percent: 55 });
+        assert_eq!(pace.set(None, Some(7)), Rates { uplink: None, share_percent: 7 });
     }
 }

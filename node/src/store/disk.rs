@@ -33,12 +33,12 @@ use super::{
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
     Want, Writes,
     books::Books,
-    file::{Faults, Segments, free_bytes, sync_directory},
+    file::{Faults, Segments, free_bytes, is_full, sync_directory},
     health::{Health, count},
     index::{Entry, Index},
     marker::{MARKER_FILE, Marker, MarkerError},
     reader::{Files, Outcome, Shared},
-    recover::{self, RecoverError, Recovery},
+    recover::{self, RecoverError, Recovered, Recovery},
     request::{Answer, Asked, Request, Work, record_bytes},
     segment::RECORD_BYTES_MAX,
     segment::{RecordKey, SEGMENT_BYTES_MAX, StoreId},
@@ -69,7 +69,7 @@ const INDEX_DIR: &str = "index";
 /// How much of the disk the store may use.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
-    /// Bytes of segment files, at most. The index is not counted: about 60 bytes a shard.
+    /// Bytes of segment files, at most. The index is not counted: about 75 bytes a shard.
     pub capacity_bytes: u64,
     /// Free bytes to leave on the file system; [`FREE_RESERVE_BYTES`] unless there is a reason. With
     /// 0 only the file system says when it is full.
@@ -155,6 +155,17 @@ pub enum OpenError {
         #[source]
         source: RecoverError,
     },
+    /// There is no room for what opening writes.
+    #[error(
+        "{dir} could not be opened: its disk is full ({source}); make room, then start the node again"
+    )]
+    NoSpace {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The disk failed.
     #[error("{dir} could not be opened: {what}: {source}")]
     Io {
@@ -221,13 +232,16 @@ impl DiskStore {
             store: marker.store,
             faults: options.faults.clone(),
         };
-        let (index, ledger) =
-            open_index(&dir.join(INDEX_DIR), marker.store).map_err(io("the index"))?;
         let mut epoch = [0; 8];
         getrandom::fill(&mut epoch).map_err(io::Error::from).map_err(io("a random number"))?;
-        let books = Books::open(index, u64::from_le_bytes(epoch)).map_err(io("the index"))?;
-        let recovered = recover::recover(&segments, books, options.segment_bytes_max)
-            .map_err(|source| OpenError::Recover { dir: dir.to_owned(), source })?;
+        let open = || open_books(&segments, dir, u64::from_le_bytes(epoch), options);
+        let (recovered, ledger) = match open() {
+            Err(error) if error.is_damage() => {
+                move_index_aside(dir, &error).map_err(io("the damaged index"))?;
+                open()?
+            }
+            opened => opened?,
+        };
         let tally = recovered.books.tally();
         tracing::info!(?dir, recovery = ?recovered.report, ?tally, "store open");
 
@@ -393,31 +407,62 @@ fn lock_marker(marker: &File, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-#[cfg(feature = "rocksdb")]
-fn open_index(path: &Path, store: StoreId) -> io::Result<(Arc<dyn Index>, Arc<dyn Ledger>)> {
-    use super::rocks::{OpenIndexError, RocksIndex};
+/// The index, and what it lacks of the segments.
+fn open_books(
+    segments: &Segments,
+    dir: &Path,
+    epoch: u64,
+    options: &DiskOptions,
+) -> Result<(Recovered, Arc<dyn Ledger>), OpenError> {
+    let io = |source| OpenError::of_index(dir, source);
+    let (index, ledger) = open_index(&dir.join(INDEX_DIR), segments.store).map_err(io)?;
+    let books = Books::open(index, epoch).map_err(io)?;
+    let recovered = recover::recover(segments, books, options.segment_bytes_max).map_err(
+        |source| match source {
+            RecoverError::Io { source, .. } if is_full(&source) => OpenError::of_index(dir, source),
+            source => OpenError::Recover { dir: dir.to_owned(), source },
+        },
+    )?;
+    Ok((recovered, ledger))
+}
 
-    let both = |index| {
-        let index = Arc::new(index);
-        (Arc::clone(&index) as Arc<dyn Index>, index as Arc<dyn Ledger>)
-    };
-    let reason = match RocksIndex::open(path, store) {
-        Ok(index) => return Ok(both(index)),
-        Err(OpenIndexError::System(error)) => return Err(error),
-        Err(OpenIndexError::Unusable(reason)) => reason,
-    };
-    // Kept for whoever wants to know why; only one, so that it cannot fill the disk.
+impl OpenError {
+    fn of_index(dir: &Path, source: io::Error) -> Self {
+        let dir = dir.to_owned();
+        if is_full(&source) {
+            return Self::NoSpace { dir, source };
+        }
+        Self::Io { dir, what: "the index", source }
+    }
+
+    /// Whether the index is damaged: it can be built again from the segments.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Io { source, .. }
+            | Self::Recover { source: RecoverError::Io { source, .. }, .. } => {
+                source.kind() == io::ErrorKind::InvalidData
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Keeps an index of no use for whoever wants to know why; only one, so that it cannot fill the disk.
+fn move_index_aside(dir: &Path, reason: &OpenError) -> io::Result<()> {
+    let path = dir.join(INDEX_DIR);
     let aside = path.with_extension("damaged");
     tracing::error!(%reason, ?aside, "index unusable: moved aside and built again");
     match fs::remove_dir_all(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => fs::rename(path, &aside)?,
     }
-    match RocksIndex::open(path, store) {
-        Ok(index) => Ok(both(index)),
-        Err(OpenIndexError::System(error)) => Err(error),
-        Err(OpenIndexError::Unusable(reason)) => Err(io::Error::other(reason)),
-    }
+    Ok(())
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_index(path: &Path, store: StoreId) -> io::Result<(Arc<dyn Index>, Arc<dyn Ledger>)> {
+    let index = Arc::new(super::rocks::RocksIndex::open(path, store)?);
+    Ok((Arc::clone(&index) as Arc<dyn Index>, index as Arc<dyn Ledger>))
 }
 
 #[cfg(not(feature = "rocksdb"))]

@@ -117,11 +117,11 @@ impl SegmentFile {
         // Empty slices would end the loop with a write of nothing.
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            let result = self.faults.write().and_then(|()| {
+            let result = self.faults.write().and_then(|most| {
                 let at = offset + written;
-                Ok(match fitting(slices) {
+                Ok(match fitting(slices, most) {
                     // One slice alone is too long: a part of it.
-                    0 => rustix::io::pwrite(&self.file, &slices[0][..WRITE_BYTES_MAX], at)?,
+                    0 => rustix::io::pwrite(&self.file, &slices[0][..most], at)?,
                     count => rustix::io::pwritev(&self.file, &slices[..count], at)?,
                 })
             });
@@ -129,6 +129,7 @@ impl SegmentFile {
                 Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     written += count as u64;
+                    self.faults.written(count);
                     IoSlice::advance_slices(&mut slices, count);
                 }
                 Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
@@ -150,12 +151,12 @@ impl SegmentFile {
     }
 }
 
-/// How many of the slices make one write.
-fn fitting(slices: &[IoSlice<'_>]) -> usize {
+/// How many of the slices make one write of at most so many bytes.
+fn fitting(slices: &[IoSlice<'_>], most: usize) -> usize {
     let mut bytes = 0;
     let fits = |slice: &&IoSlice<'_>| {
         bytes += slice.len();
-        bytes <= WRITE_BYTES_MAX
+        bytes <= most
     };
     slices.iter().take(SLICES_MAX).take_while(fits).count()
 }
@@ -174,9 +175,10 @@ impl Faults {
     fn create(&self) -> io::Result<()> {
         Ok(())
     }
-    fn write(&self) -> io::Result<()> {
-        Ok(())
+    fn write(&self) -> io::Result<usize> {
+        Ok(WRITE_BYTES_MAX)
     }
+    fn written(&self, _bytes: usize) {}
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -197,6 +199,8 @@ pub(super) struct Planned {
     pub(super) writes: usize,
     pub(super) syncs: usize,
     pub(super) removes: usize,
+    /// Bytes that can be written before the disk is full; none: there is room.
+    pub(super) room: Option<usize>,
 }
 
 #[cfg(test)]
@@ -223,8 +227,20 @@ impl Faults {
         self.next(|planned| &mut planned.creates)
     }
 
-    fn write(&self) -> io::Result<()> {
-        self.next(|planned| &mut planned.writes)
+    /// How many bytes the next write may have.
+    fn write(&self) -> io::Result<usize> {
+        self.next(|planned| &mut planned.writes)?;
+        match self.0.lock().expect("no test panics inside").room {
+            None => Ok(WRITE_BYTES_MAX),
+            Some(0) => Err(Errno::NOSPC.into()),
+            Some(room) => Ok(room.min(WRITE_BYTES_MAX)),
+        }
+    }
+
+    fn written(&self, bytes: usize) {
+        if let Some(room) = &mut self.0.lock().expect("no test panics inside").room {
+            *room -= bytes;
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The index in RocksDB.
 //!
 //! Owns the settings and the translation of errors; holds no shard bytes. Small on purpose: some
-//! 60 bytes a shard, so a terabyte of shards is an index of 80 MB.
+//! 75 bytes a shard, so a terabyte of shards is an index of 100 MB.
 
 use std::{collections::BTreeMap, io, ops::Bound, path::Path};
 
@@ -36,15 +36,6 @@ const BLOOM_BITS: f64 = 10.0;
 const LOG_BYTES_MAX: usize = 1 << 20;
 const LOG_FILES_MAX: usize = 2;
 
-/// Why the index was not opened.
-#[derive(Debug)]
-pub(super) enum OpenIndexError {
-    /// It is damaged or another store's: build it again.
-    Unusable(String),
-    /// It may be sound, but the system does not let us: repairing would harm.
-    System(io::Error),
-}
-
 /// An open index.
 pub(super) struct RocksIndex {
     db: DB,
@@ -66,32 +57,23 @@ fn failed(error: rocksdb::Error) -> io::Error {
 
 impl RocksIndex {
     /// Opens the index in this directory, or makes one.
-    pub(super) fn open(path: &Path, store: StoreId) -> Result<Self, OpenIndexError> {
-        let db = DB::open(&options(), path).map_err(|error| {
-            let text = error.to_string();
-            let unusable = match error.kind() {
-                ErrorKind::Corruption | ErrorKind::NotSupported | ErrorKind::InvalidArgument => {
-                    true
-                }
-                // A file of the index is gone. Anything else (permission, lock, no space, a
-                // failing disk) is for the operator.
-                ErrorKind::IOError => text.contains("No such file"),
-                _ => false,
-            };
-            if unusable {
-                OpenIndexError::Unusable(text)
-            } else {
-                OpenIndexError::System(io::Error::other(text))
+    ///
+    /// # Errors
+    /// `InvalidData` when it is damaged or another store's: build it again. Any other when it may be sound,
+    /// but the system does not let us: repairing would harm.
+    pub(super) fn open(path: &Path, store: StoreId) -> io::Result<Self> {
+        let db = DB::open(&options(), path).map_err(|error| match error.kind() {
+            ErrorKind::Corruption | ErrorKind::NotSupported | ErrorKind::InvalidArgument => {
+                damaged(error)
             }
+            // A file of the index is gone. Anything else (permission, lock, no space, a failing disk) is
+            // for the operator.
+            ErrorKind::IOError if error.as_ref().contains("No such file") => damaged(error),
+            _ => failed(error),
         })?;
         let index = Self { db, store };
-        match index.meta() {
-            Ok(_) => Ok(index),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(OpenIndexError::Unusable(error.to_string()))
-            }
-            Err(error) => Err(OpenIndexError::System(error)),
-        }
+        index.meta()?;
+        Ok(index)
     }
 }
 

@@ -120,6 +120,47 @@ fn a_failed_sync_acknowledges_nothing_and_the_next_segment_goes_on() {
     });
 }
 
+/// As below with a real file system, at every place where the room may end; for those who cannot mount.
+#[test]
+fn wherever_the_room_ends_the_unfinished_record_is_cut_and_those_before_it_are_kept() {
+    let shards: Vec<_> = (0..6)
+        .zip([3000, 4000, 5, 9000, 70_000, 1])
+        .map(|(seed, bytes)| shard(seed, bytes))
+        .collect();
+    let all: u64 = shards.iter().map(crate::store::request::record_bytes).sum();
+    let all = usize::try_from(all).expect("small");
+    for room in (0..all).step_by(997).chain([1, all - 1, all]) {
+        let subject = Subject::new();
+        runtime().block_on(async {
+            let store = subject.open();
+            let first = shard(100, 10);
+            store.put(first.clone()).await.expect("a put");
+            subject.options.faults.plan(Planned { room: Some(room), ..Planned::default() });
+            let puts = shards.iter().map(|shard| store.put(shard.clone()));
+            let stored = futures::future::join_all(puts).await;
+            for (shard, stored) in shards.iter().zip(&stored) {
+                match stored {
+                    Ok(_) => assert_held(&store, shard).await,
+                    Err(PutError::Full { reason: FullReason::NoSpace, .. }) => {}
+                    Err(error) => panic!("{room}: {error:?}"),
+                }
+            }
+            let kept: usize = stored.iter().filter(|stored| stored.is_ok()).count();
+            assert_eq!(kept == shards.len(), room == all, "{room}");
+            subject.options.faults.plan(Planned::default());
+            assert_eq!(store.put(shard(101, 10)).await.expect("there is room"), Stored::New);
+            store.close().await;
+            drop(store);
+            delete_index(subject.dir.path());
+            let store = subject.open();
+            let recovery = store.recovery();
+            assert_eq!((recovery.damaged, recovery.cut_bytes), (0, 0), "{room}: {recovery:?}");
+            assert_eq!(recovery.records, kept as u64 + 2, "{room}");
+            store.close().await;
+        });
+    }
+}
+
 #[test]
 fn a_disk_that_fails_twice_is_not_written_again_and_still_serves() {
     for planned in [
