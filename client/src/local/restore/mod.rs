@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! DEST.copse-partial/
+//!   lock            locked while somebody fills this
 //!   source          which capability this is part of
 //!   content         becomes DEST
 //!   parts/ID        a file that is being written; ID = hash of its path
@@ -14,30 +15,24 @@
 //! Set-user-id and set-group-id bits are not restored: whoever handed out the capability would
 //! choose a program that runs with the rights of whoever restores it.
 
+mod file;
+mod place;
+
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     os::unix::{
-        ffi::{OsStrExt as _, OsStringExt as _},
+        ffi::OsStringExt as _,
         fs::{DirBuilderExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+pub use self::file::RestoredFile;
+use self::place::Place;
 use super::Metadata;
-
-/// Bytes between two marks of a long file, at least. A mark costs a flush of the disk, which runs beside
-/// the writing; an interrupted restore reads again at most this much of each open file, or what
-/// [`MARK_EVERY`] brought.
-const MARK_BYTES: u64 = 128 << 20;
-
-/// Time between two marks, at least: over a fast network a flush for every 128 MiB slows down what it
-/// would save a part of a second of.
-const MARK_EVERY: Duration = Duration::from_secs(5);
 
 /// Mode bits that are restored: permissions and sticky.
 const MODE_BITS: u32 = 0o1777;
@@ -54,6 +49,9 @@ pub enum RestoreError {
         .0.display()
     )]
     OtherPartial(PathBuf),
+    /// Another restore is under way here.
+    #[error("another get is filling {}; wait for it or stop it", .0.display())]
+    Busy(PathBuf),
     /// The system refused.
     #[error("cannot write {}: {source}{}", path.display(), advice(source))]
     Io {
@@ -80,12 +78,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> RestoreError + '_ {
     move |source| RestoreError::Io { path: path.to_owned(), source }
 }
 
-/// A destination that is being filled.
+/// A destination that is being filled, by nobody else: as long as this or a file of it lives, another
+/// [`Restore::begin`] at the same place is refused, in whatever process.
 #[derive(Debug)]
 pub struct Restore {
     destination: PathBuf,
-    partial: PathBuf,
-    resumed: bool,
+    place: Arc<Place>,
 }
 
 impl Restore {
@@ -93,37 +91,21 @@ impl Restore {
     /// the same source goes on.
     ///
     /// # Errors
-    /// When the destination exists, or a part of another source is in its place.
+    /// When the destination exists, or a part of another source is in its place, or another restore
+    /// is filling it.
     pub fn begin(destination: &Path, source: &str) -> Result<Self, RestoreError> {
-        if destination.symlink_metadata().is_ok() {
-            return Err(RestoreError::Exists(destination.to_owned()));
-        }
-        let mut name = destination.as_os_str().to_owned();
-        name.push(".copse-partial");
-        let partial = PathBuf::from(name);
-        let source_path = partial.join("source");
-        let resumed = match fs::read_to_string(&source_path) {
-            Ok(found) if found == source => true,
-            Ok(_) => return Err(RestoreError::OtherPartial(partial)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(at(&source_path)(error)),
-        };
-        let parts = partial.join("parts");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&parts).map_err(at(&parts))?;
-        if !resumed {
-            fs::write(&source_path, source).map_err(at(&source_path))?;
-        }
-        Ok(Self { destination: destination.to_owned(), partial, resumed })
+        let place = Place::open(destination, source)?;
+        Ok(Self { destination: destination.to_owned(), place: Arc::new(place) })
     }
 
     /// Whether parts of it were there already.
     pub fn resumed(&self) -> bool {
-        self.resumed
+        self.place.resumed()
     }
 
     /// Where an entry with this path relative to the root is written; the root's is empty.
     fn path(&self, relative: &Path) -> PathBuf {
-        let content = self.partial.join("content");
+        let content = self.place.content();
         if relative.as_os_str().is_empty() { content } else { content.join(relative) }
     }
 
@@ -168,33 +150,10 @@ impl Restore {
         metadata: &Metadata,
     ) -> Result<Option<RestoredFile>, RestoreError> {
         let path = self.path(relative);
-        if self.resumed && is_complete(&path, metadata) {
+        if self.resumed() && is_complete(&path, metadata) {
             return Ok(None);
         }
-        let id = blake3::hash(relative.as_os_str().as_bytes()).to_hex();
-        let part = self.partial.join("parts").join(&id.as_str()[..32]);
-        let mark = part.with_extension("mark");
-        let offset = if self.resumed { marked(&mark, &part) } else { 0 };
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&part)
-            .map_err(at(&part))?;
-        // What lies beyond the mark may not be what was written.
-        file.set_len(offset).map_err(at(&part))?;
-        io::Seek::seek(&mut &file, io::SeekFrom::Start(offset)).map_err(at(&part))?;
-        Ok(Some(RestoredFile {
-            file,
-            part,
-            mark,
-            path,
-            metadata: *metadata,
-            offset,
-            next_mark: offset + MARK_BYTES,
-            marked_at: Instant::now(),
-            marking: None,
-        }))
+        RestoredFile::open(self.place.clone(), relative, path, *metadata).map(Some)
     }
 
     /// Sets the modes and times of directories (given with paths relative to the root, each before
@@ -207,7 +166,7 @@ impl Restore {
             let path = self.path(relative);
             set_mode_and_time(&path, metadata)?;
         }
-        let content = self.partial.join("content");
+        let content = self.place.content();
         // A directory without write permission cannot be moved (its ".." changes), so the root's
         // mode is set once more behind the move.
         let root = directories.iter().find(|(relative, _)| relative.as_os_str().is_empty());
@@ -236,18 +195,8 @@ impl Restore {
         if let Some((_, metadata)) = root {
             set_mode_and_time(&self.destination, metadata)?;
         }
-        fs::remove_dir_all(&self.partial).map_err(at(&self.partial))
+        self.place.remove()
     }
-}
-
-/// The bytes of a part that are known to be on disk.
-fn marked(mark: &Path, part: &Path) -> u64 {
-    let length = fs::metadata(part).map_or(0, |metadata| metadata.len());
-    fs::read_to_string(mark)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .filter(|&offset| offset <= length)
-        .unwrap_or(0)
 }
 
 /// A complete file has its time: it is set last, before the file is moved to its place.
@@ -272,93 +221,6 @@ fn set_time(path: &Path, metadata: &Metadata) -> Result<(), RestoreError> {
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|error| at(path)(error.into()))
-}
-
-/// One file that is being written in order.
-#[derive(Debug)]
-pub struct RestoredFile {
-    file: File,
-    part: PathBuf,
-    mark: PathBuf,
-    path: PathBuf,
-    metadata: Metadata,
-    offset: u64,
-    next_mark: u64,
-    /// When the last mark was set, or this began.
-    marked_at: Instant,
-    /// A flush that runs beside the writing.
-    marking: Option<JoinHandle<()>>,
-}
-
-impl RestoredFile {
-    /// How many bytes are there: where to go on.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        self.file.write_all(bytes).map_err(at(&self.part))?;
-        self.offset += bytes.len() as u64;
-        if self.offset >= self.next_mark && self.marked_at.elapsed() >= MARK_EVERY {
-            self.set_mark();
-        }
-        Ok(())
-    }
-
-    /// Appends zeros that take no space.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn hole(&mut self, bytes: u64) -> Result<(), RestoreError> {
-        self.offset += bytes;
-        self.file.set_len(self.offset).map_err(at(&self.part))?;
-        io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.offset)).map_err(at(&self.part))?;
-        Ok(())
-    }
-
-    /// Starts to flush what was written and to note how much that is, unless a flush is under way.
-    /// A mark that cannot be written costs only time after an interruption.
-    fn set_mark(&mut self) {
-        if self.marking.as_ref().is_some_and(|marking| !marking.is_finished()) {
-            return;
-        }
-        let (Ok(file), mark, offset) = (self.file.try_clone(), self.mark.clone(), self.offset)
-        else {
-            return;
-        };
-        self.next_mark = offset + MARK_BYTES;
-        self.marked_at = Instant::now();
-        self.marking = Some(std::thread::spawn(move || {
-            if file.sync_data().is_ok() {
-                let fresh = mark.with_extension("new");
-                if fs::write(&fresh, offset.to_string()).is_ok() {
-                    let _ = fs::rename(fresh, mark);
-                }
-            }
-        }));
-    }
-
-    /// Puts the complete file in its place.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn finish(mut self) -> Result<(), RestoreError> {
-        if let Some(marking) = self.marking.take() {
-            let _ = marking.join();
-        }
-        set_mode_and_time(&self.part, &self.metadata)?;
-        fs::rename(&self.part, &self.path).map_err(at(&self.path))?;
-        if let Err(error) = fs::remove_file(&self.mark)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(at(&self.mark)(error));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -438,5 +300,55 @@ mod tests {
         restore.finish(&[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
         assert_eq!(fs::read(destination.join("half")).expect("there"), b"abc");
         assert_eq!(fs::read(destination.join("done")).expect("there"), b"abc");
+    }
+
+    #[test]
+    fn a_second_restore_into_the_same_place_is_refused_until_the_first_ends() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let destination = dir.path().join("out");
+        let first = Restore::begin(&destination, "cap").expect("a free place");
+        let file = first.file("".as_ref(), &metadata(0o644, 3)).expect("opened").expect("new");
+        for source in ["cap", "another"] {
+            let refused = Restore::begin(&destination, source);
+            assert!(matches!(refused, Err(RestoreError::Busy(_))), "{refused:?}");
+        }
+        drop(first);
+        let refused = Restore::begin(&destination, "cap");
+        assert!(matches!(refused, Err(RestoreError::Busy(_))), "a file is being written");
+        drop(file);
+        assert!(Restore::begin(&destination, "cap").expect("free again").resumed());
+    }
+
+    #[test]
+    fn of_many_restores_at_once_one_fills_the_destination_and_nothing_is_left_beside() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for round in 0..100 {
+            let destination = dir.path().join(format!("{round}"));
+            let restore = || -> Result<(), RestoreError> {
+                loop {
+                    match Restore::begin(&destination, "cap") {
+                        Ok(restore) => {
+                            let metadata = metadata(0o644, 3);
+                            let file = restore.file("".as_ref(), &metadata)?;
+                            let mut file = file.expect("nobody else restores it");
+                            file.write(b"abc")?;
+                            file.finish()?;
+                            return restore.finish(&[]);
+                        }
+                        Err(RestoreError::Busy(_)) => std::thread::yield_now(),
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(restore)).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let won = results.iter().filter(|result| result.is_ok()).count();
+            let late = results.iter().filter(|r| matches!(r, Err(RestoreError::Exists(_)))).count();
+            assert_eq!((won, late), (1, 3), "{results:?}");
+            assert_eq!(fs::read(&destination).expect("there"), b"abc");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 100, "no partial is left");
     }
 }

@@ -1,0 +1,156 @@
+//! The directory beside a destination in which a restore is made: whose it is, and who fills it.
+//!
+//! Owns its names, the lock that keeps a second restore out, and its removal. Writes no content. The
+//! one idea: whoever holds the lock of the file that is at its path has all of this for itself.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{fs::FlockOperation, io::Errno};
+
+use super::{RestoreError, at};
+
+/// How often the lock is tried for when another restore ends at that moment and takes it away.
+const LOCK_TRIES: usize = 16;
+
+/// `DEST.copse-partial`, locked as long as this lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    directory: PathBuf,
+    resumed: bool,
+    // Held, not used: the system takes the lock back when it is closed, however the program ends.
+    _lock: Option<File>,
+}
+
+impl Place {
+    /// Makes it, or goes on with what is there of the same source.
+    pub(super) fn open(destination: &Path, source: &str) -> Result<Self, RestoreError> {
+        free(destination)?;
+        let mut name = destination.as_os_str().to_owned();
+        name.push(".copse-partial");
+        let directory = PathBuf::from(name);
+        let lock = lock(&directory)?;
+        let mut place = Self { directory, resumed: false, _lock: lock };
+        let source_path = place.directory.join("source");
+        let found = match fs::read_to_string(&source_path) {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(at(&source_path)(error)),
+        };
+        // The restore that had the lock before may just have ended.
+        if let Err(exists) = free(destination) {
+            if found.is_none() {
+                place.remove()?;
+            }
+            return Err(exists);
+        }
+        match found {
+            Some(found) if found == source => place.resumed = true,
+            Some(_) => return Err(RestoreError::OtherPartial(place.directory)),
+            None => fs::write(&source_path, source).map_err(at(&source_path))?,
+        }
+        let parts = place.parts();
+        make_directory(&parts).map_err(at(&parts))?;
+        Ok(place)
+    }
+
+    /// Whether parts of it were there already.
+    pub(super) const fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// What becomes the destination.
+    pub(super) fn content(&self) -> PathBuf {
+        self.directory.join("content")
+    }
+
+    /// The directory of files that are being written.
+    pub(super) fn parts(&self) -> PathBuf {
+        self.directory.join("parts")
+    }
+
+    /// Takes it away, the lock last: until then nobody else starts here. From then on another may, and
+    /// then the directory is left to that one.
+    pub(super) fn remove(&self) -> Result<(), RestoreError> {
+        self.clear().map_err(at(&self.directory))
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name() == LOCK {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        fs::remove_file(self.directory.join(LOCK))?;
+        match fs::remove_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// The file that is locked. It is made and removed, never replaced.
+const LOCK: &str = "lock";
+
+/// Makes sure that a destination is not there.
+fn free(destination: &Path) -> Result<(), RestoreError> {
+    match destination.symlink_metadata() {
+        Ok(_) => Err(RestoreError::Exists(destination.to_owned())),
+        Err(_) => Ok(()),
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes the directory and takes its lock; none where the file system has no locks, as some network
+/// and FUSE file systems: there two restores at once are not noticed.
+fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
+    let path = directory.join(LOCK);
+    let mut refused = RestoreError::Busy(directory.to_owned());
+    for _ in 0..LOCK_TRIES {
+        let opened = make_directory(directory)
+            .map_err(at(directory))
+            .and_then(|()| open(&path).map_err(at(&path)));
+        let file = match opened {
+            Ok(file) => file,
+            // It may be that another restore takes the directory away at this moment.
+            Err(error) => {
+                refused = error;
+                continue;
+            }
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(RestoreError::Busy(directory.to_owned())),
+            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => return Ok(None),
+            Err(error) => return Err(at(&path)(error.into())),
+        }
+        // Was it removed between being opened and being locked, the lock keeps nobody out.
+        let ours = file.metadata().map_err(at(&path))?;
+        if path.symlink_metadata().is_ok_and(|found| is_same(&found, &ours)) {
+            return Ok(Some(file));
+        }
+    }
+    Err(refused)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
