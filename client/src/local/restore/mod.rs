@@ -351,4 +351,38 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 100, "no partial is left");
     }
+
+    // The others have no /dev/full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_disk_full_at_the_start_does_not_spoil_the_next_try() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let destination = dir.path().join("out");
+        let partial = dir.path().join("out.copse-partial");
+        fs::create_dir(&partial).expect("made");
+        // Nothing can be written there: "no space left on device".
+        std::os::unix::fs::symlink("/dev/full", partial.join("source.new")).expect("made");
+        match Restore::begin(&destination, "cap") {
+            Err(RestoreError::Io { source, .. }) => {
+                assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!partial.join("source").exists(), "a source that is not whole");
+        fs::remove_file(partial.join("source.new")).expect("removed");
+        // What the first try may have left of it.
+        fs::write(partial.join("source.new"), "c").expect("written");
+        assert!(!Restore::begin(&destination, "cap").expect("there is room").resumed());
+        assert!(Restore::begin(&destination, "cap").expect("the same source").resumed());
+    }
+
+    #[test]
+    fn content_of_an_unknown_source_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let content = dir.path().join("out.copse-partial/content");
+        fs::create_dir_all(&content).expect("made");
+        let refused = Restore::begin(&dir.path().join("out"), "cap");
+        assert!(matches!(refused, Err(RestoreError::OtherPartial(_))), "{refused:?}");
+        assert!(content.exists());
+    }
 }

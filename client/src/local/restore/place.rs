@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -51,7 +51,13 @@ impl Place {
         match found {
             Some(found) if found == source => place.resumed = true,
             Some(_) => return Err(RestoreError::OtherPartial(place.directory)),
-            None => fs::write(&source_path, source).map_err(at(&source_path))?,
+            None => {
+                // Content that nobody says what it is of is not gone on with.
+                if place.content().symlink_metadata().is_ok() {
+                    return Err(RestoreError::OtherPartial(place.directory));
+                }
+                write_whole(&source_path, source).map_err(at(&source_path))?;
+            }
         }
         let parts = place.parts();
         make_directory(&parts).map_err(at(&parts))?;
@@ -149,6 +155,16 @@ fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
 
 fn open(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
+}
+
+/// Writes a file that is there with all of its bytes or not at all, also when the disk is full: half of a
+/// source would be taken for another one for ever.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(fresh, path)
 }
 
 fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
