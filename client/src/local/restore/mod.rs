@@ -1,7 +1,8 @@
 //! Writing a tree back to the file system, all of it or resumably some of it.
 //!
 //! Everything is written beside the destination, in `DEST.copse-partial`, and renamed to DEST when
-//! complete: a destination that exists is complete. An interrupted restore goes on where it was.
+//! complete: a destination that exists is complete. An interrupted restore goes on where it was. For a
+//! name too long to be made longer it is a hash of the name, `HASH.copse-partial`.
 //!
 //! ```text
 //! DEST.copse-partial/
@@ -384,5 +385,31 @@ mod tests {
         let refused = Restore::begin(&dir.path().join("out"), "cap");
         assert!(matches!(refused, Err(RestoreError::OtherPartial(_))), "{refused:?}");
         assert!(content.exists());
+    }
+
+    #[test]
+    fn a_name_as_long_as_names_may_be_is_restored_and_gone_on_with() {
+        for length in [1, 129, 130, 241, 242, 255] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let destination = dir.path().join("x".repeat(length));
+            let whole = metadata(0o644, 3);
+            for resumed in [false, true] {
+                let restore = Restore::begin(&destination, "cap").expect("a free place");
+                assert_eq!(restore.resumed(), resumed);
+                restore.directory(Path::new("")).expect("made");
+                let name = "y".repeat(255);
+                if let Some(mut file) = restore.file(name.as_ref(), &whole).expect("opened") {
+                    assert!(!resumed);
+                    file.write(b"abc").expect("written");
+                    file.finish().expect("finished");
+                }
+                if resumed {
+                    restore.finish(&[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
+                }
+            }
+            let file = destination.join("y".repeat(255));
+            assert_eq!(fs::read(file).expect("there"), b"abc", "{length}");
+            assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1, "{length}");
+        }
     }
 }

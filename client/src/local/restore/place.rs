@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -30,9 +33,7 @@ impl Place {
     /// Makes it, or goes on with what is there of the same source.
     pub(super) fn open(destination: &Path, source: &str) -> Result<Self, RestoreError> {
         free(destination)?;
-        let mut name = destination.as_os_str().to_owned();
-        name.push(".copse-partial");
-        let directory = PathBuf::from(name);
+        let directory = beside(destination);
         let lock = lock(&directory)?;
         let mut place = Self { directory, resumed: false, _lock: lock };
         let source_path = place.directory.join("source");
@@ -108,6 +109,23 @@ impl Place {
 
 /// The file that is locked. It is made and removed, never replaced.
 const LOCK: &str = "lock";
+
+/// What the name of the directory ends in.
+const ENDING: &str = ".copse-partial";
+
+/// A name of more bytes is shortened. Names have 255 at most, 143 with eCryptfs.
+const NAME_BYTES_MAX: usize = 143;
+
+/// The directory for a destination: its name with an ending, or a hash of its name when that would be
+/// longer than a name may be.
+fn beside(destination: &Path) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    if name.len() + ENDING.len() > NAME_BYTES_MAX {
+        name = blake3::hash(name.as_bytes()).to_hex()[..32].into();
+    }
+    name.push(ENDING);
+    destination.with_file_name(name)
+}
 
 /// Makes sure that a destination is not there.
 fn free(destination: &Path) -> Result<(), RestoreError> {
