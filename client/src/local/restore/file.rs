@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -137,8 +137,9 @@ impl RestoredFile {
         if let Some(marking) = self.marking.take() {
             let _ = marking.join();
         }
-        set_mode_and_time(&self.part, &self.metadata)?;
-        fs::rename(&self.part, &self.path).map_err(at(&self.path))?;
+        set_mode_and_time(&self.file, &self.metadata).map_err(at(&self.part))?;
+        let number = self.file.metadata().map_err(at(&self.part))?.ino();
+        self.place.put(&self.part, number, &self.path)?;
         if let Err(error) = fs::remove_file(&self.mark)
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -13,23 +13,31 @@
 //!   parts/ID.mark   how many of its bytes are safely on disk
 //! ```
 //!
+//! Whoever made the tree chose its names and where its links lead. Nothing is written through a link,
+//! and where the file system takes two names for one (`A` and `a`), the second is refused: it would be
+//! written over the first, or through it to wherever it leads.
+//!
 //! Set-user-id and set-group-id bits are not restored: whoever handed out the capability would
 //! choose a program that runs with the rights of whoever restores it.
 
 mod file;
+mod made;
 mod place;
 
 use std::{
     fs, io,
-    os::unix::{
-        ffi::OsStringExt as _,
-        fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStringExt as _,
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawMode, Timespec, Timestamps};
 
 pub use self::file::RestoredFile;
 use self::place::Place;
@@ -53,6 +61,13 @@ pub enum RestoreError {
     /// Another restore is under way here.
     #[error("another get is filling {}; wait for it or stop it", .0.display())]
     Busy(PathBuf),
+    /// Another entry of the tree is there already, under a name that is the same here.
+    #[error(
+        "{}: the file system takes two names for one, and what has the other name is there already; \
+         restore it to a file system that tells upper from lower case",
+        .0.display()
+    )]
+    TwoNames(PathBuf),
     /// The system refused.
     #[error("cannot write {}: {source}{}", path.display(), advice(source))]
     Io {
@@ -116,9 +131,18 @@ impl Restore {
     /// When the system refuses.
     pub fn directory(&self, relative: &Path) -> Result<(), RestoreError> {
         let path = self.path(relative);
+        let mut made = self.place.made();
         match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(at(&path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                made.claim(&path, fs::Metadata::is_dir)?;
+                // A try that had come to the end left the mode that it shall have. It is no link, and
+                // nothing else is put in its place.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(at(&path))
+            }
+            result => {
+                result.map_err(at(&path))?;
+                made.add(&path)
+            }
         }
     }
 
@@ -134,11 +158,18 @@ impl Restore {
     ) -> Result<(), RestoreError> {
         let path = self.path(relative);
         let target = PathBuf::from(std::ffi::OsString::from_vec(target.to_vec()));
-        match std::os::unix::fs::symlink(target, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(at(&path))?,
+        let mut made = self.place.made();
+        match std::os::unix::fs::symlink(&target, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                made.claim(&path, |_| fs::read_link(&path).is_ok_and(|found| found == target))?;
+            }
+            result => {
+                result.map_err(at(&path))?;
+                made.add(&path)?;
+            }
         }
-        set_time(&path, metadata)
+        drop(made);
+        set_link_time(&path, metadata)
     }
 
     /// Starts a file, or goes on with it; `None` when it is complete already.
@@ -152,6 +183,7 @@ impl Restore {
     ) -> Result<Option<RestoredFile>, RestoreError> {
         let path = self.path(relative);
         if self.resumed() && is_complete(&path, metadata) {
+            self.place.made().claim(&path, fs::Metadata::is_file)?;
             return Ok(None);
         }
         RestoredFile::open(self.place.clone(), relative, path, *metadata).map(Some)
@@ -163,38 +195,21 @@ impl Restore {
     /// # Errors
     /// When the system refuses; then all is still beside the destination.
     pub fn finish(self, directories: &[(PathBuf, Metadata)]) -> Result<(), RestoreError> {
+        // The root stays writable until it is in its place: a directory that is not cannot be moved,
+        // for its ".." changes.
+        let mut root = None;
         for (relative, metadata) in directories.iter().rev() {
             let path = self.path(relative);
-            set_mode_and_time(&path, metadata)?;
-        }
-        let content = self.place.content();
-        // A directory without write permission cannot be moved (its ".." changes), so the root's
-        // mode is set once more behind the move.
-        let root = directories.iter().find(|(relative, _)| relative.as_os_str().is_empty());
-        if root.is_some() {
-            fs::set_permissions(&content, fs::Permissions::from_mode(0o700))
-                .map_err(at(&content))?;
-        }
-        rustix::fs::renameat_with(
-            CWD,
-            &content,
-            CWD,
-            &self.destination,
-            rustix::fs::RenameFlags::NOREPLACE,
-        )
-        .or_else(|error| match error {
-            // Some file systems cannot refuse to replace.
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
-                rustix::fs::rename(&content, &self.destination)
+            let directory = open_directory(&path)?;
+            if relative.as_os_str().is_empty() {
+                root = Some((directory, metadata));
+            } else {
+                set_mode_and_time(&directory, metadata).map_err(at(&path))?;
             }
-            error => Err(error),
-        })
-        .map_err(|error| match error {
-            rustix::io::Errno::EXIST => RestoreError::Exists(self.destination.clone()),
-            error => at(&self.destination)(error.into()),
-        })?;
-        if let Some((_, metadata)) = root {
-            set_mode_and_time(&self.destination, metadata)?;
+        }
+        self.place.put_content(&self.destination)?;
+        if let Some((directory, metadata)) = root {
+            set_mode_and_time(&directory, metadata).map_err(at(&self.destination))?;
         }
         self.place.remove()
     }
@@ -211,22 +226,36 @@ fn is_complete(path: &Path, metadata: &Metadata) -> bool {
     })
 }
 
-fn set_mode_and_time(path: &Path, metadata: &Metadata) -> Result<(), RestoreError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(metadata.mode & MODE_BITS))
-        .map_err(at(path))?;
-    set_time(path, metadata)
+/// Opens a directory to change it, never through a link.
+fn open_directory(path: &Path) -> Result<OwnedFd, RestoreError> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| at(path)(error.into()))
 }
 
-fn set_time(path: &Path, metadata: &Metadata) -> Result<(), RestoreError> {
-    let time = Timespec { tv_sec: metadata.mtime_seconds, tv_nsec: metadata.mtime_nanos.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
+    // The type of the bits differs by system, their values do not.
+    let mode = Mode::from_bits_truncate((mode & MODE_BITS) as RawMode);
+    Ok(rustix::fs::fchmod(file, mode)?)
+}
+
+fn set_mode_and_time(file: impl AsFd, metadata: &Metadata) -> io::Result<()> {
+    set_mode(&file, metadata.mode)?;
+    Ok(rustix::fs::futimens(file, &times(metadata))?)
+}
+
+fn set_link_time(path: &Path, metadata: &Metadata) -> Result<(), RestoreError> {
+    rustix::fs::utimensat(CWD, path, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|error| at(path)(error.into()))
+}
+
+fn times(metadata: &Metadata) -> Timestamps {
+    let time = Timespec { tv_sec: metadata.mtime_seconds, tv_nsec: metadata.mtime_nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{fs::File, os::unix::fs::MetadataExt as _};
 
     use super::*;
 
@@ -411,5 +440,95 @@ mod tests {
             assert_eq!(fs::read(file).expect("there"), b"abc", "{length}");
             assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1, "{length}");
         }
+    }
+
+    /// What a file system does that does not tell `A` from `a` is done here with one name twice.
+    fn refused(result: Result<impl std::fmt::Debug, RestoreError>) {
+        assert!(matches!(result, Err(RestoreError::TwoNames(_))), "{result:?}");
+    }
+
+    fn write(restore: &Restore, name: &str, content: &[u8]) -> Result<(), RestoreError> {
+        let metadata = metadata(0o644, content.len() as u64);
+        let Some(mut file) = restore.file(name.as_ref(), &metadata)? else { return Ok(()) };
+        file.write(content)?;
+        file.finish()
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_whose_name_is_the_same_here() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).expect("made");
+        let target = outside.as_os_str().as_encoded_bytes();
+        let link = metadata(0o777, 0);
+        for resumed in [false, true] {
+            let restore = Restore::begin(&dir.path().join("out"), "cap").expect("a free place");
+            assert_eq!(restore.resumed(), resumed);
+            restore.directory(Path::new("")).expect("made");
+            restore.symlink("a".as_ref(), target, &link).expect("made");
+            refused(restore.directory("a".as_ref()));
+            refused(restore.symlink("a".as_ref(), b"elsewhere", &link));
+            refused(restore.symlink("a".as_ref(), target, &link));
+            refused(write(&restore, "a", b"content"));
+        }
+        assert_eq!(fs::read_dir(&outside).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn of_two_names_that_are_the_same_here_the_second_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let link = metadata(0o777, 0);
+        for resumed in [false, true] {
+            let restore = Restore::begin(&dir.path().join("out"), "cap").expect("a free place");
+            assert_eq!(restore.resumed(), resumed);
+            restore.directory(Path::new("")).expect("made");
+            restore.directory("a".as_ref()).expect("made");
+            refused(restore.directory("a".as_ref()));
+            refused(restore.symlink("a".as_ref(), b"x", &link));
+            refused(write(&restore, "a", b"x"));
+            write(&restore, "b", b"one").expect("written");
+            refused(write(&restore, "b", b"one"));
+            refused(write(&restore, "b", b"another"));
+            refused(restore.directory("b".as_ref()));
+            refused(restore.symlink("b".as_ref(), b"x", &link));
+            assert_eq!(fs::read(restore.path("b".as_ref())).expect("there"), b"one");
+        }
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_try_whose_time_was_not_kept_is_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for _ in 0..2 {
+            let restore = Restore::begin(&dir.path().join("out"), "cap").expect("a free place");
+            restore.directory(Path::new("")).expect("made");
+            write(&restore, "b", b"one").expect("written");
+            let file = File::options().write(true).open(restore.path("b".as_ref()));
+            // As on a file system that keeps full seconds only.
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_007);
+            file.expect("opened").set_modified(time).expect("set");
+        }
+    }
+
+    #[test]
+    fn a_try_that_ended_while_modes_were_set_is_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let destination = dir.path().join("out");
+        let directories =
+            [(PathBuf::new(), metadata(0o500, 0)), (PathBuf::from("d"), metadata(0o000, 0))];
+        for resumed in [false, true] {
+            let restore = Restore::begin(&destination, "cap").expect("a free place");
+            for (path, _) in &directories {
+                restore.directory(path).expect("made");
+            }
+            write(&restore, "d/b", b"one").expect("written");
+            if resumed {
+                restore.finish(&directories).expect("finished");
+            } else {
+                let path = restore.path("d".as_ref());
+                fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("set");
+            }
+        }
+        assert_eq!(fs::metadata(&destination).expect("there").mode() & 0o7777, 0o500);
+        assert_eq!(fs::metadata(destination.join("d")).expect("there").mode() & 0o7777, 0);
     }
 }

@@ -4,6 +4,7 @@
 //! one idea: whoever holds the lock of the file that is at its path has all of this for itself.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write as _},
     os::unix::{
@@ -11,11 +12,15 @@ use std::{
         fs::{DirBuilderExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::{fs::FlockOperation, io::Errno};
+use rustix::{
+    fs::{CWD, FlockOperation, RenameFlags},
+    io::Errno,
+};
 
-use super::{RestoreError, at};
+use super::{RestoreError, at, made::Made};
 
 /// How often the lock is tried for when another restore ends at that moment and takes it away.
 const LOCK_TRIES: usize = 16;
@@ -25,6 +30,7 @@ const LOCK_TRIES: usize = 16;
 pub(super) struct Place {
     directory: PathBuf,
     resumed: bool,
+    made: Mutex<Made>,
     // Held, not used: the system takes the lock back when it is closed, however the program ends.
     _lock: Option<File>,
 }
@@ -35,7 +41,8 @@ impl Place {
         free(destination)?;
         let directory = beside(destination);
         let lock = lock(&directory)?;
-        let mut place = Self { directory, resumed: false, _lock: lock };
+        let mut place =
+            Self { directory, resumed: false, made: Mutex::new(Made::Fresh), _lock: lock };
         let source_path = place.directory.join("source");
         let found = match fs::read_to_string(&source_path) {
             Ok(found) => Some(found),
@@ -50,7 +57,10 @@ impl Place {
             return Err(exists);
         }
         match found {
-            Some(found) if found == source => place.resumed = true,
+            Some(found) if found == source => {
+                place.resumed = true;
+                place.made = Mutex::new(Made::Resumed(HashSet::new()));
+            }
             Some(_) => return Err(RestoreError::OtherPartial(place.directory)),
             None => {
                 // Content that nobody says what it is of is not gone on with.
@@ -68,6 +78,40 @@ impl Place {
     /// Whether parts of it were there already.
     pub(super) const fn resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// What was made in it; locked for one entry at a time.
+    pub(super) fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves a complete file from its part to its place. Only a file of an earlier try may be there.
+    pub(super) fn put(&self, part: &Path, number: u64, path: &Path) -> Result<(), RestoreError> {
+        // Noted first: another of the same name that finds it there must find it noted.
+        self.made().add_number(number);
+        match rustix::fs::renameat_with(CWD, part, CWD, path, RenameFlags::NOREPLACE) {
+            Err(error) if error == Errno::EXIST || is_unsupported(error) => {}
+            result => return result.map_err(|error| at(path)(error.into())),
+        }
+        // One at a time, for nothing else refuses to replace.
+        let made = self.made();
+        if path.symlink_metadata().is_ok_and(|found| made.has(&found) || !found.is_file()) {
+            return Err(RestoreError::TwoNames(path.to_owned()));
+        }
+        fs::rename(part, path).map_err(at(path))
+    }
+
+    /// Moves the complete content to where nothing is yet.
+    pub(super) fn put_content(&self, destination: &Path) -> Result<(), RestoreError> {
+        let content = self.content();
+        match rustix::fs::renameat_with(CWD, &content, CWD, destination, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(RestoreError::Exists(destination.to_owned())),
+            Err(error) if is_unsupported(error) => {
+                free(destination)?;
+                fs::rename(content, destination).map_err(at(destination))
+            }
+            result => result.map_err(|error| at(destination)(error.into())),
+        }
     }
 
     /// What becomes the destination.
@@ -159,7 +203,7 @@ fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(RestoreError::Busy(directory.to_owned())),
-            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => return Ok(None),
+            Err(error) if error == Errno::NOLCK || is_unsupported(error) => return Ok(None),
             Err(error) => return Err(at(&path)(error.into())),
         }
         // Was it removed between being opened and being locked, the lock keeps nobody out.
@@ -173,6 +217,11 @@ fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
 
 fn open(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
+}
+
+/// Whether a file system or a system cannot do what was asked at all.
+fn is_unsupported(error: Errno) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP].contains(&error)
 }
 
 /// Writes a file that is there with all of its bytes or not at all, also when the disk is full: half of a
