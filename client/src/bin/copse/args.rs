@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
 use crate::{
-    exit::{self, DATA_LOSS, DEGRADED, PARTIAL, UNMET},
+    exit::{self, DATA_LOSS, DEGRADED, EXISTS, PARTIAL, UNMET},
     plan::Plan,
 };
 
@@ -70,11 +70,23 @@ pub(crate) enum Command {
     /// Store files and folders; print the capability to read them
     Put(Put),
     /// Get a tree, a folder or a file back
+    ///
+    /// Writes to DESTINATION.copse-partial beside the destination, and moves it there when it is complete.
+    /// The same command goes on with an interrupted one. What cannot be read, or what the file system of
+    /// the destination cannot hold, is named, and the rest is restored.
+    #[command(after_long_help = exit::help(&[
+        (PARTIAL, "some could not be read, or not be written there"),
+        (DATA_LOSS, "of some, too few shards are left"),
+        (EXISTS, "nothing was done, or a part of another tree is beside it"),
+    ]))]
     Get {
         /// A capability, or a path in one: CAPABILITY/some/path
         capability: String,
         /// Where to; `-` is standard output, for one file [default: its name, here]
         destination: Option<PathBuf>,
+        /// Make the destination even if some could not be restored; else the rest waits beside it
+        #[arg(long)]
+        partial: bool,
     },
     /// Write a file, or a range of it, to standard output
     Cat {
@@ -277,7 +289,7 @@ mod tests {
                 listed += 1;
             }
         }
-        assert_eq!(listed, 9, "those of plan, status and check");
+        assert_eq!(listed, 12, "those of get, plan, status and check");
     }
 
     #[test]

@@ -37,7 +37,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawMode, Timespec, Timestamps};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, RawMode, Timespec, Timestamps},
+    io::Errno,
+};
 
 pub use self::file::RestoredFile;
 use self::place::Place;
@@ -80,6 +83,37 @@ pub enum RestoreError {
     #[error("writing was stopped ({0}); run the same command again to go on")]
     Stopped(String),
 }
+
+impl RestoreError {
+    /// Whether the destination cannot hold this one entry, so that others may well be restored: a name
+    /// too long or not allowed, no links, no files so large. Not so when nothing can be written.
+    pub fn is_of_one_entry(&self) -> bool {
+        match self {
+            Self::TwoNames(_) => true,
+            Self::Io { source, .. } => source.raw_os_error().is_some_and(|code| {
+                let error = Errno::from_raw_os_error(code);
+                !OF_ALL_ENTRIES.contains(&error)
+            }),
+            Self::Exists(_) | Self::OtherPartial(_) | Self::Busy(_) | Self::Stopped(_) => false,
+        }
+    }
+}
+
+/// Errors that the next entry would meet, too: a full, broken or vanished disk, a process without
+/// memory or descriptors.
+const OF_ALL_ENTRIES: [Errno; 11] = [
+    Errno::NOSPC,
+    Errno::DQUOT,
+    Errno::ROFS,
+    Errno::IO,
+    Errno::NODEV,
+    Errno::NXIO,
+    Errno::STALE,
+    Errno::NOTCONN,
+    Errno::NOMEM,
+    Errno::MFILE,
+    Errno::NFILE,
+];
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -189,26 +223,54 @@ impl Restore {
         RestoredFile::open(self.place.clone(), relative, path, *metadata).map(Some)
     }
 
+    /// Where what was restored lies until it is complete; `None` when that is nothing, or a directory
+    /// with nothing in it.
+    pub fn content(&self) -> Option<PathBuf> {
+        let content = self.place.content();
+        let found = content.symlink_metadata().ok()?;
+        let empty = || fs::read_dir(&content).is_ok_and(|mut entries| entries.next().is_none());
+        if found.is_dir() && empty() { None } else { Some(content) }
+    }
+
     /// Sets the modes and times of directories (given with paths relative to the root, each before
-    /// its contents) and puts everything in its place.
+    /// its contents) when all is in them. The root's are left to [`Restore::finish`]. Returns those of
+    /// which they cannot be set.
+    ///
+    /// # Errors
+    /// When nothing can be written any more.
+    pub fn set_directories(
+        &self,
+        directories: &[(PathBuf, Metadata)],
+    ) -> Result<Vec<(PathBuf, RestoreError)>, RestoreError> {
+        let mut failed = Vec::new();
+        for (relative, metadata) in directories.iter().rev() {
+            if relative.as_os_str().is_empty() {
+                continue;
+            }
+            let path = self.path(relative);
+            let set = open_directory(&path)
+                .and_then(|directory| set_mode_and_time(&directory, metadata).map_err(at(&path)));
+            match set {
+                Err(error) if error.is_of_one_entry() => failed.push((relative.clone(), error)),
+                result => result?,
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Puts everything in its place. `root` is what a root that is a directory shall look like.
     ///
     /// # Errors
     /// When the system refuses; then all is still beside the destination.
-    pub fn finish(self, directories: &[(PathBuf, Metadata)]) -> Result<(), RestoreError> {
-        // The root stays writable until it is in its place: a directory that is not cannot be moved,
-        // for its ".." changes.
-        let mut root = None;
-        for (relative, metadata) in directories.iter().rev() {
-            let path = self.path(relative);
-            let directory = open_directory(&path)?;
-            if relative.as_os_str().is_empty() {
-                root = Some((directory, metadata));
-            } else {
-                set_mode_and_time(&directory, metadata).map_err(at(&path))?;
-            }
-        }
+    pub fn finish(self, root: Option<&Metadata>) -> Result<(), RestoreError> {
+        // A directory that cannot be written to cannot be moved, for its ".." changes: its mode is set
+        // behind the move, through what was opened before.
+        let directory = match root {
+            Some(metadata) => Some((open_directory(&self.place.content())?, metadata)),
+            None => None,
+        };
         self.place.put_content(&self.destination)?;
-        if let Some((directory, metadata)) = root {
+        if let Some((directory, metadata)) = directory {
             set_mode_and_time(&directory, metadata).map_err(at(&self.destination))?;
         }
         self.place.remove()
@@ -263,6 +325,11 @@ mod tests {
         Metadata { mode, mtime_seconds: 1_000_000_007, mtime_nanos: 123_456_789, size }
     }
 
+    fn finish(restore: Restore, directories: &[(PathBuf, Metadata)]) -> Result<(), RestoreError> {
+        assert!(restore.set_directories(directories)?.is_empty());
+        restore.finish(directories.first().map(|(_, root)| root))
+    }
+
     #[test]
     fn a_tree_appears_whole_with_modes_and_times() {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -284,7 +351,7 @@ mod tests {
         file.hole(100_000).expect("written");
         file.finish().expect("finished");
         assert!(!destination.exists(), "the destination is there before it is complete");
-        restore.finish(&directories).expect("finished");
+        finish(restore, &directories).expect("finished");
 
         let found = fs::symlink_metadata(destination.join("locked/f")).expect("there");
         assert_eq!((found.mode() & 0o7777, found.size()), (0o640, 100_003));
@@ -327,7 +394,7 @@ mod tests {
         assert_eq!(half.offset(), 2);
         half.write(b"c").expect("written");
         half.finish().expect("finished");
-        restore.finish(&[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
+        finish(restore, &[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
         assert_eq!(fs::read(destination.join("half")).expect("there"), b"abc");
         assert_eq!(fs::read(destination.join("done")).expect("there"), b"abc");
     }
@@ -363,7 +430,7 @@ mod tests {
                             let mut file = file.expect("nobody else restores it");
                             file.write(b"abc")?;
                             file.finish()?;
-                            return restore.finish(&[]);
+                            return restore.finish(None);
                         }
                         Err(RestoreError::Busy(_)) => std::thread::yield_now(),
                         Err(error) => return Err(error),
@@ -433,7 +500,7 @@ mod tests {
                     file.finish().expect("finished");
                 }
                 if resumed {
-                    restore.finish(&[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
+                    finish(restore, &[(PathBuf::new(), metadata(0o700, 0))]).expect("finished");
                 }
             }
             let file = destination.join("y".repeat(255));
@@ -522,7 +589,7 @@ mod tests {
             }
             write(&restore, "d/b", b"one").expect("written");
             if resumed {
-                restore.finish(&directories).expect("finished");
+                finish(restore, &directories).expect("finished");
             } else {
                 let path = restore.path("d".as_ref());
                 fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("set");
@@ -530,5 +597,25 @@ mod tests {
         }
         assert_eq!(fs::metadata(&destination).expect("there").mode() & 0o7777, 0o500);
         assert_eq!(fs::metadata(destination.join("d")).expect("there").mode() & 0o7777, 0);
+    }
+
+    #[test]
+    fn errors_of_one_entry_are_told_from_those_of_all() {
+        for (error, one) in [
+            (Errno::NAMETOOLONG, true),
+            (Errno::INVAL, true),
+            (Errno::ILSEQ, true),
+            (Errno::PERM, true),
+            (Errno::FBIG, true),
+            (Errno::NOSPC, false),
+            (Errno::DQUOT, false),
+            (Errno::ROFS, false),
+            (Errno::IO, false),
+        ] {
+            let error = at(Path::new("x"))(error.into());
+            assert_eq!(error.is_of_one_entry(), one, "{error}");
+        }
+        assert!(RestoreError::TwoNames("x".into()).is_of_one_entry());
+        assert!(!RestoreError::Stopped(String::new()).is_of_one_entry());
     }
 }
