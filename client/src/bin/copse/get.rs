@@ -2,11 +2,11 @@
 
 use std::{
     io::Write as _,
-    os::unix::ffi::OsStringExt as _,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use copse_client::{
@@ -19,7 +19,7 @@ use copse_core::{
     text::{self, READ_CAPABILITY},
     tree::{Entry, Kind},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     args::ByteRange,
@@ -95,16 +95,7 @@ pub(crate) async fn get(
         }
     }
     if session.global.json {
-        output::print(json!({
-            "destination": destination,
-            "made": outcome.made,
-            "waiting": outcome.waiting.as_ref().map(|path| path.to_string_lossy()),
-            "files": outcome.files,
-            "bytes": outcome.bytes,
-            "resumed": outcome.resumed,
-            "seconds": took.as_secs_f64(),
-            "failures": failures_json(&outcome.failures),
-        }))?;
+        output::print(json(&outcome, &destination, took))?;
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not restored");
@@ -121,6 +112,23 @@ pub(crate) async fn get(
         if outcome.resumed { ", going on from an interrupted try" } else { "" },
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
+    let mut value = json!({
+        "made": outcome.made,
+        "waiting": null,
+        "files": outcome.files,
+        "bytes": outcome.bytes,
+        "resumed": outcome.resumed,
+        "seconds": took.as_secs_f64(),
+        "failures": failures_json(&outcome.failures),
+    });
+    output::set_path(&mut value, "destination", destination.as_os_str().as_bytes());
+    if let Some(waiting) = &outcome.waiting {
+        output::set_path(&mut value, "waiting", waiting.as_os_str().as_bytes());
+    }
+    value
 }
 
 /// What became of a tree of which a part could not be restored, and what to do.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::ffi::OsStrExt as _,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -30,9 +31,9 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
     })?;
     let nodes = network.view().ring.len();
     if session.global.json {
-        output::print(
-            json!({ "network": network.id().to_string(), "nodes": nodes, "home": session.home }),
-        )?;
+        let mut value = json!({ "network": network.id().to_string(), "nodes": nodes });
+        output::set_path(&mut value, "home", session.home.as_os_str().as_bytes());
+        output::print(value)?;
         return Ok(ExitCode::SUCCESS);
     }
     session.say(format!(
