@@ -55,7 +55,7 @@ pub(crate) struct Global {
     /// No progress and no remarks, only errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
-    /// Say more on standard error; twice for every request
+    /// Say more on standard error; -vv tells of every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
 }
@@ -109,16 +109,16 @@ pub(crate) enum Command {
     },
     /// List the nodes of the network and whether they answer
     Nodes,
-    /// Say which geometry makes data last as long as wished, what it costs, what would still lose them
+    /// Compute how long data would last, which geometry (DATA+PARITY) would do, and what it costs
     ///
     /// Computes; stores and changes nothing. Every figure is given twice, for two laws of the time that
     /// a repair takes: exponential (pessimistic) and fixed (optimistic). A wish is met when it is met
     /// with the first; when it is not, the answer says what comes nearest, and what would do.
     #[command(after_long_help = exit::help(&[(UNMET, "the data would not last as long")]))]
     Plan(Plan),
-    /// Check this client's state and its way to the network; say what to mend
+    /// Check this client's state and its way to the network; say what is wrong and what to do
     Doctor,
-    /// Say how the network is: its nodes, and whether all chunks in it have their shards
+    /// Show how the network is: its nodes, and whether all chunks in it have their shards
     ///
     /// Asks every node. The first line says whether all is well.
     #[command(after_long_help = exit::help(&[
