@@ -134,7 +134,10 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
 /// What became of a tree of which a part could not be restored, and what to do.
 fn incomplete(outcome: &GetOutcome, destination: &Path) -> String {
     let failures = outcome.failures.count;
-    let lost = format!("{failures} of what is in it could not be restored");
+    let lost = match failures {
+        1 => "1 entry could not be restored".to_owned(),
+        _ => format!("{failures} entries could not be restored"),
+    };
     let rest = output::count(outcome.files, "file");
     if outcome.made {
         return format!("{lost}; the rest, {rest}, is in {}", destination.display());

@@ -90,10 +90,9 @@ impl RestoreError {
     pub fn is_of_one_entry(&self) -> bool {
         match self {
             Self::TwoNames(_) => true,
-            Self::Io { source, .. } => source.raw_os_error().is_some_and(|code| {
-                let error = Errno::from_raw_os_error(code);
-                !OF_ALL_ENTRIES.contains(&error)
-            }),
+            Self::Io { source, .. } => source
+                .raw_os_error()
+                .is_some_and(|code| !OF_ALL_ENTRIES.contains(&Errno::from_raw_os_error(code))),
             Self::Exists(_) | Self::OtherPartial(_) | Self::Busy(_) | Self::Stopped(_) => false,
         }
     }
@@ -159,7 +158,7 @@ impl Restore {
         if relative.as_os_str().is_empty() { content } else { content.join(relative) }
     }
 
-    /// Makes a directory. Its mode and time are set by [`Restore::finish`], after its contents.
+    /// Makes a directory. Its mode and time are set by [`Restore::set_directories`], after its contents.
     ///
     /// # Errors
     /// When the system refuses.
@@ -481,6 +480,17 @@ mod tests {
         let refused = Restore::begin(&dir.path().join("out"), "cap");
         assert!(matches!(refused, Err(RestoreError::OtherPartial(_))), "{refused:?}");
         assert!(content.exists());
+    }
+
+    #[test]
+    fn parts_of_an_unknown_source_are_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let parts = dir.path().join("out.copse-partial/parts");
+        fs::create_dir_all(&parts).expect("made");
+        fs::write(parts.join("x.mark"), "3").expect("written");
+        let restore = Restore::begin(&dir.path().join("out"), "cap").expect("a free place");
+        assert!(!restore.resumed());
+        assert_eq!(fs::read_dir(&parts).expect("lists").count(), 0);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Place {
         };
         // The restore that had the lock before may just have ended.
         if let Err(exists) = free(destination) {
-            if found.is_none() {
+            if found.is_none() && place.content().symlink_metadata().is_err() {
                 place.remove()?;
             }
             return Err(exists);
@@ -66,6 +66,11 @@ impl Place {
                 // Content that nobody says what it is of is not gone on with.
                 if place.content().symlink_metadata().is_ok() {
                     return Err(RestoreError::OtherPartial(place.directory));
+                }
+                // Parts without it are of a restore that ended while it tidied up.
+                match fs::remove_dir_all(place.parts()) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    result => result.map_err(at(&place.parts()))?,
                 }
                 write_whole(&source_path, source).map_err(at(&source_path))?;
             }
