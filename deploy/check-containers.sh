@@ -2,23 +2,33 @@
 # Runs deploy/compose.yaml for real: builds the image from the programs built here, starts the eight
 # nodes, puts a folder and gets it back, stops two nodes, gets it again, and takes everything down.
 #
-# No registry is needed: without BASE the base image is made with debootstrap, of this machine's own Debian or
-# Ubuntu release (so that glibc fits the programs). Where something is missing it says what and skips.
+# No registry is needed: without BASE the image of this machine's own Debian or Ubuntu release (so that glibc
+# fits the programs) is taken when the engine has it, else one is made with debootstrap. Where something is
+# missing it says what and skips.
 #
+#   --offline                   make no base image: debootstrap needs the network and minutes
 #   BASE=debian:bookworm-slim   an image to build on
 #   ENGINE=docker|podman
+#
+# Exit codes: 0 passed, 1 something did not work, 77 it cannot be run here (the message says why)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'containers: %s\n' "$*"; }
 skip() {
     say "SKIPPED, $*"
-    exit 0
+    exit 77
 }
 die() {
     say "$*" >&2
     exit 1
 }
+
+offline=
+case ${1:-} in
+--offline) offline=yes ;;
+?*) die "unknown argument: $1" ;;
+esac
 
 engine=${ENGINE:-}
 if [ -z "$engine" ]; then
@@ -47,7 +57,7 @@ cleanup() {
     local code=$?
     set +e
     trap '' INT TERM HUP
-    if [ "$code" -ne 0 ] && [ "$code" -lt 128 ]; then compose logs --tail 5 2>/dev/null || true; fi
+    if [ "$code" -ne 0 ] && [ "$code" -lt 77 ]; then compose logs --tail 5 2>/dev/null || true; fi
     compose down --volumes --timeout 10 >/dev/null 2>&1
     "$engine" rmi -f "$COPSE_IMAGE" >/dev/null 2>&1
     [ -z "$own_base" ] || "$engine" rmi -f "$own_base" >/dev/null 2>&1
@@ -62,6 +72,12 @@ if [ -z "${BASE:-}" ]; then
     # shellcheck disable=SC1091
     . /etc/os-release
     case ${ID:-} in debian | ubuntu) ;; *) skip "no BASE given, and debootstrap makes only Debian and Ubuntu" ;; esac
+    for image in "$ID:$VERSION_CODENAME-slim" "$ID:$VERSION_CODENAME" "$ID:${VERSION_ID:-}"; do
+        if "$engine" image inspect "$image" >/dev/null 2>&1; then BASE=$image && break; fi
+    done
+fi
+if [ -z "${BASE:-}" ]; then
+    [ -z "$offline" ] || skip "no BASE given, and $engine has no image of $ID $VERSION_CODENAME"
     [ "$(id -u)" -eq 0 ] || skip "no BASE given, and debootstrap needs root"
     command -v debootstrap >/dev/null 2>&1 || skip "no BASE given, and debootstrap is not installed (apt-get install debootstrap)"
     say "making a base of $ID $VERSION_CODENAME with debootstrap"

@@ -54,6 +54,12 @@ if [ -f ARCHITECTURE.md ]; then
     done < <(grep -E "^\| [0-9]+\. " ARCHITECTURE.md | grep -o -E '`(core|proto|node|client|sim)(::[a-z0-9_]+)+`' | tr -d '`' | sort -u)
 fi
 
+# The unit allows what the node needs; AF_UNIX is its control socket.
+unit=deploy/systemd/copse-node.service
+for family in AF_INET AF_INET6 AF_UNIX; do
+    grep -q -E "^RestrictAddressFamilies=(.* )?$family( |\$)" "$unit" || fail "$unit: RestrictAddressFamilies lacks $family"
+done
+
 # Nothing here depends on somebody's home or on what lies beside the checkout.
 if hits=$(files '*' | grep -v -E '(^|/)(Cargo\.lock|LICENSE-.*)$' | tr '\n' '\0' |
     xargs -0 grep -n -I -E '(^|[^A-Za-z0-9_*/.-])/(root|home/[a-z]+)/|(^|[^./])\.\./[s]hared' 2>/dev/null | grep -v '^deploy/check-sources\.sh:'); then

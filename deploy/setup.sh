@@ -1,6 +1,6 @@
 #!/bin/sh
 # Finds what the build needs beside Rust: a C compiler (also Rust's linker), a C++20 compiler and
-# libclang with its own headers, all for RocksDB. Installs what is missing with the system's package manager;
+# libclang with its own headers, all for RocksDB, and bash for the scripts here. Installs what is missing with the system's package manager;
 # where that cannot be done, names the packages and stops. Says nothing when all is there.
 #
 #   deploy/setup.sh            find, install
@@ -83,6 +83,7 @@ find_missing() {
     c_compiler || missing="$missing a C compiler (${CC:-cc}),"
     cxx20_compiler || missing="$missing a C++20 compiler (${CXX:-c++}),"
     libclang || missing="$missing libclang with its headers (for bindgen),"
+    has bash || missing="$missing bash (for the scripts here),"
     missing=${missing%,}
     [ -z "$missing" ]
 }
@@ -96,6 +97,8 @@ say "missing:$missing"
 
 # The packages of this system, and how to get them.
 refresh=
+as_root=yes
+advice=
 if has apt-get; then
     packages="build-essential libclang-dev"
     refresh="apt-get update -q"
@@ -105,9 +108,11 @@ elif has dnf; then
     install="dnf install -q -y $packages"
 elif has pacman; then
     packages="base-devel clang"
-    install="pacman -Sy --needed --noconfirm $packages"
+    # Without -y: a new package list with old packages (a partial upgrade) breaks an Arch system.
+    install="pacman -S --needed --noconfirm $packages"
+    advice="If a package was not found, the package list is old: bring the system up to date first (pacman -Syu)."
 elif has apk; then
-    packages="build-base linux-headers clang-dev clang-libclang"
+    packages="bash build-base linux-headers clang-dev clang-libclang"
     install="apk add -q $packages"
 elif has zypper; then
     packages="gcc gcc-c++ make clang-devel"
@@ -115,36 +120,36 @@ elif has zypper; then
 elif has brew; then
     packages="llvm"
     install="brew install -q $packages"
+    as_root= # it refuses to run as root
 else
     say "no package manager known here (apt-get, dnf, pacman, apk, zypper, brew)."
-    say "Install a C compiler, a C++20 compiler (GCC 11, Clang 14 or newer) and libclang with its headers; then run this again."
+    say "Install a C compiler, a C++20 compiler (GCC 11, Clang 14 or newer), libclang with its headers and bash; then run this again."
     say "If libclang lies in an unusual place, set LIBCLANG_PATH to its directory."
     exit 1
 fi
 
 cannot() {
     say "$1"
-    say "Run this as root, then try again:"
+    say "Run this${as_root:+ as root}, then try again:"
     [ -z "$refresh" ] || say "    $refresh"
     say "    $install"
+    [ -z "$advice" ] || say "$advice"
     exit 1
 }
 
 [ "${1:-}" != --check ] || cannot "they can be installed as packages: $packages"
 
-# brew refuses to run as root and needs none.
+# By the package manager that was chosen: Homebrew may be there beside the system's own.
 sudo=
-if ! has brew || has apt-get; then
-    if [ "$(id -u)" -ne 0 ]; then
-        has sudo || cannot "installing needs root, and there is no sudo."
-        if sudo -n true 2>/dev/null; then
-            sudo="sudo -n"
-        elif [ -t 0 ] && [ -z "${CI:-}" ]; then
-            say "sudo may ask for your password to install: $packages"
-            sudo=sudo
-        else
-            cannot "installing needs root, and sudo wants a password."
-        fi
+if [ -n "$as_root" ] && [ "$(id -u)" -ne 0 ]; then
+    has sudo || cannot "installing needs root, and there is no sudo."
+    if sudo -n true 2>/dev/null; then
+        sudo="sudo -n"
+    elif [ -t 0 ] && [ -z "${CI:-}" ]; then
+        say "sudo may ask for your password to install: $packages"
+        sudo=sudo
+    else
+        cannot "installing needs root, and sudo wants a password."
     fi
 fi
 

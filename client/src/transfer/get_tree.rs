@@ -1,8 +1,8 @@
 //! Getting a tree back: the walk, the files at once, and what is written where.
 //!
 //! Owns how many files are under way and the order that makes a restore resumable. What cannot be
-//! read is noted and left out; then the destination does not appear, and what is there waits beside
-//! it for the next try.
+//! read, or cannot be written where the rest can, is noted and left out; then the destination does not
+//! appear, and what is there waits beside it for the next try, unless a part is wanted, too.
 
 use std::{
     ffi::OsString,
@@ -45,10 +45,28 @@ pub struct GetOutcome {
     pub bytes: u64,
     /// Whether it went on from an interrupted try.
     pub resumed: bool,
-    /// What could not be read or written. When there is any, the destination was not made.
+    /// What could not be read or written.
     pub failures: Failures,
     /// Whether any of these was for want of shards.
     pub data_loss: bool,
+    /// How many of these the destination cannot hold: trying again there does not help.
+    pub unwritable: u64,
+    /// Whether the destination was made.
+    pub made: bool,
+    /// Where what could be restored waits for the next try; none when it is at the destination, or when
+    /// that is nothing.
+    pub waiting: Option<PathBuf>,
+}
+
+/// What of, and where to.
+#[derive(Debug, Clone)]
+pub struct GetOptions {
+    /// What is made.
+    pub destination: PathBuf,
+    /// What the tree is: an interrupted try of the same source is gone on with.
+    pub source: String,
+    /// Make the destination even if a part of the tree could not be restored, when any could.
+    pub partial: bool,
 }
 
 /// Why nothing came back.
@@ -65,26 +83,23 @@ pub enum GetTreeError {
     Stopped,
 }
 
-/// Writes an entry of a tree, and all below it, to `destination`. `source` names what it is: an
-/// interrupted try of the same source is gone on with.
+/// Writes an entry of a tree, and all below it, to the destination.
 ///
 /// # Errors
-/// When the destination exists or cannot be written. What cannot be read is listed in the outcome.
+/// When the destination exists or nothing can be written there. What cannot be read, or not be written
+/// where the rest can, is listed in the outcome.
 pub async fn get_tree(
     tree: &TreeReader,
     entry: Entry,
-    destination: &Path,
-    source: &str,
+    options: GetOptions,
     counters: Arc<Counters>,
 ) -> Result<GetOutcome, GetTreeError> {
     counters.bytes_total.store(entry.counts().bytes, Ordering::Relaxed);
-    let restore = {
-        let (destination, source) = (destination.to_owned(), source.to_owned());
-        blocking(move || Restore::begin(&destination, &source)).await?
-    };
+    let GetOptions { destination, source, partial } = options;
+    let restore = blocking(move || Restore::begin(&destination, &source)).await?;
     let walk = Walk {
         tree: tree.clone(),
-        resumed: restore.resumed(),
+        partial,
         restore: Arc::new(restore),
         counters,
         lost: Arc::default(),
@@ -98,7 +113,7 @@ pub async fn get_tree(
 /// A transfer under way.
 struct Walk {
     tree: TreeReader,
-    resumed: bool,
+    partial: bool,
     restore: Arc<Restore>,
     counters: Arc<Counters>,
     lost: Arc<Mutex<Lost>>,
@@ -112,6 +127,7 @@ struct Walk {
 struct Lost {
     failures: Failures,
     data_loss: bool,
+    unwritable: u64,
 }
 
 impl Walk {
@@ -132,7 +148,7 @@ impl Walk {
                 }
                 None => drop(open.pop()),
                 Some(Err(error)) => {
-                    note(&self.lost, path, &error);
+                    note_unread(&self.lost, path, &error);
                     open.pop();
                 }
             }
@@ -140,18 +156,39 @@ impl Walk {
         while let Some(done) = self.jobs.join_next().await {
             done.map_err(|_| GetTreeError::Stopped)??;
         }
-        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
-        if lost.failures.count == 0 {
-            let restore = Arc::into_inner(self.restore).ok_or(GetTreeError::Stopped)?;
-            let directories = self.directories;
-            blocking(move || restore.finish(&directories)).await?;
-        }
+        self.end().await
+    }
+
+    /// Everything was tried: makes the destination of it, if it is complete or a part is wanted.
+    async fn end(self) -> Result<GetOutcome, GetTreeError> {
+        let Self { restore, directories, lost, counters, partial, .. } = self;
+        let restore = Arc::into_inner(restore).ok_or(GetTreeError::Stopped)?;
+        let resumed = restore.resumed();
+        let mut lost = std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner));
+        let (lost, waiting, made) = blocking(move || {
+            if lost.failures.count == 0 || partial {
+                for (path, error) in restore.set_directories(&directories)? {
+                    lost.unwritten(&path, &error);
+                }
+            }
+            let content = restore.content();
+            let made = lost.failures.count == 0 || (partial && content.is_some());
+            if made {
+                let root = directories.first().filter(|(path, _)| path.as_os_str().is_empty());
+                restore.finish(root.map(|(_, metadata)| metadata))?;
+            }
+            Ok::<_, GetTreeError>((lost, content.filter(|_| !made), made))
+        })
+        .await?;
         Ok(GetOutcome {
-            files: self.counters.files_done.load(Ordering::Relaxed),
-            bytes: self.counters.bytes_done.load(Ordering::Relaxed),
-            resumed: self.resumed,
+            files: counters.files_done.load(Ordering::Relaxed),
+            bytes: counters.bytes_done.load(Ordering::Relaxed),
+            resumed,
             failures: lost.failures,
             data_loss: lost.data_loss,
+            unwritable: lost.unwritable,
+            made,
+            waiting,
         })
     }
 
@@ -165,13 +202,19 @@ impl Walk {
         match &entry.kind {
             Kind::Directory { .. } => {
                 let (restore, at) = (self.restore.clone(), path.clone());
-                blocking(move || restore.directory(&at)).await?;
+                let made: Result<(), _> = blocking(move || restore.directory(&at)).await;
+                if !note_unwritten(&self.lost, &path, made)? {
+                    // Nor can anything be below it.
+                    return Ok(None);
+                }
                 self.directories.push((path.clone(), metadata));
                 Ok(Some((path, self.tree.list(&entry)?.boxed())))
             }
             Kind::Symlink { target } => {
-                let (restore, target) = (self.restore.clone(), target.clone());
-                blocking(move || restore.symlink(&path, &target, &metadata)).await?;
+                let (restore, at, target) = (self.restore.clone(), path.clone(), target.clone());
+                let made: Result<(), _> =
+                    blocking(move || restore.symlink(&at, &target, &metadata)).await;
+                note_unwritten(&self.lost, &path, made)?;
                 Ok(None)
             }
             Kind::File { .. } => {
@@ -189,9 +232,10 @@ impl Walk {
                     lost: self.lost.clone(),
                 };
                 self.jobs.spawn(async move {
+                    let lost = job.lost.clone();
                     let result = job.restore(&path, &entry, metadata).await;
                     drop(permit);
-                    result
+                    note_unwritten(&lost, &path, result).map(|_| ())
                 });
                 Ok(None)
             }
@@ -228,7 +272,7 @@ impl File {
         ) {
             Ok(stream) => stream,
             Err(error) => {
-                note(&self.lost, path, &error);
+                note_unread(&self.lost, path, &error);
                 return Ok(());
             }
         };
@@ -241,7 +285,7 @@ impl File {
                     Counters::add(&self.counters.bytes_done, bytes);
                 }
                 Err(error) => {
-                    note(&self.lost, path, &error);
+                    note_unread(&self.lost, path, &error);
                     return Ok(());
                 }
             }
@@ -260,10 +304,32 @@ fn write(mut file: RestoredFile, part: &Block) -> Result<RestoredFile, RestoreEr
     Ok(file)
 }
 
-fn note(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
+fn note_unread(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
     let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
     lost.failures.add(path, error);
     lost.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
+}
+
+/// Notes an error of one entry, and says whether it was written; any other ends the transfer.
+fn note_unwritten(
+    lost: &Mutex<Lost>,
+    path: &Path,
+    result: Result<(), RestoreError>,
+) -> Result<bool, RestoreError> {
+    match result {
+        Err(error) if error.is_of_one_entry() => {
+            lost.lock().unwrap_or_else(PoisonError::into_inner).unwritten(path, &error);
+            Ok(false)
+        }
+        result => result.map(|()| true),
+    }
+}
+
+impl Lost {
+    fn unwritten(&mut self, path: &Path, error: &RestoreError) {
+        self.failures.add(path, error);
+        self.unwritable += 1;
+    }
 }
 
 /// Runs file system work on a thread where it may block.

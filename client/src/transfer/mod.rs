@@ -10,7 +10,7 @@ mod pieces;
 mod put_tree;
 
 pub use counters::Counters;
-pub use get_tree::{GetOutcome, GetTreeError, get_tree};
+pub use get_tree::{GetOptions, GetOutcome, GetTreeError, get_tree};
 pub use put_tree::{Kinds, PutOptions, PutOutcome, PutTarget, PutTreeError, put_paths, put_stream};
 
 /// One file or directory that could not be put or got; the rest went on.

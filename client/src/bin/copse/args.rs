@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
 use crate::{
-    exit::{self, DATA_LOSS, DEGRADED, PARTIAL, UNMET},
+    exit::{self, DATA_LOSS, DEGRADED, EXISTS, PARTIAL, UNMET},
     plan::Plan,
 };
 
@@ -55,7 +55,7 @@ pub(crate) struct Global {
     /// No progress and no remarks, only errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
-    /// Say more on standard error; twice for every request
+    /// Say more on standard error; -vv tells of every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
 }
@@ -70,11 +70,23 @@ pub(crate) enum Command {
     /// Store files and folders; print the capability to read them
     Put(Put),
     /// Get a tree, a folder or a file back
+    ///
+    /// Writes to DESTINATION.copse-partial beside the destination, and moves it there when it is complete.
+    /// The same command goes on with an interrupted one. What cannot be read, or what the file system of
+    /// the destination cannot hold, is named, and the rest is restored.
+    #[command(after_long_help = exit::help(&[
+        (PARTIAL, "some could not be read, or not be written there"),
+        (DATA_LOSS, "of some, too few shards are left"),
+        (EXISTS, "nothing was done, or a part of another tree is beside it"),
+    ]))]
     Get {
         /// A capability, or a path in one: CAPABILITY/some/path
         capability: String,
         /// Where to; `-` is standard output, for one file [default: its name, here]
         destination: Option<PathBuf>,
+        /// Make the destination even if some could not be restored; else the rest waits beside it
+        #[arg(long)]
+        partial: bool,
     },
     /// Write a file, or a range of it, to standard output
     Cat {
@@ -97,16 +109,16 @@ pub(crate) enum Command {
     },
     /// List the nodes of the network and whether they answer
     Nodes,
-    /// Say which geometry makes data last as long as wished, what it costs, what would still lose them
+    /// Compute how long data would last, which geometry (DATA+PARITY) would do, and what it costs
     ///
     /// Computes; stores and changes nothing. Every figure is given twice, for two laws of the time that
     /// a repair takes: exponential (pessimistic) and fixed (optimistic). A wish is met when it is met
     /// with the first; when it is not, the answer says what comes nearest, and what would do.
     #[command(after_long_help = exit::help(&[(UNMET, "the data would not last as long")]))]
     Plan(Plan),
-    /// Check this client's state and its way to the network; say what to mend
+    /// Check this client's state and its way to the network; say what is wrong and what to do
     Doctor,
-    /// Say how the network is: its nodes, and whether all chunks in it have their shards
+    /// Show how the network is: its nodes, and whether all chunks in it have their shards
     ///
     /// Asks every node. The first line says whether all is well.
     #[command(after_long_help = exit::help(&[
@@ -277,7 +289,7 @@ mod tests {
                 listed += 1;
             }
         }
-        assert_eq!(listed, 9, "those of plan, status and check");
+        assert_eq!(listed, 12, "those of get, plan, status and check");
     }
 
     #[test]

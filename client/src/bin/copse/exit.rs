@@ -169,7 +169,10 @@ impl From<RestoreError> for CliError {
     fn from(error: RestoreError) -> Self {
         let code = match &error {
             RestoreError::Exists(_) | RestoreError::OtherPartial(_) => EXISTS,
-            RestoreError::Io { .. } | RestoreError::Stopped(_) => OTHER,
+            RestoreError::Busy(_)
+            | RestoreError::TwoNames(_)
+            | RestoreError::Io { .. }
+            | RestoreError::Stopped(_) => OTHER,
         };
         Self::new(code, error)
     }

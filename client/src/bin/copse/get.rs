@@ -2,24 +2,24 @@
 
 use std::{
     io::Write as _,
-    os::unix::ffi::OsStringExt as _,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use copse_client::{
     content::{Block, FileReader},
     get::Downloader,
-    transfer::{Counters, GetTreeError, get_tree},
+    transfer::{Counters, GetOptions, GetOutcome, GetTreeError, get_tree},
     tree_read::TreeReader,
 };
 use copse_core::{
     text::{self, READ_CAPABILITY},
     tree::{Entry, Kind},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     args::ByteRange,
@@ -47,6 +47,7 @@ pub(crate) async fn get(
     session: &Session,
     capability: &str,
     destination: Option<PathBuf>,
+    partial: bool,
 ) -> Result<ExitCode, CliError> {
     let turned = destination.as_ref().and_then(|path| path.to_str());
     if turned.is_some_and(|path| text::is_kind(READ_CAPABILITY, path)) {
@@ -82,7 +83,8 @@ pub(crate) async fn get(
     let counters = Arc::new(Counters::default());
     let progress = Progress::start("get", &counters, session.global.quiet, String::new);
     let started = Instant::now();
-    let outcome = get_tree(&tree, entry, &destination, &source, counters).await;
+    let options = GetOptions { destination: destination.clone(), source, partial };
+    let outcome = get_tree(&tree, entry, options, counters).await;
     drop(progress);
     let mut outcome = outcome?;
     let took = started.elapsed();
@@ -93,31 +95,12 @@ pub(crate) async fn get(
         }
     }
     if session.global.json {
-        output::print(json!({
-            "destination": destination,
-            "files": outcome.files,
-            "bytes": outcome.bytes,
-            "resumed": outcome.resumed,
-            "seconds": took.as_secs_f64(),
-            "failures": failures_json(&outcome.failures),
-        }))?;
+        output::print(json(&outcome, &destination, took))?;
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not restored");
         let code = if outcome.data_loss { DATA_LOSS } else { PARTIAL };
-        let what = match outcome.files {
-            0 => "nothing was restored".to_owned(),
-            files => format!(
-                "{} or folders could not be read; what could, {}, waits in {}.copse-partial/content",
-                output::count(outcome.failures.count, "file"),
-                output::count(files, "file"),
-                destination.display()
-            ),
-        };
-        return Err(CliError::new(
-            code,
-            format!("{what}; run the same command again when more nodes answer"),
-        ));
+        return Err(CliError::new(code, incomplete(&outcome, &destination)));
     }
     session.say(format!(
         "got {}, {} in {:.1} s ({}) to {}{}",
@@ -129,6 +112,49 @@ pub(crate) async fn get(
         if outcome.resumed { ", going on from an interrupted try" } else { "" },
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
+    let mut value = json!({
+        "made": outcome.made,
+        "waiting": null,
+        "files": outcome.files,
+        "bytes": outcome.bytes,
+        "resumed": outcome.resumed,
+        "seconds": took.as_secs_f64(),
+        "failures": failures_json(&outcome.failures),
+    });
+    output::set_path(&mut value, "destination", destination.as_os_str().as_bytes());
+    if let Some(waiting) = &outcome.waiting {
+        output::set_path(&mut value, "waiting", waiting.as_os_str().as_bytes());
+    }
+    value
+}
+
+/// What became of a tree of which a part could not be restored, and what to do.
+fn incomplete(outcome: &GetOutcome, destination: &Path) -> String {
+    let failures = outcome.failures.count;
+    let lost = match failures {
+        1 => "1 entry could not be restored".to_owned(),
+        _ => format!("{failures} entries could not be restored"),
+    };
+    let rest = output::count(outcome.files, "file");
+    if outcome.made {
+        return format!("{lost}; the rest, {rest}, is in {}", destination.display());
+    }
+    let again = if outcome.unwritable == failures {
+        "name a destination on another file system"
+    } else {
+        "run the same command again when more nodes answer"
+    };
+    match &outcome.waiting {
+        Some(waiting) => format!(
+            "{lost}; the rest, {rest}, waits in {}; {again}, or add --partial to have it in {} as it is",
+            waiting.display(),
+            destination.display()
+        ),
+        None => format!("nothing was restored; {again}"),
+    }
 }
 
 fn exists(destination: &Path) -> CliError {

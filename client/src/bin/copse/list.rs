@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use copse_client::{get::Downloader, tree_read::TreeReader};
 use copse_core::tree::{Entry, Kind};
-use data_encoding::HEXLOWER;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -58,18 +57,15 @@ fn json(path: &[u8], entry: &Entry) -> Value {
         Kind::Symlink { .. } => ("symlink", 0),
     };
     let mut value = json!({
-        "path": String::from_utf8_lossy(path),
         "kind": kind,
         "size": size,
         "mode": entry.meta.mode,
         "mtime": entry.meta.modified.seconds(),
         "mtime_nanos": entry.meta.modified.nanoseconds(),
     });
-    if std::str::from_utf8(path).is_err() {
-        value["path_hex"] = HEXLOWER.encode(path).into();
-    }
+    output::set_path(&mut value, "path", path);
     if let Kind::Symlink { target } = &entry.kind {
-        value["symlink_target"] = String::from_utf8_lossy(target).into();
+        output::set_path(&mut value, "symlink_target", target);
     }
     value
 }

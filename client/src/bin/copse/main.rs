@@ -85,8 +85,8 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Join { token } => network::join(&session, &token).await,
         Command::Put(arguments) => put::put(&session, arguments).await,
-        Command::Get { capability, destination } => {
-            get::get(&session, &capability, destination).await
+        Command::Get { capability, destination, partial } => {
+            get::get(&session, &capability, destination, partial).await
         }
         Command::Cat { capability, range } => get::cat(&session, &capability, range).await,
         Command::Ls { capability, long, recursive } => {

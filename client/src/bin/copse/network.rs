@@ -2,12 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::ffi::OsStrExt as _,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use copse_client::{network::Network, profile::Profile};
-use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken};
+use copse_core::{
+    directory::{Directory, Standing},
+    geometry::Geometry,
+    ids::NodeId,
+    token::JoinToken,
+};
 use copse_proto::door::InfoReply;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
@@ -30,9 +36,9 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
     })?;
     let nodes = network.view().ring.len();
     if session.global.json {
-        output::print(
-            json!({ "network": network.id().to_string(), "nodes": nodes, "home": session.home }),
-        )?;
+        let mut value = json!({ "network": network.id().to_string(), "nodes": nodes });
+        output::set_path(&mut value, "home", session.home.as_os_str().as_bytes());
+        output::print(value)?;
         return Ok(ExitCode::SUCCESS);
     }
     session.say(format!(
@@ -63,10 +69,26 @@ struct Answer {
     info: Result<(InfoReply, Duration), String>,
 }
 
+/// How a node is gone for good, as all can verify: nobody need ask it or look after it. The directory
+/// keeps its record.
+fn gone(directory: &Directory, node: &NodeId) -> Option<&'static str> {
+    match directory.standing(node)? {
+        Standing::Left => Some("left"),
+        Standing::Evicted => Some("evicted"),
+        Standing::Active | Standing::Leaving => None,
+    }
+}
+
+/// Asks all nodes that are not gone.
 async fn ask_all(network: &Network) -> BTreeMap<NodeId, Answer> {
-    let nodes: Vec<NodeId> =
-        network.view().directory.iter().map(|record| record.record().node).collect();
-    stream::iter(nodes)
+    let view = network.view();
+    let nodes: Vec<NodeId> = view
+        .directory
+        .iter()
+        .map(|record| record.record().node)
+        .filter(|node| gone(&view.directory, node).is_none())
+        .collect();
+    let mut answers: BTreeMap<NodeId, Answer> = stream::iter(nodes)
         .map(|node| async move {
             let started = Instant::now();
             let info = network.info(node).await;
@@ -76,7 +98,11 @@ async fn ask_all(network: &Network) -> BTreeMap<NodeId, Answer> {
         })
         .buffer_unordered(ASKED_AT_ONCE)
         .collect()
-        .await
+        .await;
+    // Of some this was learned meanwhile.
+    let view = network.view();
+    answers.retain(|node, answer| answer.info.is_ok() || gone(&view.directory, node).is_none());
+    answers
 }
 
 pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
@@ -96,6 +122,7 @@ pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
                     "id": record.node.to_string(),
                     "zone": record.zone,
                     "state": format!("{:?}", record.state).to_lowercase(),
+                    "gone": gone(&view.directory, &record.node),
                     "capacity_bytes": record.capacity_bytes,
                     "used_bytes": store.map(|store| store.disk_bytes),
                     "shards": store.map(|store| store.shards),
@@ -134,7 +161,12 @@ pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
                         if store.accepting { "" } else { "  takes no shards" },
                     )
                 }
-                _ => ("?".to_owned(), "?".to_owned(), "no".to_owned(), ""),
+                answer => match gone(&view.directory, &record.node) {
+                    Some(gone) if answer.is_none() => {
+                        ("-".to_owned(), "-".to_owned(), gone.to_owned(), "")
+                    }
+                    _ => ("?".to_owned(), "?".to_owned(), "no".to_owned(), ""),
+                },
             };
         output::print(format_args!(
             "{:<10} {:<12} {used:>10} {capacity:>10} {shards:>8} {answers:>9}  {address}{full}",
@@ -220,12 +252,22 @@ async fn examine(session: &Session, checks: &mut Vec<Check>) {
         }
     };
     let answers = ask_all(&network).await;
+    let view = network.view();
+    let known = view.directory.iter().map(|signed| signed.record().node);
+    let gone = known.filter(|node| gone(&view.directory, node).is_some()).count() as u64;
     let silent: Vec<_> = answers.values().filter(|answer| answer.info.is_err()).collect();
     let reached = answers.len() - silent.len();
     checks.push(Check::new(
         "nodes",
         silent.is_empty(),
-        format!("{reached} of {} answer", answers.len()),
+        match gone {
+            0 => format!("{reached} of {} answer", answers.len()),
+            gone => format!(
+                "{reached} of {} answer; {} left or evicted, and not counted",
+                answers.len(),
+                output::count(gone, "node")
+            ),
+        },
         silent
             .iter()
             .map(|answer| {

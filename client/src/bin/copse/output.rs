@@ -7,6 +7,9 @@ use std::{
     io::{self, Write as _},
 };
 
+use data_encoding::HEXLOWER;
+use serde_json::Value;
+
 use crate::exit::CliError;
 
 /// Prints a line of results. A reader that has had enough, as `head` does, ends the program well.
@@ -34,6 +37,14 @@ pub(crate) fn duration(seconds: u64) -> String {
         0..100 => format!("{seconds} s"),
         100..6000 => format!("{} min", (seconds + 30) / 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Adds a path to an object as `KEY`, and as `KEY_hex` when that is not all of it, for it is not UTF-8.
+pub(crate) fn set_path(object: &mut Value, key: &str, path: &[u8]) {
+    object[key] = String::from_utf8_lossy(path).into();
+    if std::str::from_utf8(path).is_err() {
+        object[format!("{key}_hex")] = HEXLOWER.encode(path).into();
     }
 }
 
@@ -155,6 +166,15 @@ mod tests {
         ] {
             assert_eq!(bytes(count), expected);
         }
+    }
+
+    #[test]
+    fn a_path_is_whole_in_json_also_when_it_is_not_utf8() {
+        let mut object = serde_json::json!({});
+        set_path(&mut object, "a", "grün".as_bytes());
+        set_path(&mut object, "b", b"x\xff");
+        let expected = serde_json::json!({ "a": "grün", "b": "x\u{fffd}", "b_hex": "78ff" });
+        assert_eq!(object, expected);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::Write as _,
-    os::unix::ffi::OsStringExt as _,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -245,6 +245,10 @@ pub(crate) fn failures_json(failures: &Failures) -> Vec<serde_json::Value> {
     failures
         .listed
         .iter()
-        .map(|failure| json!({ "path": failure.path.to_string_lossy(), "error": failure.error }))
+        .map(|failure| {
+            let mut value = json!({ "error": failure.error });
+            output::set_path(&mut value, "path", failure.path.as_os_str().as_bytes());
+            value
+        })
         .collect()
 }

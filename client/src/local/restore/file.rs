@@ -1,0 +1,160 @@
+//! One file of a restore: written in order, with marks from which it can be gone on with.
+//!
+//! Owns the part beside the content and its marks. Knows no tree. The one idea: a file appears in its
+//! place complete, with its mode and time, or not at all.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{Metadata, RestoreError, at, place::Place, set_mode_and_time};
+
+/// Bytes between two marks of a long file, at least. A mark costs a flush of the disk, which runs beside
+/// the writing; an interrupted restore reads again at most this much of each open file, or what
+/// [`MARK_EVERY`] brought.
+const MARK_BYTES: u64 = 128 << 20;
+
+/// Time between two marks, at least: over a fast network a flush for every 128 MiB slows down what it
+/// would save a part of a second of.
+const MARK_EVERY: Duration = Duration::from_secs(5);
+
+/// One file that is being written in order.
+#[derive(Debug)]
+pub struct RestoredFile {
+    /// The place is locked until nothing is written to it any more.
+    place: Arc<Place>,
+    file: File,
+    part: PathBuf,
+    mark: PathBuf,
+    path: PathBuf,
+    metadata: Metadata,
+    offset: u64,
+    next_mark: u64,
+    /// When the last mark was set, or this began.
+    marked_at: Instant,
+    /// A flush that runs beside the writing.
+    pub(super) marking: Option<JoinHandle<()>>,
+}
+
+impl RestoredFile {
+    pub(super) fn open(
+        place: Arc<Place>,
+        relative: &Path,
+        path: PathBuf,
+        metadata: Metadata,
+    ) -> Result<Self, RestoreError> {
+        let id = blake3::hash(relative.as_os_str().as_bytes()).to_hex();
+        let part = place.parts().join(&id.as_str()[..32]);
+        let mark = part.with_extension("mark");
+        let offset = if place.resumed() { marked(&mark, &part) } else { 0 };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&part)
+            .map_err(at(&part))?;
+        // What lies beyond the mark may not be what was written.
+        file.set_len(offset).map_err(at(&part))?;
+        io::Seek::seek(&mut &file, io::SeekFrom::Start(offset)).map_err(at(&part))?;
+        Ok(Self {
+            place,
+            file,
+            part,
+            mark,
+            path,
+            metadata,
+            offset,
+            next_mark: offset + MARK_BYTES,
+            marked_at: Instant::now(),
+            marking: None,
+        })
+    }
+
+    /// How many bytes are there: where to go on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.file.write_all(bytes).map_err(at(&self.part))?;
+        self.offset += bytes.len() as u64;
+        if self.offset >= self.next_mark && self.marked_at.elapsed() >= MARK_EVERY {
+            self.set_mark();
+        }
+        Ok(())
+    }
+
+    /// Appends zeros that take no space.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn hole(&mut self, bytes: u64) -> Result<(), RestoreError> {
+        self.offset += bytes;
+        self.file.set_len(self.offset).map_err(at(&self.part))?;
+        io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.offset)).map_err(at(&self.part))?;
+        Ok(())
+    }
+
+    /// Starts to flush what was written and to note how much that is, unless a flush is under way.
+    /// A mark that cannot be written costs only time after an interruption.
+    pub(super) fn set_mark(&mut self) {
+        if self.marking.as_ref().is_some_and(|marking| !marking.is_finished()) {
+            return;
+        }
+        let (Ok(file), mark, offset) = (self.file.try_clone(), self.mark.clone(), self.offset)
+        else {
+            return;
+        };
+        self.next_mark = offset + MARK_BYTES;
+        self.marked_at = Instant::now();
+        let place = self.place.clone();
+        self.marking = Some(std::thread::spawn(move || {
+            let _locked = place;
+            if file.sync_data().is_ok() {
+                let fresh = mark.with_extension("new");
+                if fs::write(&fresh, offset.to_string()).is_ok() {
+                    let _ = fs::rename(fresh, mark);
+                }
+            }
+        }));
+    }
+
+    /// Puts the complete file in its place.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn finish(mut self) -> Result<(), RestoreError> {
+        if let Some(marking) = self.marking.take() {
+            let _ = marking.join();
+        }
+        set_mode_and_time(&self.file, &self.metadata).map_err(at(&self.part))?;
+        let number = self.file.metadata().map_err(at(&self.part))?.ino();
+        self.place.put(&self.part, number, &self.path)?;
+        if let Err(error) = fs::remove_file(&self.mark)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(at(&self.mark)(error));
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a part that are known to be on disk.
+fn marked(mark: &Path, part: &Path) -> u64 {
+    let length = fs::metadata(part).map_or(0, |metadata| metadata.len());
+    fs::read_to_string(mark)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .filter(|&offset| offset <= length)
+        .unwrap_or(0)
+}
