@@ -123,6 +123,13 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether a node lies about shards.
+    pub const fn is_lie_about_shards(&self) -> bool {
+        matches!(self, Self::Lie { how, .. } if how.is_of_shards())
+    }
+}
+
 /// How a node lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {

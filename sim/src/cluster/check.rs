@@ -3,11 +3,14 @@
 //! Owns what counts as broken. While faults last only two things can be: a read that gives wrong
 //! bytes, and an operation that never ends. When all is calm again, everything must have grown back.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use copse_client::network::Network;
 use copse_core::{
-    ids::{NodeId, ShardIndex},
+    ids::{NodeId, ShardId},
     repair::Standing,
     ring::Ring,
 };
@@ -136,7 +139,8 @@ pub(super) async fn is_at_full_strength(
         let held = host.disk().list(None, usize::MAX).await.map_err(|error| {
             Broken::new(Promise::Strength, format!("the disk of {}: {error}", host.machine))
         })?;
-        for shard in held {
+        // What is rotten is not there, whatever the store believes.
+        for shard in held.into_iter().filter(|shard| !host.disk().is_damaged(*shard)) {
             holders.entry(shard).or_default().push(host.id);
         }
     }
@@ -144,7 +148,7 @@ pub(super) async fn is_at_full_strength(
         let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
         let mut places = ring.placement(Ring::arc(&chunk), geometry);
         for index in geometry.indices() {
-            let shard = copse_core::ids::ShardId { chunk, index };
+            let shard = ShardId { chunk, index };
             let held = holders.get(&shard).map(Vec::as_slice).unwrap_or_default();
             let broken = |how: &str| {
                 let text = format!("shard {} of chunk {} {how}", index.0, chunk.short());
@@ -199,13 +203,15 @@ pub(super) fn nothing_is_held_twice(hosts: &[&Host]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// The shards of a chunk that are on some disk: how many indices.
+/// The shards of a chunk that are on some disk, undamaged: how many indices.
 pub(super) async fn shards_left(hosts: &[Host], one: &Promised) -> usize {
-    let mut left: Vec<ShardIndex> = Vec::new();
+    let chunk = one.extent.chunk;
+    let mut left = BTreeSet::new();
     for host in hosts {
-        left.extend(host.disk().held(one.extent.chunk).await.unwrap_or_default());
+        let held = host.disk().held(chunk).await.unwrap_or_default();
+        left.extend(
+            held.into_iter().filter(|&index| !host.disk().is_damaged(ShardId { chunk, index })),
+        );
     }
-    left.sort_unstable();
-    left.dedup();
     left.len()
 }

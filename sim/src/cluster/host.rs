@@ -19,7 +19,7 @@ use copse_node::{
     leaving::{Departure, Progress},
     node::{Edges, Node, StartError},
     peer::endpoint::PeerSocket,
-    repair::{Canary, Phases},
+    repair::Phases,
     shards::Clock,
     store::{MemoryStore, TrashOptions, memory::Faults},
 };
@@ -56,7 +56,7 @@ pub(super) struct Host {
     peers: PeersFile,
     lying: Lying,
     scene: Scene,
-    canary: Option<Canary>,
+    phases: Phases,
     hoards: bool,
     departure: Stay,
     starts: u64,
@@ -80,8 +80,8 @@ pub(super) struct Common {
     pub(super) config: Config,
     pub(super) start: Instant,
     pub(super) scene: Scene,
-    /// A bug that all nodes have.
-    pub(super) canary: Option<Canary>,
+    /// What is different about all nodes: a bug, no audits.
+    pub(super) phases: Phases,
     /// Another one: no node lets go of the memory of a read.
     pub(super) hoards: bool,
 }
@@ -118,7 +118,7 @@ impl Host {
             peers: PeersFile::default(),
             lying: Lying::default(),
             scene: common.scene.clone(),
-            canary: common.canary,
+            phases: common.phases,
             hoards: common.hoards,
             departure: Stay::Here,
             starts: 0,
@@ -174,7 +174,7 @@ impl Host {
             control: None,
             metrics: None,
             departure: Departure::told(self.departure == Stay::Leaving),
-            phases: Phases::default().with_canary(self.canary),
+            phases: self.phases,
         };
         let node = Node::start(edges, self.config.clone()).await?;
         self.running = Some((node, fence));

@@ -29,8 +29,7 @@ impl World {
     pub(super) async fn strike(&mut self, later: Duration) -> Result<(), Broken> {
         let faults = self.spec.faults.clone();
         let mut moments: Vec<(Duration, bool, usize)> = Vec::new();
-        let on = |(number, _): &(usize, _)| !self.spec.without.contains(number);
-        for (number, planned) in faults.iter().enumerate().filter(on) {
+        for (number, planned) in self.spec.active_faults() {
             moments.push((planned.at, true, number));
             moments.push((planned.at + planned.lasts, false, number));
         }

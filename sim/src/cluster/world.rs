@@ -25,7 +25,6 @@ use copse_node::{
 };
 
 use super::{
-    atlas::Fault,
     check::{self, Broken, Promise},
     client::{Client, Counts, Ledger, Settings},
     entropy,
@@ -217,14 +216,16 @@ impl World {
             config.repair.scrub_period = Duration::from_secs(300);
         }
         let scene = Scene::default();
+        let canary = match spec.canary {
+            Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
+            Some(Canary::BlindScrub) => Some(repair::Canary::BlindScrub),
+            Some(Canary::LyingDisks | Canary::Hoards) | None => None,
+        };
         let common = Common {
             config,
             start: tokio::time::Instant::now(),
             scene: scene.clone(),
-            canary: match spec.canary {
-                Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
-                Some(Canary::LyingDisks | Canary::Hoards) | None => None,
-            },
+            phases: repair::Phases::default().with_canary(canary).without_audits(!spec.audited),
             hoards: spec.canary == Some(Canary::Hoards),
         };
         let zone = |machine: Machine| match spec.zones {
@@ -334,8 +335,7 @@ impl World {
         // A new process: it knows nothing of what was.
         let mut observer = self.client(self.spec.clients + 1);
         let network = self.joined(&observer, GROW_BACK_MAX).await?;
-        let lies = |fault: &Fault| matches!(fault, Fault::Lie { how, .. } if how.is_of_shards());
-        if self.spec.faults.iter().any(|planned| lies(&planned.fault)) {
+        if self.spec.active_faults().any(|(_, planned)| planned.fault.is_lie_about_shards()) {
             // Who lied is not trusted for long: what it should hold is elsewhere.
             self.wait_until(calm + AFTER_LIES).await?;
         } else {
