@@ -21,7 +21,10 @@ use copse_node::{
     peer::endpoint::PeerSocket,
     repair::Phases,
     shards::Clock,
-    store::{MemoryStore, TrashOptions, memory::Faults},
+    store::{
+        MemoryStore, TrashOptions,
+        memory::{Faults, Unsynced},
+    },
 };
 use copse_proto::door::{InfoReply, SignedRecord};
 use tokio::time::Instant;
@@ -32,6 +35,7 @@ use super::{
     entropy::EPOCH,
     net::{Machine, Net, address},
     scene::Scene,
+    spec::Dice,
     stream::Door,
     udp::{PausedRuntime, Socket},
 };
@@ -52,6 +56,10 @@ pub(super) struct Host {
     skew_seconds: Arc<AtomicI64>,
     disk: Arc<MemoryStore>,
     disks: u64,
+    /// What the disk takes for a sync or a read when nothing is wrong with it; an eighth for a write.
+    latency: Duration,
+    /// Whether a power cut may leave what was not synced.
+    leaves_unsynced: bool,
     faults: Faults,
     peers: PeersFile,
     lying: Lying,
@@ -84,7 +92,13 @@ pub(super) struct Common {
     pub(super) phases: Phases,
     /// Another one: no node lets go of the memory of a read.
     pub(super) hoards: bool,
+    /// The rules: by newer ones disks take time, and power cuts leave some of what was not synced.
+    pub(super) dice: Dice,
 }
+
+/// What a disk takes, at least and at most, in microseconds: the fastest flash, a busy hard disk. Timers
+/// go by milliseconds, so what is shorter is one.
+const LATENCY_US: (f64, f64) = (50.0, 5000.0);
 
 impl Host {
     pub(super) fn new(common: &Common, machine: Machine, zone: &str, mut rng: Xoshiro) -> Self {
@@ -104,7 +118,14 @@ impl Host {
         };
         let skew_seconds = Arc::new(AtomicI64::new(0));
         let clock = clock(common.start, &skew_seconds);
-        Self {
+        let latency = if common.dice > Dice::Second {
+            let (least, most) = LATENCY_US;
+            let mut disk = Xoshiro::new(rng.clone().next_u64(), "cluster disk");
+            Duration::from_secs_f64(least * (most / least).powf(disk.unit()) / 1e6)
+        } else {
+            Duration::ZERO
+        };
+        let mut host = Self {
             machine,
             id: Seed::new(seed).key().id(),
             seed,
@@ -114,6 +135,8 @@ impl Host {
             start: common.start,
             skew_seconds,
             disks: 0,
+            latency,
+            leaves_unsynced: common.dice > Dice::Second,
             faults: Faults::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
@@ -123,7 +146,9 @@ impl Host {
             departure: Stay::Here,
             starts: 0,
             running: None,
-        }
+        };
+        host.slow(Duration::ZERO);
+        host
     }
 
     /// What others join by.
@@ -187,8 +212,15 @@ impl Host {
         let Some((node, fence)) = self.running.take() else { return };
         fence.fall();
         net.unplug(self.machine, !power);
-        if power {
-            self.disk.crash();
+        let mut fate = || match self.rng.below(4) {
+            _ if !power => Unsynced::Whole,
+            _ if !self.leaves_unsynced => Unsynced::Gone,
+            0 | 1 => Unsynced::Whole,
+            2 => Unsynced::Torn,
+            _ => Unsynced::Gone,
+        };
+        for (shard, bytes) in self.disk.end(power, &mut fate) {
+            self.scene.wrote(shard, bytes.into());
         }
         // What is left of it ends by itself and reaches nothing.
         tokio::spawn(node.shutdown());
@@ -267,6 +299,15 @@ impl Host {
     pub(super) fn fault(&mut self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.faults);
         self.disk.set_faults(self.faults.clone());
+    }
+
+    /// Has the disk take so long for everything, or what it takes by itself.
+    pub(super) fn slow(&mut self, delay: Duration) {
+        let latency = self.latency.max(delay);
+        let write = (self.latency / 8).max(delay);
+        self.fault(|faults| {
+            (faults.write_delay, faults.sync_delay, faults.read_delay) = (write, latency, latency);
+        });
     }
 
     /// Has the node lie from now on, or no more.

@@ -154,10 +154,7 @@ impl World {
             Fault::Slow { delay_ms } => toggle(&mut self.delays, *delay_ms, begins),
             Fault::SlowDisk { host, delay_ms } => {
                 let delay = Duration::from_millis(if begins { *delay_ms } else { 0 });
-                self.hosts[usize::from(*host)].fault(|faults| {
-                    (faults.write_delay, faults.sync_delay, faults.read_delay) =
-                        (delay, delay, delay);
-                });
+                self.hosts[usize::from(*host)].slow(delay);
             }
             Fault::FullDisk { host } => {
                 self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);

@@ -227,6 +227,7 @@ impl World {
             scene: scene.clone(),
             phases: repair::Phases::default().with_canary(canary).without_audits(!spec.audited),
             hoards: spec.canary == Some(Canary::Hoards),
+            dice: spec.dice,
         };
         let zone = |machine: Machine| match spec.zones {
             0 => String::new(),
