@@ -312,6 +312,11 @@ impl MemoryStore {
         self.state().faults = faults;
     }
 
+    /// What goes wrong now.
+    pub fn faults(&self) -> Faults {
+        self.state().faults.clone()
+    }
+
     /// Power cut and restart: what was not synced is gone, puts under way are never acknowledged. A
     /// closed store is open again.
     pub fn crash(&self) {

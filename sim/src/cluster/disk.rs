@@ -54,6 +54,7 @@ pub(super) type Lying = Arc<Mutex<Option<Lie>>>;
 pub(super) struct Mounted {
     disk: Arc<MemoryStore>,
     fence: Fence,
+    files: Files,
     lying: Lying,
     scene: Scene,
     /// Buffers of all reads, for a node that never lets go of them.
@@ -61,16 +62,11 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    pub(super) fn new(
-        disk: &Arc<MemoryStore>,
-        fence: &Fence,
-        lying: &Lying,
-        scene: &Scene,
-        hoards: bool,
-    ) -> Arc<Self> {
-        let (disk, lying) = (Arc::clone(disk), Arc::clone(lying));
+    pub(super) fn new(files: &Files, lying: &Lying, scene: &Scene, hoards: bool) -> Arc<Self> {
+        let (disk, fence) = (Arc::clone(&files.disk), files.fence.clone());
+        let (files, lying, scene) = (files.clone(), Arc::clone(lying), scene.clone());
         let hoard = hoards.then(Mutex::default);
-        Arc::new(Self { disk, fence: fence.clone(), lying, scene: scene.clone(), hoard })
+        Arc::new(Self { disk, fence, files, lying, scene, hoard })
     }
 
     /// A shard that is not the wanted one, if there is any.
@@ -169,7 +165,7 @@ impl ShardStore for Mounted {
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(MountedLedger { ledger: self.disk.ledger(), fence: self.fence.clone() })
+        Arc::new(MountedLedger { ledger: self.disk.ledger(), files: self.files.clone() })
     }
 
     async fn stats(&self) -> StoreStats {
@@ -180,24 +176,61 @@ impl ShardStore for Mounted {
     async fn close(&self) {}
 }
 
+/// What else a process keeps on its disk: it fails as the shards do.
+#[derive(Clone)]
+pub(super) struct Files {
+    disk: Arc<MemoryStore>,
+    fence: Fence,
+    /// Whether they fail at all.
+    fail: bool,
+}
+
+impl Files {
+    pub(super) fn new(disk: &Arc<MemoryStore>, fence: &Fence, fail: bool) -> Self {
+        Self { disk: Arc::clone(disk), fence: fence.clone(), fail }
+    }
+
+    fn read(&self) -> io::Result<()> {
+        self.fence.io()?;
+        failing(self.fail && self.disk.faults().fail_reads, libc::EIO)
+    }
+
+    /// Not synced: that is the ledger's.
+    fn write(&self) -> io::Result<()> {
+        self.fence.io()?;
+        let faults = self.disk.faults();
+        failing(self.fail && faults.fail_writes, libc::EIO)?;
+        failing(self.fail && faults.no_space, libc::ENOSPC)
+    }
+
+    fn write_and_sync(&self) -> io::Result<()> {
+        self.write()?;
+        failing(self.fail && self.disk.faults().fail_syncs, libc::EIO)
+    }
+}
+
+fn failing(is_failing: bool, code: i32) -> io::Result<()> {
+    if is_failing { Err(io::Error::from_raw_os_error(code)) } else { Ok(()) }
+}
+
 struct MountedLedger {
     ledger: Arc<dyn Ledger>,
-    fence: Fence,
+    files: Files,
 }
 
 impl Ledger for MountedLedger {
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.fence.io()?;
+        self.files.read()?;
         self.ledger.get(key)
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.read()?;
         self.ledger.scan(prefix, visit)
     }
 
     fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.write()?;
         self.ledger.apply(changes)
     }
 }
@@ -207,23 +240,24 @@ impl Ledger for MountedLedger {
 pub(super) struct PeersFile(Arc<Mutex<Option<Vec<u8>>>>);
 
 impl PeersFile {
-    pub(super) fn mounted(&self, fence: &Fence) -> Arc<dyn Memory> {
-        Arc::new(MountedPeers { file: self.clone(), fence: fence.clone() })
+    pub(super) fn mounted(&self, files: &Files) -> Arc<dyn Memory> {
+        Arc::new(MountedPeers { file: self.clone(), files: files.clone() })
     }
 }
 
 struct MountedPeers {
     file: PeersFile,
-    fence: Fence,
+    files: Files,
 }
 
 impl Memory for MountedPeers {
     fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.files.read()?;
         Ok(self.file.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.write_and_sync()?;
         *self.file.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
         Ok(())
     }

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use super::{
     atlas::Lie,
-    disk::{Fence, Lying, Mounted, PeersFile},
+    disk::{Fence, Files, Lying, Mounted, PeersFile},
     entropy::EPOCH,
     net::{Machine, Net, address},
     scene::Scene,
@@ -58,8 +58,8 @@ pub(super) struct Host {
     disks: u64,
     /// What the disk takes for a sync or a read when nothing is wrong with it; an eighth for a write.
     latency: Duration,
-    /// Whether a power cut may leave what was not synced.
-    leaves_unsynced: bool,
+    /// Whether a power cut may leave what was not synced, and files fail as shards do.
+    is_real: bool,
     faults: Faults,
     peers: PeersFile,
     lying: Lying,
@@ -136,7 +136,7 @@ impl Host {
             skew_seconds,
             disks: 0,
             latency,
-            leaves_unsynced: common.dice > Dice::Second,
+            is_real: common.dice > Dice::Second,
             faults: Faults::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
@@ -181,6 +181,7 @@ impl Host {
         self.starts += 1;
         net.plug(self.machine);
         let fence = Fence::default();
+        let files = Files::new(&self.disk, &fence, self.is_real);
         let mut random = [0; 32];
         for part in random.chunks_mut(8) {
             part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
@@ -191,8 +192,8 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&self.disk, &fence, &self.lying, &self.scene, self.hoards),
-            memory: Some(self.peers.mounted(&fence)),
+            store: Mounted::new(&files, &self.lying, &self.scene, self.hoards),
+            memory: Some(self.peers.mounted(&files)),
             seed: Seed::new(self.seed),
             random,
             clock: clock(self.start, &self.skew_seconds),
@@ -201,9 +202,23 @@ impl Host {
             departure: Departure::told(self.departure == Stay::Leaving),
             phases: self.phases,
         };
-        let node = Node::start(edges, self.config.clone()).await?;
-        self.running = Some((node, fence));
-        Ok(())
+        match Node::start(edges, self.config.clone()).await {
+            Ok(node) => {
+                self.running = Some((node, fence));
+                Ok(())
+            }
+            Err(error) => {
+                fence.fall();
+                net.unplug(self.machine, true);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether its disk fails now: then a node need not start on it.
+    pub(super) fn disk_fails(&self) -> bool {
+        let Faults { no_space, fail_writes, fail_syncs, fail_reads, .. } = self.faults;
+        self.is_real && (no_space || fail_writes || fail_syncs || fail_reads)
     }
 
     /// The node dies at this moment. With `power` the machine does: streams fall silent instead of
@@ -214,7 +229,7 @@ impl Host {
         net.unplug(self.machine, !power);
         let mut fate = || match self.rng.below(4) {
             _ if !power => Unsynced::Whole,
-            _ if !self.leaves_unsynced => Unsynced::Gone,
+            _ if !self.is_real => Unsynced::Gone,
             0 | 1 => Unsynced::Whole,
             2 => Unsynced::Torn,
             _ => Unsynced::Gone,

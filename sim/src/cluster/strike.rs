@@ -104,6 +104,7 @@ impl World {
                 let index = usize::from(*host);
                 if begins {
                     down[index].insert(number);
+                    self.waiting.remove(&index);
                     let machine = &mut self.hosts[index];
                     if let Fault::PowerCut { forgotten_batches, .. } = fault {
                         machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);

@@ -131,6 +131,9 @@ impl World {
                 self.trace.note(format_args!("node {} has left", host.machine));
             }
         }
+        for machine in self.waiting.clone() {
+            self.start(machine).await?;
+        }
         self.note_who_serves();
         self.nothing_was_deleted_on_doubt()?;
         self.remember_what_is_there();

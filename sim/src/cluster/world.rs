@@ -161,6 +161,8 @@ pub(super) struct World {
     /// Faults that are on.
     pub(super) active: BTreeSet<usize>,
     pub(super) liars: BTreeMap<usize, Liar>,
+    /// Machines whose nodes did not start because of their disks, and are started again.
+    pub(super) waiting: BTreeSet<usize>,
     /// Shards that were on some disk, sound, the last time.
     pub(super) there: BTreeSet<ShardId>,
     pub(super) most: Most,
@@ -271,6 +273,7 @@ impl World {
             scene,
             active: BTreeSet::new(),
             liars: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             there: BTreeSet::new(),
             most: Most::default(),
             empty_bytes,
@@ -362,10 +365,22 @@ impl World {
         self.is_intact()
     }
 
+    /// Starts a node; if its disk fails, later, as a supervisor does.
     pub(super) async fn start(&mut self, machine: usize) -> Result<(), Broken> {
-        let started = self.hosts[machine].start(&self.net).await;
-        self.trace.note(format_args!("node {machine} starts"));
-        started.map_err(|error| Broken::new(Promise::Start, format!("node {machine}: {error}")))
+        let host = &mut self.hosts[machine];
+        match host.start(&self.net).await {
+            Ok(()) => {
+                self.waiting.remove(&machine);
+                self.trace.note(format_args!("node {machine} starts"));
+                Ok(())
+            }
+            Err(error) if host.disk_fails() => {
+                self.waiting.insert(machine);
+                self.trace.note(format_args!("node {machine} does not start yet: {error}"));
+                Ok(())
+            }
+            Err(error) => Err(Broken::new(Promise::Start, format!("node {machine}: {error}"))),
+        }
     }
 
     async fn joined(&self, client: &Client, patience: Duration) -> Result<Network, Broken> {
