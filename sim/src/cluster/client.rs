@@ -55,6 +55,7 @@ struct Inner {
     reads_failed: u64,
     wrong: Option<String>,
     refused: Option<String>,
+    hung: Option<String>,
 }
 
 /// How it went so far.
@@ -87,6 +88,27 @@ impl Ledger {
     /// The first read that failed although enough shards were within reach all the time.
     pub(super) fn refused(&self) -> Option<String> {
         self.lock().refused.clone()
+    }
+
+    /// The first call that did not end.
+    pub(super) fn hung(&self) -> Option<String> {
+        self.lock().hung.clone()
+    }
+
+    /// What a call gave, which must end in time.
+    async fn in_time<T, E: ToString>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, String> {
+        match timeout(OPERATION_MAX, call).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => {
+                let hung = format!("{what} gave no answer and no error in {OPERATION_MAX:?}");
+                self.lock().hung.get_or_insert_with(|| hung.clone());
+                Err(hung)
+            }
+        }
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -148,10 +170,7 @@ impl Client {
         let known = Directory::new(*network);
         let connector = Arc::clone(&self.connector);
         let joining = Network::connect(*network, doors.clone(), known, connector);
-        match timeout(OPERATION_MAX, joining).await {
-            Ok(joined) => joined.map_err(|error| error.to_string()),
-            Err(_) => Err("no answer and no error".to_owned()),
-        }
+        self.ledger.in_time(&format!("the join of client {}", self.name), joining).await
     }
 
     /// Puts and reads for ever, joining anew now and then as a new process would.
@@ -204,12 +223,9 @@ impl Client {
             self.ledger.lock().promised.push(Promised { extent, content: number, bytes });
             // The other shards follow while the session lasts.
             drop(uploader.flush().await);
-            Ok(())
+            Ok::<_, String>(())
         };
-        let result = match timeout(OPERATION_MAX, stored).await {
-            Ok(result) => result,
-            Err(_) => Err("no answer and no error".to_owned()),
-        };
+        let result = self.ledger.in_time(&format!("a put of client {name}"), stored).await;
         if let Err(error) = &result {
             self.trace.note(format_args!("client {name}: put failed: {error}"));
             self.ledger.lock().puts_failed += 1;
@@ -238,10 +254,8 @@ impl Client {
         let scene = &self.settings.scene;
         // A client that is killed while it reads leaves this behind, which is harmless.
         let number = scene.begin(one.extent.chunk);
-        let result = match timeout(OPERATION_MAX, reader.read_extent(&one.extent)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err("no answer and no error".to_owned()),
-        };
+        let what = format!("client {}: a read of chunk {}", self.name, one.extent.chunk.short());
+        let result = self.ledger.in_time(&what, reader.read_extent(&one.extent)).await;
         let fewest = scene.end(number);
         let mut ledger = self.ledger.lock();
         ledger.reads += 1;

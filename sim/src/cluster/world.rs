@@ -458,7 +458,7 @@ impl World {
         if let Some(wrong) = self.ledger.wrong() {
             return Err(Broken::new(Promise::Integrity, wrong));
         }
-        match self.ledger.refused() {
+        match self.ledger.refused().or_else(|| self.ledger.hung()) {
             Some(refused) => Err(Broken::new(Promise::Service, refused)),
             None => Ok(()),
         }
