@@ -33,7 +33,7 @@ use super::{
     memory::{self, Usage},
     net::{Machine, Net, address},
     scene::Scene,
-    spec::{CALM_BEFORE, Canary, Spec, timeouts},
+    spec::{CALM_BEFORE, Canary, Dice, Spec, timeouts},
     strike::Liar,
     trace::{Log, Trace},
     watch::{Most, Steps, Storm},
@@ -260,6 +260,7 @@ impl World {
             largest_bytes: 128 << 10,
             storm_from: None,
             scene: scene.clone(),
+            crashes: spec.dice > Dice::Second,
         };
         Self {
             net,
