@@ -18,6 +18,8 @@ pub enum Kind {
     ReadStorm,
     /// Everything is whole; then some machines are away, and come back.
     Outage,
+    /// Machines lose their disks, and when everything has grown back, others do.
+    Waves,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Self::Usual => "usual",
             Self::ReadStorm => "read-storm",
             Self::Outage => "outage",
+            Self::Waves => "waves",
         }
     }
 }
@@ -37,6 +40,7 @@ impl fmt::Display for Kind {
             Self::Usual => "anything may happen",
             Self::ReadStorm => "a storm of reads",
             Self::Outage => "an outage",
+            Self::Waves => "waves of losses",
         })
     }
 }
@@ -48,9 +52,17 @@ pub const PUTS_BEFORE_STORM: Duration = Duration::from_secs(30);
 /// For how long a storm lasts, at least.
 pub const STORM_MIN: Duration = Duration::from_secs(120);
 
-/// Part of the worlds that are a storm of reads, and that are an outage.
+/// Part of the worlds that are a storm of reads, and that are an outage; and of all of them, that are
+/// waves of losses instead.
 const STORMS: f64 = 0.1;
 const OUTAGES: f64 = 0.1;
+const WAVES: f64 = 0.06;
+
+/// Between two waves in the plan; in the world the next comes when everything has grown back.
+const BETWEEN_WAVES: Duration = Duration::from_secs(60);
+
+/// How long a machine is away that lost its disk, at most.
+const AWAY_MAX: Duration = Duration::from_secs(20);
 
 /// Part of the usual worlds with machines that leave, with misdirected reads or writes, with the
 /// rarer liars about shards, and with liars about others.
@@ -69,6 +81,11 @@ pub fn kind(rng: &mut Xoshiro) -> Kind {
     } else {
         Kind::Usual
     }
+}
+
+/// Whether a seed's world is waves of losses, from a stream of its own.
+pub fn is_waves(rng: &mut Xoshiro) -> bool {
+    rng.chance(WAVES)
 }
 
 /// A moment while faults last, and how long it is to their end, or less.
@@ -165,6 +182,32 @@ pub fn draw_outage(bounds: &Bounds, freeze_max: Duration, rng: &mut Xoshiro) -> 
     away.into_iter().map(|host| Planned { at, lasts, fault: Fault::Kill { host } }).collect()
 }
 
+/// Waves: as many machines as a chunk may lose when it is acknowledged lose their disks at once, then
+/// others, three to five times. `spare` shards of a chunk may be missing; more machines than that are
+/// struck in all, so that at last repaired shards must answer.
+pub fn draw_waves(bounds: &Bounds, spare: usize, rng: &mut Xoshiro) -> Vec<Planned> {
+    let losses = bounds.losses_max.max(1);
+    let waves = (3 + rng.below(3)).max((spare + 1).div_ceil(losses));
+    let mut plan = Vec::new();
+    let mut all: Vec<Number> = Vec::new();
+    for wave in 0..waves {
+        let mut struck: Vec<Number> = Vec::new();
+        while struck.len() < losses {
+            if all.is_empty() {
+                // Each was struck once: from the beginning.
+                all = (0..bounds.hosts).filter(|host| !struck.contains(host)).collect();
+            }
+            struck.push(all.swap_remove(rng.below(all.len())));
+        }
+        let at = bounds.from + BETWEEN_WAVES * u32::try_from(wave).unwrap_or(0);
+        for host in struck {
+            let lasts = AWAY_MAX.mul_f64(rng.unit());
+            plan.push(Planned { at, lasts, fault: Fault::LoseDisk { host } });
+        }
+    }
+    plan
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +229,11 @@ mod tests {
             draw_further(&bounds, &mut usual, rng);
             let storm = draw_storm(&bounds, 3, rng);
             let outage = draw_outage(&bounds, Duration::from_secs(180), rng);
+            let waves = draw_waves(&bounds, 3, rng);
+            assert!(atlas::losers_of(&waves).len() > 3 && waves.len() >= 6);
+            for wave in waves.chunk_by(|one, other| one.at == other.at) {
+                assert_eq!((wave.len(), atlas::losers_of(wave).len()), (2, 2));
+            }
             assert!(atlas::losers_of(&usual).len() <= 2);
             assert!(!outage.is_empty());
             for plan in [&usual, &storm] {

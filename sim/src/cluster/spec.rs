@@ -178,7 +178,9 @@ impl Spec {
         if dice > Dice::First {
             let mut further = Xoshiro::new(seed, "cluster further");
             let drawn = kinds::kind(&mut further);
-            kind = wanted.unwrap_or(drawn);
+            let mut waves = Xoshiro::new(seed, "cluster waves");
+            let is_waves = dice > Dice::Second && kinds::is_waves(&mut waves);
+            kind = wanted.unwrap_or(if is_waves { Kind::Waves } else { drawn });
             match kind {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
                 Kind::ReadStorm => {
@@ -190,6 +192,11 @@ impl Spec {
                 Kind::Outage => {
                     joiners = 0;
                     faults = kinds::draw_outage(&bounds, timeouts().freeze_max, &mut further);
+                }
+                Kind::Waves => {
+                    joiners = 0;
+                    let spare = geometry.total() - geometry.data();
+                    faults = kinds::draw_waves(&bounds, spare, &mut waves);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Owns how each fault is done to machines and links. Decides nothing: what strikes, and when, is in
 //! the world's spec.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use copse_node::store::ShardStore as _;
 
@@ -25,11 +25,17 @@ pub(super) struct Liar {
 }
 
 impl World {
-    /// Lets all faults begin and end in their time, so much later than planned.
-    pub(super) async fn strike(&mut self, later: Duration) -> Result<(), Broken> {
+    /// Lets all faults that were planned for these times begin and end, so much later.
+    pub(super) async fn strike(
+        &mut self,
+        later: Duration,
+        planned_for: Range<Duration>,
+    ) -> Result<(), Broken> {
         let faults = self.spec.faults.clone();
         let mut moments: Vec<(Duration, bool, usize)> = Vec::new();
-        for (number, planned) in self.spec.active_faults() {
+        let mut those = self.spec.active_faults().collect::<Vec<_>>();
+        those.retain(|(_, planned)| planned_for.contains(&planned.at));
+        for (number, planned) in those {
             moments.push((planned.at, true, number));
             moments.push((planned.at + planned.lasts, false, number));
         }

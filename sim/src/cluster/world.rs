@@ -56,8 +56,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// For how long clients of a world with an outage put, at most.
-const BUSY_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
+/// For how long clients of a world with an outage or with waves of losses put, at most.
+const BUSY_BEFORE_LOSSES: Duration = Duration::from_secs(60);
 
 /// Ports of clients.
 const CLIENT_PORT: u16 = 50_000;
@@ -318,20 +318,29 @@ impl World {
             clients.spawn(self.client(number).live());
         }
         self.note_who_serves();
-        let storm = if self.spec.kind == Kind::Outage {
-            self.wait_until(self.trace.now() + self.spec.busy.min(BUSY_BEFORE_OUTAGE)).await?;
-            clients.shutdown().await;
-            self.until_grown_back(&network, self.trace.now()).await?;
-            let later = self.trace.now();
-            self.trace.note(format_args!("whole: now the outage"));
-            let storm = Storm::before(self);
-            self.strike(later).await?;
-            Some(storm)
-        } else {
-            self.strike(later).await?;
-            self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
-            clients.shutdown().await;
-            None
+        let storm = match self.spec.kind {
+            Kind::Outage | Kind::Waves => {
+                let busy = self.spec.busy.min(BUSY_BEFORE_LOSSES);
+                self.wait_until(self.trace.now() + busy).await?;
+                clients.shutdown().await;
+                self.until_grown_back(&network, self.trace.now()).await?;
+                if self.spec.kind == Kind::Waves {
+                    self.waves(&network).await?;
+                    None
+                } else {
+                    let later = self.trace.now();
+                    self.trace.note(format_args!("whole: now the outage"));
+                    let storm = Storm::before(self);
+                    self.strike(later, Duration::ZERO..Duration::MAX).await?;
+                    Some(storm)
+                }
+            }
+            Kind::Usual | Kind::ReadStorm => {
+                self.strike(later, Duration::ZERO..Duration::MAX).await?;
+                self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
+                clients.shutdown().await;
+                None
+            }
         };
         self.is_intact()?;
         self.trace.note(format_args!("calm: {:?}", self.ledger.counts()));
@@ -364,6 +373,19 @@ impl World {
         self.left_bytes = Some((quiet.machine_bytes(), left.machine_bytes()));
         left.is_let_go(quiet)?;
         self.is_intact()
+    }
+
+    /// One wave of losses after the other, each when everything has grown back.
+    async fn waves(&mut self, network: &Network) -> Result<(), Broken> {
+        let waves: BTreeSet<Duration> =
+            self.spec.active_faults().map(|(_, planned)| planned.at).collect();
+        for at in waves {
+            let now = self.trace.now();
+            self.trace.note(format_args!("whole: now a wave"));
+            self.strike(now.saturating_sub(at), at..at + Duration::from_nanos(1)).await?;
+            self.until_grown_back(network, self.trace.now()).await?;
+        }
+        Ok(())
     }
 
     /// Starts a node; if its disk fails, later, as a supervisor does.
