@@ -128,6 +128,27 @@ fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Brok
     }
 }
 
+/// Whether all nodes that run know the same records of the same nodes, byte for byte.
+pub(super) fn directories_agree(hosts: &[&Host]) -> Result<(), Broken> {
+    let mut first: Option<(u16, BTreeSet<Vec<u8>>)> = None;
+    for host in hosts.iter().filter(|host| host.is_running()) {
+        let records = host.records().into_iter().map(|signed| signed.record).collect();
+        match &first {
+            None => first = Some((host.machine, records)),
+            Some((machine, known)) if *known != records => {
+                let differ = known.symmetric_difference(&records).count();
+                let how = format!(
+                    "nodes {machine} and {} know {differ} different records of others",
+                    host.machine
+                );
+                return Err(Broken::new(Promise::Directory, how));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether every promised chunk has all its shards, each once, where it belongs.
 pub(super) async fn is_at_full_strength(
     ring: &Ring,

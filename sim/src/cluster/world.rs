@@ -451,6 +451,7 @@ impl World {
             let all_is_well = async {
                 check::all_have_left(hosts)?;
                 check::nodes_are_content(network, hosts).await?;
+                check::directories_agree(hosts)?;
                 let ring = &network.view().ring;
                 check::is_at_full_strength(ring, hosts, &promised).await?;
                 check::nothing_is_held_twice(hosts)
