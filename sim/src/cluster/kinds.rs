@@ -71,6 +71,11 @@ const MISDIRECTED: f64 = 0.15;
 const RARE_LIARS: f64 = 0.1;
 const WITNESSES: f64 = 0.2;
 
+/// Part of the usual worlds in which lines of joining machines and of clients fail; and of the joining
+/// machines, those that something befalls.
+const OTHER_LINES: f64 = 0.4;
+const JOINER_STRUCK: f64 = 0.4;
+
 /// The kind of a seed's world.
 pub fn kind(rng: &mut Xoshiro) -> Kind {
     let point = rng.unit();
@@ -128,6 +133,59 @@ pub fn draw_further(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro)
         let host = number(2, bounds.hosts, rng);
         let (at, _) = moment(bounds, rng);
         plan.push(Planned { at, lasts: bounds.until - at, fault: Fault::Leave { host } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+/// Adds to a usual world: lines of machines that join and of clients which fail, and what befalls
+/// joined machines. The numbers of clients follow those of all machines; the first is an observer.
+pub fn draw_others(
+    bounds: &Bounds,
+    joiners: Number,
+    clients: Number,
+    plan: &mut Vec<Planned>,
+    rng: &mut Xoshiro,
+) {
+    let machines = bounds.hosts + joiners;
+    let joins: Vec<(Number, Duration)> = plan
+        .iter()
+        .filter_map(|planned| match planned.fault {
+            Fault::Join { host } => Some((host, planned.at)),
+            _ => None,
+        })
+        .collect();
+    let clients = machines + 1..machines + 1 + clients;
+    let others: Vec<Number> = joins.iter().map(|(host, _)| *host).chain(clients).collect();
+    if rng.chance(OTHER_LINES) {
+        for _ in 0..1 + rng.below(3) {
+            let other = others[rng.below(others.len())];
+            let host = number(0, bounds.hosts, rng);
+            let some = (0..bounds.hosts).filter(|_| rng.chance(0.5)).collect::<Vec<_>>();
+            let fault = match rng.below(4) {
+                0 => Fault::Flap { host: other },
+                1 => Fault::OneWay { from: other, to: some },
+                2 => Fault::OneWay { from: host, to: vec![other] },
+                // It sees a part of the network, and nobody else does.
+                _ => Fault::Partition { side: [some, vec![other]].concat() },
+            };
+            let (at, rest) = moment(bounds, rng);
+            let lasts = rest.min(bounds.dead_after.mul_f64(0.7 * rng.unit()));
+            plan.push(Planned { at, lasts, fault });
+        }
+    }
+    for (host, joined) in joins {
+        if !rng.chance(JOINER_STRUCK) {
+            continue;
+        }
+        let at = joined + (bounds.until - joined).mul_f64(rng.unit() * rng.unit());
+        let lasts = (bounds.until - at).min(bounds.dead_after.mul_f64(0.7 * rng.unit()));
+        let fault = match rng.below(4) {
+            0 => Fault::Kill { host },
+            1 => Fault::PowerCut { host, forgotten_batches: rng.below(4) },
+            2 => Fault::SlowDisk { host, delay_ms: 1 + rng.below(2000) as u64 },
+            _ => Fault::FullDisk { host },
+        };
+        plan.push(Planned { at, lasts, fault });
     }
     plan.sort_by_key(|planned| planned.at);
 }
@@ -227,6 +285,7 @@ mod tests {
             let mut usual = atlas::draw(&bounds, rng);
             atlas::draw_more(&bounds, 1, &mut usual, rng);
             draw_further(&bounds, &mut usual, rng);
+            draw_others(&bounds, 1, 2, &mut usual, rng);
             let storm = draw_storm(&bounds, 3, rng);
             let outage = draw_outage(&bounds, Duration::from_secs(180), rng);
             let waves = draw_waves(&bounds, 3, rng);

@@ -201,6 +201,10 @@ impl Spec {
             }
         }
         let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
+        if dice > Dice::Second && kind == Kind::Usual {
+            let mut others = Xoshiro::new(seed, "cluster others");
+            kinds::draw_others(&bounds, joiners, clients, &mut faults, &mut others);
+        }
         let mut audited = true;
         if dice > Dice::Second {
             let rots = |planned: &Planned| {
