@@ -164,6 +164,8 @@ pub enum BadDisk {
     Writes,
     /// What is written cannot be synced.
     Syncs,
+    /// Half of the writes to the ledger and to the file of peers fail; shards are written.
+    Books,
 }
 
 impl fmt::Display for Fault {

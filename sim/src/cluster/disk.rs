@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -176,18 +176,32 @@ impl ShardStore for Mounted {
     async fn close(&self) {}
 }
 
+/// Whether half of the writes to what is no shard fail.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) fail: AtomicBool,
+    writes: AtomicU64,
+}
+
 /// What else a process keeps on its disk: it fails as the shards do.
 #[derive(Clone)]
 pub(super) struct Files {
     disk: Arc<MemoryStore>,
     fence: Fence,
+    books: Arc<Books>,
     /// Whether they fail at all.
     fail: bool,
 }
 
 impl Files {
-    pub(super) fn new(disk: &Arc<MemoryStore>, fence: &Fence, fail: bool) -> Self {
-        Self { disk: Arc::clone(disk), fence: fence.clone(), fail }
+    pub(super) fn new(
+        disk: &Arc<MemoryStore>,
+        fence: &Fence,
+        books: &Arc<Books>,
+        fail: bool,
+    ) -> Self {
+        let (disk, books) = (Arc::clone(disk), Arc::clone(books));
+        Self { disk, fence: fence.clone(), books, fail }
     }
 
     fn read(&self) -> io::Result<()> {
@@ -199,6 +213,10 @@ impl Files {
     fn write(&self) -> io::Result<()> {
         self.fence.io()?;
         let faults = self.disk.faults();
+        let number = self.books.writes.fetch_add(1, Relaxed);
+        // Half of them, in no pattern that what a node writes in turns could keep step with.
+        let is_turn = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
+        failing(is_turn && self.books.fail.load(Relaxed), libc::EIO)?;
         failing(self.fail && faults.fail_writes, libc::EIO)?;
         failing(self.fail && faults.no_space, libc::ENOSPC)
     }

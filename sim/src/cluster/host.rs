@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use super::{
     atlas::Lie,
-    disk::{Fence, Files, Lying, Mounted, PeersFile},
+    disk::{Books, Fence, Files, Lying, Mounted, PeersFile},
     entropy::EPOCH,
     net::{Machine, Net, address},
     scene::Scene,
@@ -61,6 +61,7 @@ pub(super) struct Host {
     /// Whether a power cut may leave what was not synced, and files fail as shards do.
     is_real: bool,
     faults: Faults,
+    books: Arc<Books>,
     peers: PeersFile,
     lying: Lying,
     scene: Scene,
@@ -138,6 +139,7 @@ impl Host {
             latency,
             is_real: common.dice > Dice::Second,
             faults: Faults::default(),
+            books: Arc::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
             scene: common.scene.clone(),
@@ -181,7 +183,7 @@ impl Host {
         self.starts += 1;
         net.plug(self.machine);
         let fence = Fence::default();
-        let files = Files::new(&self.disk, &fence, self.is_real);
+        let files = Files::new(&self.disk, &fence, &self.books, self.is_real);
         let mut random = [0; 32];
         for part in random.chunks_mut(8) {
             part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
@@ -218,7 +220,13 @@ impl Host {
     /// Whether its disk fails now: then a node need not start on it.
     pub(super) fn disk_fails(&self) -> bool {
         let Faults { no_space, fail_writes, fail_syncs, fail_reads, .. } = self.faults;
-        self.is_real && (no_space || fail_writes || fail_syncs || fail_reads)
+        let books_fail = self.books.fail.load(Relaxed);
+        self.is_real && (no_space || fail_writes || fail_syncs || fail_reads || books_fail)
+    }
+
+    /// Has half of the writes to the ledger and to the file of peers fail, or none any more.
+    pub(super) fn fail_books(&self, fail: bool) {
+        self.books.fail.store(fail, Relaxed);
     }
 
     /// The node dies at this moment. With `power` the machine does: streams fall silent instead of

@@ -6,7 +6,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::atlas::{self, Bounds, Fault, Lie, Number, Planned};
+use super::{
+    atlas::{self, BadDisk, Bounds, Fault, Lie, Number, Planned},
+    spec::CALM_BEFORE,
+};
 use crate::random::Xoshiro;
 
 /// What a world is for.
@@ -60,6 +63,12 @@ const WAVES: f64 = 0.06;
 
 /// Between two waves in the plan; in the world the next comes when everything has grown back.
 const BETWEEN_WAVES: Duration = Duration::from_secs(60);
+
+/// Part of the waves in which half of what is planned cannot be written down.
+const BOOKS_FAIL: f64 = 0.5;
+
+/// What an empty disk takes for everything then.
+const SLOW_MS: u64 = 3000;
 
 /// How long a machine is away that lost its disk, at most.
 const AWAY_MAX: Duration = Duration::from_secs(20);
@@ -258,12 +267,34 @@ pub fn draw_waves(bounds: &Bounds, spare: usize, rng: &mut Xoshiro) -> Vec<Plann
             struck.push(all.swap_remove(rng.below(all.len())));
         }
         let at = bounds.from + BETWEEN_WAVES * u32::try_from(wave).unwrap_or(0);
-        for host in struck {
-            let lasts = AWAY_MAX.mul_f64(rng.unit());
-            plan.push(Planned { at, lasts, fault: Fault::LoseDisk { host } });
+        let books_fail = rng.chance(BOOKS_FAIL);
+        for host in 0..bounds.hosts {
+            let (part, is_struck) = (AWAY_MAX.mul_f64(rng.unit()), struck.contains(&host));
+            let mut strike = |at, lasts, fault| plan.push(Planned { at, lasts, fault });
+            match (is_struck, books_fail) {
+                (true, false) => strike(at, part, Fault::LoseDisk { host }),
+                // Back soon, but so slow that much of what was planned is still to be done when
+                // those who planned it begin anew.
+                (true, true) => {
+                    strike(at, part / 2, Fault::LoseDisk { host });
+                    strike(at, 2 * AWAY_MAX, Fault::SlowDisk { host, delay_ms: SLOW_MS });
+                }
+                (false, true) => {
+                    let way = BadDisk::Books;
+                    strike(at, AWAY_MAX, Fault::BadDisk { host, way });
+                    strike(at + AWAY_MAX / 2 + part, AWAY_MAX / 10, Fault::Kill { host });
+                }
+                (false, false) => {}
+            }
         }
     }
+    plan.sort_by_key(|planned| planned.at);
     plan
+}
+
+/// Which wave a fault of such a world belongs to.
+pub fn wave_of(planned: &Planned) -> u128 {
+    planned.at.saturating_sub(CALM_BEFORE).as_nanos() / BETWEEN_WAVES.as_nanos()
 }
 
 #[cfg(test)]
@@ -290,8 +321,8 @@ mod tests {
             let outage = draw_outage(&bounds, Duration::from_secs(180), rng);
             let waves = draw_waves(&bounds, 3, rng);
             assert!(atlas::losers_of(&waves).len() > 3 && waves.len() >= 6);
-            for wave in waves.chunk_by(|one, other| one.at == other.at) {
-                assert_eq!((wave.len(), atlas::losers_of(wave).len()), (2, 2));
+            for wave in waves.chunk_by(|one, other| wave_of(one) == wave_of(other)) {
+                assert_eq!(atlas::losers_of(wave).len(), 2);
             }
             assert!(atlas::losers_of(&usual).len() <= 2);
             assert!(!outage.is_empty());

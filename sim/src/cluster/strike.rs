@@ -166,11 +166,15 @@ impl World {
             Fault::FullDisk { host } => {
                 self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);
             }
+            Fault::BadDisk { host, way: BadDisk::Books } => {
+                self.hosts[usize::from(*host)].fail_books(begins);
+            }
             Fault::BadDisk { host, way } => {
                 self.hosts[usize::from(*host)].fault(|faults| match way {
                     BadDisk::Reads => faults.fail_reads = begins,
                     BadDisk::Writes => faults.fail_writes = begins,
                     BadDisk::Syncs => faults.fail_syncs = begins,
+                    BadDisk::Books => {}
                 });
             }
             Fault::Join { host } if begins => self.start((*host).into()).await?,

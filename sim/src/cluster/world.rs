@@ -25,6 +25,7 @@ use copse_node::{
 };
 
 use super::{
+    atlas::Planned,
     check::{self, Broken, Promise},
     client::{Client, Counts, Ledger, Settings},
     entropy,
@@ -377,12 +378,12 @@ impl World {
 
     /// One wave of losses after the other, each when everything has grown back.
     async fn waves(&mut self, network: &Network) -> Result<(), Broken> {
-        let waves: BTreeSet<Duration> =
-            self.spec.active_faults().map(|(_, planned)| planned.at).collect();
-        for at in waves {
+        let all: Vec<Planned> = self.spec.active_faults().map(|(_, fault)| fault.clone()).collect();
+        for wave in all.chunk_by(|one, other| kinds::wave_of(one) == kinds::wave_of(other)) {
+            let (first, last) = (wave[0].at, wave[wave.len() - 1].at);
             let now = self.trace.now();
             self.trace.note(format_args!("whole: now a wave"));
-            self.strike(now.saturating_sub(at), at..at + Duration::from_nanos(1)).await?;
+            self.strike(now.saturating_sub(first), first..last + Duration::from_nanos(1)).await?;
             self.until_grown_back(network, self.trace.now()).await?;
         }
         Ok(())
