@@ -10,7 +10,7 @@ use std::{
 
 use copse_client::network::Network;
 use copse_core::{
-    ids::{NodeId, ShardId},
+    ids::{ChunkId, NodeId, ShardId},
     repair::Standing,
     ring::Ring,
 };
@@ -80,17 +80,45 @@ impl fmt::Display for Broken {
 }
 
 /// Whether all nodes say that all is well; if not, what one says.
-pub(super) async fn nodes_are_content(network: &Network, hosts: &[&Host]) -> Result<(), Broken> {
+pub(super) async fn nodes_are_content(
+    network: &Network,
+    hosts: &[&Host],
+    promised: &[Promised],
+) -> Result<(), Broken> {
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
             Broken::new(Promise::Service, format!("node {} gives no answer: {error}", host.machine))
         })?;
-        is_content(&info, host, hosts)?;
+        let mut hopeless = 0;
+        for job in info.repair.iter().flat_map(|repair| &repair.failing) {
+            let Ok(chunk) = <[u8; 32]>::try_from(job.chunk_id.as_slice()).map(ChunkId::new) else {
+                continue;
+            };
+            let is_promised = promised.iter().any(|one| one.extent.chunk == chunk);
+            hopeless += u64::from(!is_promised && is_lost(hosts, chunk).await);
+        }
+        is_content(&info, hopeless, host, hosts)?;
     }
     Ok(())
 }
 
-fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
+/// Whether too few shards of a chunk are on any disk: what a client that died left of a put may lose
+/// some, and nobody can do what was planned when there were enough.
+async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
+    let (mut left, mut needed) = (BTreeSet::new(), 0);
+    for host in hosts {
+        let held = host.disk().list_arc(Ring::arc(&chunk), None, usize::MAX).await;
+        for shard in held.unwrap_or_default().into_iter().filter(|shard| shard.id.chunk == chunk) {
+            needed = shard.geometry.data();
+            if !host.disk().is_damaged(shard.id) {
+                left.insert(shard.id.index);
+            }
+        }
+    }
+    left.len() < needed
+}
+
+fn is_content(info: &InfoReply, hopeless: u64, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
     let number = host.machine;
     let (alive, left) = (Standing::Alive.to_string(), Standing::Left.to_string());
     let broken = |promise, how: String| Err(Broken::new(promise, format!("node {number} {how}")));
@@ -119,7 +147,7 @@ fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Brok
         broken(Promise::Repair, format!("is on its guard: {}", repair.guard))
     } else if !repair.planned {
         broken(Promise::Repair, "has not planned for what it sees".to_owned())
-    } else if queued > 0 || repair.chunks_displaced > 0 {
+    } else if queued > hopeless || repair.chunks_displaced > 0 {
         let failing = repair.failing.first().map(|job| job.last_error.clone()).unwrap_or_default();
         let displaced = repair.chunks_displaced;
         broken(Promise::Repair, format!("has {queued} jobs, {displaced} displaced; {failing}"))

@@ -424,7 +424,7 @@ impl World {
         let until = self.trace.now() + patience;
         loop {
             let running: Vec<&Host> = self.hosts.iter().take(self.spec.hosts.into()).collect();
-            match check::nodes_are_content(network, &running).await {
+            match check::nodes_are_content(network, &running, &[]).await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
                 Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
@@ -451,7 +451,7 @@ impl World {
             let hosts = &hosts[..];
             let all_is_well = async {
                 check::all_have_left(hosts)?;
-                check::nodes_are_content(network, hosts).await?;
+                check::nodes_are_content(network, hosts, &promised).await?;
                 check::directories_agree(hosts)?;
                 let ring = &network.view().ring;
                 check::is_at_full_strength(ring, hosts, &promised).await?;
