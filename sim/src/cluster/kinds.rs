@@ -84,6 +84,8 @@ const WITNESSES: f64 = 0.2;
 /// machines, those that something befalls.
 const OTHER_LINES: f64 = 0.4;
 const JOINER_STRUCK: f64 = 0.4;
+/// And those at whose coming half of the entries of all ledgers fail for a while.
+const BOOKS_FAIL_AT_JOIN: f64 = 0.25;
 
 /// The kind of a seed's world.
 pub fn kind(rng: &mut Xoshiro) -> Kind {
@@ -180,6 +182,26 @@ pub fn draw_others(
             let (at, rest) = moment(bounds, rng);
             let lasts = rest.min(bounds.dead_after.mul_f64(0.7 * rng.unit()));
             plan.push(Planned { at, lasts, fault });
+        }
+    }
+    let mut books = rng.clone();
+    for &(joiner, joined) in &joins {
+        if !books.chance(BOOKS_FAIL_AT_JOIN) {
+            continue;
+        }
+        let mut strike = |at: Duration, lasts: Duration, fault| {
+            // What ends when it begins ends first, so it would never end.
+            if at < bounds.until {
+                plan.push(Planned { at, lasts: lasts.min(bounds.until - at), fault });
+            }
+        };
+        // What is to move to it is planned, and half of that not written down; much of it is still to be
+        // done when those who planned it begin anew.
+        strike(joined, 2 * AWAY_MAX, Fault::SlowDisk { host: joiner, delay_ms: SLOW_MS });
+        for host in 0..bounds.hosts {
+            strike(joined, AWAY_MAX, Fault::BadDisk { host, way: BadDisk::Books });
+            let begins_anew = joined + AWAY_MAX.mul_f64(0.3 + books.unit());
+            strike(begins_anew, AWAY_MAX / 10, Fault::Kill { host });
         }
     }
     for (host, joined) in joins {
