@@ -145,6 +145,8 @@ pub enum Lie {
     FalseWitness,
     /// It passes on what others said of themselves long ago.
     StaleRecords,
+    /// Whoever asks it what it has of a chunk, it has all shards.
+    ClaimsAll,
 }
 
 impl Lie {

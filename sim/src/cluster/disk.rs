@@ -13,7 +13,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use copse_core::ids::{ChunkId, ShardId, ShardIndex};
+use copse_core::{
+    geometry::Geometry,
+    ids::{ChunkId, ShardId, ShardIndex},
+};
 use copse_node::{
     membership::memory::Memory,
     store::{
@@ -57,16 +60,24 @@ pub(super) struct Mounted {
     files: Files,
     lying: Lying,
     scene: Scene,
+    /// What clients store with, for one that claims to have all of it.
+    geometry: Geometry,
     /// Buffers of all reads, for a node that never lets go of them.
     hoard: Option<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Mounted {
-    pub(super) fn new(files: &Files, lying: &Lying, scene: &Scene, hoards: bool) -> Arc<Self> {
+    pub(super) fn new(
+        files: &Files,
+        lying: &Lying,
+        scene: &Scene,
+        geometry: Geometry,
+        hoards: bool,
+    ) -> Arc<Self> {
         let (disk, fence) = (Arc::clone(&files.disk), files.fence.clone());
         let (files, lying, scene) = (files.clone(), Arc::clone(lying), scene.clone());
         let hoard = hoards.then(Mutex::default);
-        Arc::new(Self { disk, fence, files, lying, scene, hoard })
+        Arc::new(Self { disk, fence, files, lying, scene, geometry, hoard })
     }
 
     /// A shard that is not the wanted one, if there is any.
@@ -120,7 +131,7 @@ impl ShardStore for Mounted {
             }
             Some(Lie::OtherShards) => return self.another(id).await,
             // Those lie elsewhere.
-            Some(Lie::FalseWitness | Lie::StaleRecords) => {}
+            Some(Lie::FalseWitness | Lie::StaleRecords | Lie::ClaimsAll) => {}
         }
         Ok(read)
     }
@@ -141,6 +152,9 @@ impl ShardStore for Mounted {
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
         self.readable()?;
+        if *self.lying.lock().unwrap_or_else(PoisonError::into_inner) == Some(Lie::ClaimsAll) {
+            return Ok(self.geometry.indices().collect());
+        }
         self.disk.held(chunk).await
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use copse_core::{ids::NodeId, token::JoinToken};
+use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken};
 use copse_node::{
     byte_size::ByteSize,
     config::{Config, Listen},
@@ -65,6 +65,7 @@ pub(super) struct Host {
     peers: PeersFile,
     lying: Lying,
     scene: Scene,
+    geometry: Geometry,
     phases: Phases,
     hoards: bool,
     departure: Stay,
@@ -95,6 +96,8 @@ pub(super) struct Common {
     pub(super) hoards: bool,
     /// The rules: by newer ones disks take time, and power cuts leave some of what was not synced.
     pub(super) dice: Dice,
+    /// What clients store with.
+    pub(super) geometry: Geometry,
 }
 
 /// What a disk takes, at least and at most, in microseconds: the fastest flash, a busy hard disk. Timers
@@ -143,6 +146,7 @@ impl Host {
             peers: PeersFile::default(),
             lying: Lying::default(),
             scene: common.scene.clone(),
+            geometry: common.geometry,
             phases: common.phases,
             hoards: common.hoards,
             departure: Stay::Here,
@@ -194,7 +198,7 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&files, &self.lying, &self.scene, self.hoards),
+            store: Mounted::new(&files, &self.lying, &self.scene, self.geometry, self.hoards),
             memory: Some(self.peers.mounted(&files)),
             seed: Seed::new(self.seed),
             random,

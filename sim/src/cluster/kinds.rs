@@ -83,6 +83,8 @@ const WITNESSES: f64 = 0.2;
 /// Part of the usual worlds in which lines of joining machines and of clients fail; and of the joining
 /// machines, those that something befalls.
 const OTHER_LINES: f64 = 0.4;
+/// Part of the usual worlds with a node that claims to have everything.
+const CLAIMS: f64 = 0.15;
 const JOINER_STRUCK: f64 = 0.4;
 /// And those at whose coming half of the entries of all ledgers fail for a while.
 const BOOKS_FAIL_AT_JOIN: f64 = 0.25;
@@ -144,6 +146,18 @@ pub fn draw_further(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro)
         let host = number(2, bounds.hosts, rng);
         let (at, _) = moment(bounds, rng);
         plan.push(Planned { at, lasts: bounds.until - at, fault: Fault::Leave { host } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+/// Adds to a usual world: a node that claims to have every shard. It counts as one that lost them.
+pub fn draw_claims(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    let mut losers = atlas::losers_of(plan);
+    if rng.chance(CLAIMS)
+        && let Some(host) = atlas::loser(bounds, &mut losers, number(0, bounds.hosts, rng))
+    {
+        let (at, lasts) = moment(bounds, rng);
+        plan.push(Planned { at, lasts, fault: Fault::Lie { host, how: Lie::ClaimsAll } });
     }
     plan.sort_by_key(|planned| planned.at);
 }

@@ -202,6 +202,8 @@ impl Spec {
         }
         let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
         if dice > Dice::Second && kind == Kind::Usual {
+            let mut claims = Xoshiro::new(seed, "cluster claims");
+            kinds::draw_claims(&bounds, &mut faults, &mut claims);
             let mut others = Xoshiro::new(seed, "cluster others");
             kinds::draw_others(&bounds, joiners, clients, &mut faults, &mut others);
         }

@@ -231,6 +231,7 @@ impl World {
             phases: repair::Phases::default().with_canary(canary).without_audits(!spec.audited),
             hoards: spec.canary == Some(Canary::Hoards),
             dice: spec.dice,
+            geometry: spec.geometry,
         };
         let zone = |machine: Machine| match spec.zones {
             0 => String::new(),
