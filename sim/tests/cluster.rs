@@ -65,6 +65,11 @@ fn holders_that_drop_what_did_not_arrive_are_found_out() {
 }
 
 #[test]
+fn a_scrub_that_reads_nothing_is_found_out() {
+    is_found_out("blind-scrub", "Strength");
+}
+
+#[test]
 fn nodes_that_never_let_go_of_memory_are_found_out() {
     is_found_out("hoards", "Bounds");
 }

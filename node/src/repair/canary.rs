@@ -15,6 +15,8 @@ use super::Phases;
 pub enum Canary {
     /// A holder that hands a shard over drops its own, whether it arrived or not.
     BlindMoves,
+    /// The scrub takes every shard for sound without reading it.
+    BlindScrub,
 }
 
 impl Phases {
@@ -24,8 +26,20 @@ impl Phases {
         Self { canary, ..self }
     }
 
+    /// A node that does not audit others. In a small network audits read every shard within minutes:
+    /// they would find all rot, whether the scrub does or not.
+    #[must_use]
+    pub const fn without_audits(self, unaudited: bool) -> Self {
+        Self { unaudited, ..self }
+    }
+
     /// Whether holders do not look whether a shard that they hand over arrived.
     pub(super) const fn moves_blindly(self) -> bool {
         matches!(self.canary, Some(Canary::BlindMoves))
+    }
+
+    /// Whether the scrub does not look at what it should read.
+    pub(super) const fn scrubs_blindly(self) -> bool {
+        matches!(self.canary, Some(Canary::BlindScrub))
     }
 }

@@ -259,6 +259,8 @@ impl Repair {
             events: inner.events.clone(),
             period: inner.settings.scrub_period,
             state: Arc::clone(&inner.scrub),
+            #[cfg(feature = "canary")]
+            phases: inner.phases,
         };
         tasks.spawn(scrub.run(stop.clone()));
         let this = self.clone();
@@ -281,7 +283,13 @@ impl Repair {
         let inner = &self.0;
         loop {
             inner.steward.round().await;
-            inner.audit.round(&inner.views.now()).await;
+            #[cfg(feature = "canary")]
+            let audits = !inner.phases.unaudited;
+            #[cfg(not(feature = "canary"))]
+            let audits = true;
+            if audits {
+                inner.audit.round(&inner.views.now()).await;
+            }
             let _ = tokio::time::timeout(inner.settings.round_every, inner.hurry.notified()).await;
         }
     }

@@ -70,6 +70,9 @@ pub struct Phases {
     /// Which bug to have.
     #[cfg(feature = "canary")]
     pub(super) canary: Option<super::Canary>,
+    /// Whether others' claims go unchecked.
+    #[cfg(feature = "canary")]
+    pub(super) unaudited: bool,
 }
 
 impl Phases {
@@ -79,6 +82,8 @@ impl Phases {
             pause_at: phase,
             #[cfg(feature = "canary")]
             canary: None,
+            #[cfg(feature = "canary")]
+            unaudited: false,
         }
     }
 

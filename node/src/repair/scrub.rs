@@ -47,6 +47,9 @@ pub(super) struct Scrub {
     /// In what time everything is read once.
     pub(super) period: Duration,
     pub(super) state: Arc<ScrubState>,
+    /// Which bug to have.
+    #[cfg(feature = "canary")]
+    pub(super) phases: super::Phases,
 }
 
 /// What it says of itself, and what it may be told.
@@ -134,6 +137,10 @@ impl Scrub {
     async fn check(&self, id: ShardId) -> u64 {
         let arc = u32::from(copse_core::ring::Ring::arc(&id.chunk));
         self.state.permille.store((arc * 1000) >> 16, Relaxed);
+        #[cfg(feature = "canary")]
+        if self.phases.scrubs_blindly() {
+            return 1;
+        }
         match self.store.check(id).await {
             Ok(bytes) => {
                 self.state.read_bytes.fetch_add(bytes, Relaxed);

@@ -4,7 +4,8 @@
 //! the same answers. Verifies what it serves exactly as the store on a disk does.
 //!
 //! A put is written, then synced, then acknowledged; with [`Faults::sync_delay`] there is time
-//! between the steps, in which a [`MemoryStore::crash`] can fall. Nothing is ever dead here: the room
+//! between the steps, in which its process can [end](MemoryStore::end). What was begun before does
+//! nothing behind such an end. Nothing is ever dead here: the room
 //! of what leaves the trash is free at once, and trash leaves when the next call looks at the clock.
 
 use std::{
@@ -65,6 +66,17 @@ pub struct Faults {
     pub read_delay: Duration,
 }
 
+/// What an end of the process finds of a record that was written and not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All of it.
+    Whole,
+    /// Its header and some of the rest.
+    Torn,
+    /// Nothing.
+    Gone,
+}
+
 /// Shards in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -82,7 +94,9 @@ struct State {
     /// What lies in the trash, the oldest first.
     due: BTreeSet<Due>,
     faults: Faults,
-    /// How often it crashed: a put under way then is not acknowledged.
+    /// What was written and not synced, the oldest first: a put, or a removal with its reason.
+    unsynced: Vec<(ShardId, Option<RemovalReason>)>,
+    /// How often its process ended: what was under way then is not acknowledged, and does nothing.
     crashes: u64,
     closed: bool,
     used_bytes: u64,
@@ -157,6 +171,7 @@ impl State {
             arcs: Arcs::new(StoreRevision { epoch, revision: 0 }, BTreeMap::new()),
             due: BTreeSet::new(),
             faults: Faults::default(),
+            unsynced: Vec::new(),
             crashes: 0,
             closed: false,
             used_bytes: 0,
@@ -220,6 +235,17 @@ impl State {
             return Err(ReadError::Io { source: eio() });
         }
         Ok(())
+    }
+
+    /// The same for a call that was begun after so many ends.
+    fn readable_since(&mut self, begun_in: u64) -> Result<(), ReadError> {
+        if self.crashes != begun_in { Err(ReadError::Closed) } else { self.readable() }
+    }
+
+    /// A record was written and is not synced; an older one of the same shard does not count any more.
+    fn note_unsynced(&mut self, id: ShardId, removal: Option<RemovalReason>) {
+        self.unsynced.retain(|(other, _)| *other != id);
+        self.unsynced.push((id, removal));
     }
 
     /// The shard, if it may be served.
@@ -286,27 +312,66 @@ impl MemoryStore {
         self.state().faults = faults;
     }
 
+    /// What goes wrong now.
+    pub fn faults(&self) -> Faults {
+        self.state().faults.clone()
+    }
+
     /// Power cut and restart: what was not synced is gone, puts under way are never acknowledged. A
     /// closed store is open again.
     pub fn crash(&self) {
+        self.end(true, || Unsynced::Gone);
+    }
+
+    /// The process ends, and another opens the store: with a power cut, or because it was killed. What
+    /// becomes of records that were written and not synced, `fate` says, the oldest first; a kill
+    /// leaves them whole. Gives the shards that nobody was promised and that are there all the same.
+    ///
+    /// As the store on a disk does when it is opened: a whole record counts, acknowledged or not; what
+    /// is torn behind the last whole one is cut; and what is torn before it is damage, the shard is
+    /// set apart.
+    pub fn end(&self, power: bool, mut fate: impl FnMut() -> Unsynced) -> Vec<(ShardId, u32)> {
         let mut state = self.state();
         state.crashes += 1;
         state.closed = false;
+        let records = std::mem::take(&mut state.unsynced);
+        let fates: Vec<Unsynced> = records.iter().map(|_| fate()).collect();
+        let last = fates.iter().rposition(|&fate| fate == Unsynced::Whole).unwrap_or(0);
+        let mut kept = Vec::new();
+        for (place, ((id, removal), fate)) in records.into_iter().zip(fates).enumerate() {
+            let Some(held) = state.shards.get(&id) else { continue };
+            match (held.condition, removal, fate) {
+                (Condition::Written, None, Unsynced::Whole) => {
+                    kept.push((id, held.shard_bytes));
+                    state.set(id, Some(Condition::Live { lied: false }));
+                }
+                (Condition::Written, None, Unsynced::Torn) if place < last => {
+                    state.set(id, Some(Condition::Quarantined));
+                }
+                (Condition::Live { .. }, Some(reason), Unsynced::Whole) => {
+                    let removal = Removal { since: self.trash.now(), reason };
+                    state.set(id, Some(Condition::Trashed { removal, lied: false }));
+                }
+                _ => {}
+            }
+        }
         let conditions: Vec<_> =
             state.shards.iter().map(|(&id, held)| (id, held.condition)).collect();
         for (id, condition) in conditions {
             match condition {
-                Condition::Written | Condition::Live { lied: true } => state.set(id, None),
-                Condition::Trashed { lied: true, .. } => {
+                Condition::Written => state.set(id, None),
+                Condition::Live { lied: true } if power => state.set(id, None),
+                Condition::Trashed { lied: true, .. } if power => {
                     state.set(id, Some(Condition::Live { lied: false }));
                 }
                 _ => {}
             }
         }
         state.arcs.now.epoch = state.arcs.now.epoch.wrapping_add(1);
-        self.ledger.forget(state.faults.forgotten_batches);
+        self.ledger.forget(if power { state.faults.forgotten_batches } else { 0 });
         drop(state);
         self.crashed.notify_waiters();
+        kept
     }
 
     /// Flips bits of one byte of a stored shard. Says whether it is held.
@@ -368,17 +433,22 @@ impl MemoryStore {
         }
     }
 
-    /// Writes a shard, or finds it held. Gives the crash count it was written under.
-    fn write(&self, shard: &VerifiedShard) -> Result<Option<u64>, PutError> {
+    /// How often its process ended so far.
+    fn crashes(&self) -> u64 {
+        self.state().crashes
+    }
+
+    /// Writes a shard, or finds it held. Says whether it was written.
+    fn write(&self, shard: &VerifiedShard, begun_in: u64) -> Result<bool, PutError> {
         let (id, record_bytes) = (shard.id(), record_bytes(shard));
         let mut state = self.state();
-        if state.closed {
+        if state.closed || state.crashes != begun_in {
             return Err(PutError::Closed);
         }
         let held = state.shards.get(&id).map(|held| held.condition);
         if matches!(held, Some(Condition::Live { .. })) {
             state.counters.duplicates += 1;
-            return Ok(None);
+            return Ok(false);
         }
         let reason = if state.used_bytes + record_bytes > self.capacity_bytes {
             Some(FullReason::Capacity)
@@ -400,7 +470,7 @@ impl MemoryStore {
         }
         if matches!(held, Some(Condition::Trashed { .. })) {
             // What lies in the trash stays there until the new record is synced.
-            return Ok(Some(state.crashes));
+            return Ok(true);
         }
         let mut held = Held {
             geometry: shard.geometry(),
@@ -420,16 +490,18 @@ impl MemoryStore {
         if let Some(old) = state.shards.insert(id, held) {
             state.used_bytes -= old.record_bytes;
         }
-        Ok(Some(state.crashes))
+        state.note_unsynced(id, None);
+        Ok(true)
     }
 
     /// Makes a written shard durable and visible.
-    fn sync(&self, shard: &VerifiedShard, written_in: u64) -> Result<Stored, PutError> {
+    fn sync(&self, shard: &VerifiedShard, begun_in: u64) -> Result<Stored, PutError> {
         let id = shard.id();
         let mut state = self.state();
-        if state.crashes != written_in {
+        if state.crashes != begun_in {
             return Err(PutError::Closed);
         }
+        state.unsynced.retain(|(other, _)| *other != id);
         state.counters.commits += 1;
         let condition = state.shards.get(&id).map(|held| held.condition);
         if state.faults.fail_syncs {
@@ -481,16 +553,20 @@ impl MemoryStore {
 #[async_trait]
 impl ShardStore for MemoryStore {
     async fn put(&self, shard: VerifiedShard) -> Result<Stored, PutError> {
+        let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
-        let Some(written_in) = self.write(&shard)? else { return Ok(Stored::AlreadyHeld) };
+        if !self.write(&shard, begun_in)? {
+            return Ok(Stored::AlreadyHeld);
+        }
         self.delay(|faults| faults.sync_delay).await;
-        self.sync(&shard, written_in)
+        self.sync(&shard, begun_in)
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
+        let begun_in = self.crashes();
         self.delay(|faults| faults.read_delay).await;
         let mut state = self.state();
-        state.readable()?;
+        state.readable_since(begun_in)?;
         state.live(id)?;
         let place = state.wrong_place(id, 1).unwrap_or(id);
         let held = state.live(place)?;
@@ -517,9 +593,10 @@ impl ShardStore for MemoryStore {
     }
 
     async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
+        let begun_in = self.crashes();
         self.delay(|faults| faults.read_delay).await;
         let mut state = self.state();
-        state.readable()?;
+        state.readable_since(begun_in)?;
         let held = state.live(id)?;
         let record_bytes = held.record_bytes;
         match shard::sound(id, &held.descriptor, &held.groups, &held.data) {
@@ -529,13 +606,21 @@ impl ShardStore for MemoryStore {
     }
 
     async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
-        let crashes = self.state().crashes;
+        let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
+        {
+            let mut state = self.state();
+            let is_live = state.shards.get(&id).is_some_and(Held::is_live);
+            if is_live && state.crashes == begun_in && !state.faults.fail_writes {
+                state.note_unsynced(id, Some(reason));
+            }
+        }
         self.delay(|faults| faults.sync_delay).await;
         let mut state = self.state();
-        if state.closed || state.crashes != crashes {
+        if state.closed || state.crashes != begun_in {
             return Err(RemoveError::Closed);
         }
+        state.unsynced.retain(|(other, _)| *other != id);
         let condition = match state.shards.get(&id).map(|held| held.condition) {
             // There are no sound bytes to be kept.
             Some(Condition::Quarantined) => None,

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::BufWriter,
+    io::{BufWriter, Read as _},
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -26,6 +26,15 @@ use copse_sim::cluster::{
 use serde_json::{Value, json};
 
 use super::{Failure, print, print_json};
+
+/// A world that takes longer, by the clock outside, is ended: most take seconds, the longest a minute.
+const WORLD_MAX: Duration = Duration::from_secs(600);
+
+/// For how long the fewest faults are looked for, by the clock outside.
+const SHRINK_MAX: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether a world has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Lines of the log that are shown of a world in which something was broken.
 const LINES_SHOWN: usize = 40;
@@ -52,14 +61,14 @@ pub(super) struct Rules {
     /// Worlds of this kind, whatever the seed would have it.
     #[arg(long)]
     kind: Option<Kind>,
-    /// The dice: 1 are those of before there were kinds of worlds.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
     dice: u8,
 }
 
 impl Rules {
     fn spec(self, seed: u64) -> Spec {
-        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Second);
+        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Third);
         let mut spec = Spec::by(dice, seed, self.kind);
         spec.canary = self.canary;
         spec
@@ -74,7 +83,7 @@ impl Rules {
         if let Some(kind) = self.kind {
             arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
-        if self.dice != Dice::Second as u8 {
+        if self.dice != Dice::Third as u8 {
             arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
         }
         arguments
@@ -117,9 +126,9 @@ impl World {
 pub(super) struct Run {
     #[command(flatten)]
     world: World,
-    /// When a promise is broken, looks for the fewest faults with which it still is.
+    /// When a promise is broken, does not look for the fewest faults with which it still is.
     #[arg(long)]
-    shrink: bool,
+    no_shrink: bool,
 }
 
 /// Arguments of `swarm`.
@@ -131,6 +140,9 @@ pub(super) struct Swarm {
     /// Worlds at one time; as many as there are cores unless told otherwise.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Does not look for the fewest faults with which the first broken world still is.
+    #[arg(long)]
+    no_shrink: bool,
     #[command(flatten)]
     rules: Rules,
 }
@@ -164,37 +176,68 @@ pub(super) fn run(arguments: &Run, as_json: bool) -> Result<(), Failure> {
         print(&format!("{spec}{}", story(world, &spec, &outcome)))?;
     }
     let Some(broken) = outcome.broken else { return Ok(()) };
-    if arguments.shrink {
-        let World { seed, rules, .. } = *world;
-        let with = |without: &BTreeSet<usize>| {
-            let all: BTreeSet<usize> = without.iter().chain(&world.without).copied().collect();
-            World { seed, without: all.into_iter().collect(), rules }
-        };
-        let least = shrink(spec.faults.len(), |without| {
-            let told = elsewhere(&with(without));
-            told.is_ok_and(|told| told["promise"] == broken.promise.to_string())
-        });
-        let least = with(&least);
-        let again = least.arguments().join(" ");
-        let mut text = format!("the fewest faults found that do it (copse-sim run {again}):\n");
-        let left = spec.faults.iter().enumerate();
-        for (number, fault) in left.filter(|(number, _)| !least.without.contains(number)) {
-            text += &format!("  fault {number} {fault}\n");
-        }
-        print(&text)?;
+    if !arguments.no_shrink && !as_json {
+        print(&fewest(world, &spec, &broken.promise.to_string()))?;
     }
     Err(broken.to_string().into())
 }
 
+/// The fewest faults found with which a world still breaks this promise.
+fn fewest(world: &World, spec: &Spec, promise: &str) -> String {
+    let World { seed, rules, .. } = *world;
+    let with = |without: &BTreeSet<usize>| {
+        let all: BTreeSet<usize> = without.iter().chain(&world.without).copied().collect();
+        World { seed, without: all.into_iter().collect(), rules }
+    };
+    let start = Instant::now();
+    let least = shrink(spec.faults.len(), |without| {
+        let is_time = start.elapsed() < SHRINK_MAX;
+        is_time && elsewhere(&with(without)).is_ok_and(|told| told["promise"] == promise)
+    });
+    let least = with(&least);
+    let again = least.arguments().join(" ");
+    let mut text = format!("the fewest faults found that do it (copse-sim run {again}):\n");
+    let left = spec.faults.iter().enumerate();
+    for (number, fault) in left.filter(|(number, _)| !least.without.contains(number)) {
+        text += &format!("  fault {number} {fault}\n");
+    }
+    text
+}
+
 /// Runs a world in a process of its own: what libraries keep for a whole process is then new, too.
+/// One in which no time passes any more is ended.
 fn elsewhere(world: &World) -> Result<Value, Failure> {
     let mut program = Command::new(std::env::current_exe()?);
     program.args(["run", "--json"]).args(world.arguments());
     let seed = world.seed;
     // What it says of a broken promise is in the JSON.
-    let output = program.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("seed {seed} gave no result ({}): {error}", output.status).into())
+    let mut child =
+        program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut stdout = child.stdout.take().ok_or("a world has no output")?;
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        stdout.read_to_end(&mut text).map(|_| text)
+    });
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > WORLD_MAX {
+            child.kill()?;
+            child.wait()?;
+            let again = world.arguments().join(" ");
+            let minutes = WORLD_MAX.as_secs() / 60;
+            return Err(format!(
+                "seed {seed} did not end in {minutes} minutes and was ended: copse-sim step {again}"
+            )
+            .into());
+        }
+        thread::sleep(LOOK_EVERY);
+    };
+    let text = reader.join().map_err(|_| "the reader of a world's output panicked")??;
+    serde_json::from_slice(&text)
+        .map_err(|error| format!("seed {seed} gave no result ({status}): {error}").into())
 }
 
 pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
@@ -245,7 +288,7 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     }
     if let Some(broken) = &outcome.broken {
         let again = world.arguments().join(" ");
-        text += &format!("\nBROKEN {broken}\nrun it again: copse-sim run {again} --shrink");
+        text += &format!("\nBROKEN {broken}\nrun it again: copse-sim run {again}");
     }
     text + "\n"
 }
@@ -316,10 +359,17 @@ pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
     let broken = all.iter().filter(|told| told["broken"].is_string()).count();
     let summary = summary(&all, broken, start.elapsed().as_secs_f64());
     let count = all.len();
+    let first = all.iter().find(|told| told["broken"].is_string());
+    let first =
+        first.and_then(|told| Some((told["seed"].as_u64()?, told["promise"].as_str()?.to_owned())));
     if as_json {
         print_json(&all.into())?
     } else {
         print(&summary)?
+    }
+    if let Some((seed, promise)) = first.filter(|_| !as_json && !arguments.no_shrink) {
+        let world = World { seed, without: Vec::new(), rules: arguments.rules };
+        print(&fewest(&world, &world.spec()?, &promise))?;
     }
     if broken > 0 {
         return Err(format!("promises were broken in {broken} of {count} worlds").into());

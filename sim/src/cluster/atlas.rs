@@ -123,6 +123,13 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether a node lies about shards.
+    pub const fn is_lie_about_shards(&self) -> bool {
+        matches!(self, Self::Lie { how, .. } if how.is_of_shards())
+    }
+}
+
 /// How a node lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -138,6 +145,8 @@ pub enum Lie {
     FalseWitness,
     /// It passes on what others said of themselves long ago.
     StaleRecords,
+    /// Whoever asks it what it has of a chunk, it has all shards.
+    ClaimsAll,
 }
 
 impl Lie {
@@ -157,6 +166,8 @@ pub enum BadDisk {
     Writes,
     /// What is written cannot be synced.
     Syncs,
+    /// Half of the writes to the ledger and to the file of peers fail; shards are written.
+    Books,
 }
 
 impl fmt::Display for Fault {

@@ -3,11 +3,14 @@
 //! Owns what counts as broken. While faults last only two things can be: a read that gives wrong
 //! bytes, and an operation that never ends. When all is calm again, everything must have grown back.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use copse_client::network::Network;
 use copse_core::{
-    ids::{NodeId, ShardIndex},
+    ids::{ChunkId, NodeId, ShardId},
     repair::Standing,
     ring::Ring,
 };
@@ -77,17 +80,45 @@ impl fmt::Display for Broken {
 }
 
 /// Whether all nodes say that all is well; if not, what one says.
-pub(super) async fn nodes_are_content(network: &Network, hosts: &[&Host]) -> Result<(), Broken> {
+pub(super) async fn nodes_are_content(
+    network: &Network,
+    hosts: &[&Host],
+    promised: &[Promised],
+) -> Result<(), Broken> {
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
             Broken::new(Promise::Service, format!("node {} gives no answer: {error}", host.machine))
         })?;
-        is_content(&info, host, hosts)?;
+        let mut hopeless = 0;
+        for job in info.repair.iter().flat_map(|repair| &repair.failing) {
+            let Ok(chunk) = <[u8; 32]>::try_from(job.chunk_id.as_slice()).map(ChunkId::new) else {
+                continue;
+            };
+            let is_promised = promised.iter().any(|one| one.extent.chunk == chunk);
+            hopeless += u64::from(!is_promised && is_lost(hosts, chunk).await);
+        }
+        is_content(&info, hopeless, host, hosts)?;
     }
     Ok(())
 }
 
-fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
+/// Whether too few shards of a chunk are on any disk: what a client that died left of a put may lose
+/// some, and nobody can do what was planned when there were enough.
+async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
+    let (mut left, mut needed) = (BTreeSet::new(), 0);
+    for host in hosts {
+        let held = host.disk().list_arc(Ring::arc(&chunk), None, usize::MAX).await;
+        for shard in held.unwrap_or_default().into_iter().filter(|shard| shard.id.chunk == chunk) {
+            needed = shard.geometry.data();
+            if !host.disk().is_damaged(shard.id) {
+                left.insert(shard.id.index);
+            }
+        }
+    }
+    left.len() < needed
+}
+
+fn is_content(info: &InfoReply, hopeless: u64, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
     let number = host.machine;
     let (alive, left) = (Standing::Alive.to_string(), Standing::Left.to_string());
     let broken = |promise, how: String| Err(Broken::new(promise, format!("node {number} {how}")));
@@ -116,13 +147,34 @@ fn is_content(info: &InfoReply, host: &Host, hosts: &[&Host]) -> Result<(), Brok
         broken(Promise::Repair, format!("is on its guard: {}", repair.guard))
     } else if !repair.planned {
         broken(Promise::Repair, "has not planned for what it sees".to_owned())
-    } else if queued > 0 || repair.chunks_displaced > 0 {
+    } else if queued > hopeless || repair.chunks_displaced > 0 {
         let failing = repair.failing.first().map(|job| job.last_error.clone()).unwrap_or_default();
         let displaced = repair.chunks_displaced;
         broken(Promise::Repair, format!("has {queued} jobs, {displaced} displaced; {failing}"))
     } else {
         Ok(())
     }
+}
+
+/// Whether all nodes that run know the same records of the same nodes, byte for byte.
+pub(super) fn directories_agree(hosts: &[&Host]) -> Result<(), Broken> {
+    let mut first: Option<(u16, BTreeSet<Vec<u8>>)> = None;
+    for host in hosts.iter().filter(|host| host.is_running()) {
+        let records = host.records().into_iter().map(|signed| signed.record).collect();
+        match &first {
+            None => first = Some((host.machine, records)),
+            Some((machine, known)) if *known != records => {
+                let differ = known.symmetric_difference(&records).count();
+                let how = format!(
+                    "nodes {machine} and {} know {differ} different records of others",
+                    host.machine
+                );
+                return Err(Broken::new(Promise::Directory, how));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether every promised chunk has all its shards, each once, where it belongs.
@@ -136,7 +188,8 @@ pub(super) async fn is_at_full_strength(
         let held = host.disk().list(None, usize::MAX).await.map_err(|error| {
             Broken::new(Promise::Strength, format!("the disk of {}: {error}", host.machine))
         })?;
-        for shard in held {
+        // What is rotten is not there, whatever the store believes.
+        for shard in held.into_iter().filter(|shard| !host.disk().is_damaged(*shard)) {
             holders.entry(shard).or_default().push(host.id);
         }
     }
@@ -144,7 +197,7 @@ pub(super) async fn is_at_full_strength(
         let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
         let mut places = ring.placement(Ring::arc(&chunk), geometry);
         for index in geometry.indices() {
-            let shard = copse_core::ids::ShardId { chunk, index };
+            let shard = ShardId { chunk, index };
             let held = holders.get(&shard).map(Vec::as_slice).unwrap_or_default();
             let broken = |how: &str| {
                 let text = format!("shard {} of chunk {} {how}", index.0, chunk.short());
@@ -199,13 +252,15 @@ pub(super) fn nothing_is_held_twice(hosts: &[&Host]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// The shards of a chunk that are on some disk: how many indices.
+/// The shards of a chunk that are on some disk, undamaged: how many indices.
 pub(super) async fn shards_left(hosts: &[Host], one: &Promised) -> usize {
-    let mut left: Vec<ShardIndex> = Vec::new();
+    let chunk = one.extent.chunk;
+    let mut left = BTreeSet::new();
     for host in hosts {
-        left.extend(host.disk().held(one.extent.chunk).await.unwrap_or_default());
+        let held = host.disk().held(chunk).await.unwrap_or_default();
+        left.extend(
+            held.into_iter().filter(|&index| !host.disk().is_damaged(ShardId { chunk, index })),
+        );
     }
-    left.sort_unstable();
-    left.dedup();
     left.len()
 }

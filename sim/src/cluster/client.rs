@@ -22,6 +22,7 @@ use copse_core::{
     seal::ConvergenceSecret,
 };
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{net::Net, scene::Scene, stream::Dialler, trace::Trace};
 use crate::random::Xoshiro;
@@ -31,6 +32,9 @@ const OPERATION_MAX: Duration = Duration::from_secs(120);
 
 /// Between two reads of a client in a storm, on average.
 const PAUSE_IN_STORM: Duration = Duration::from_millis(50);
+
+/// Part of the puts that were begun before.
+const AGAIN: f64 = 0.25;
 
 /// Memory of one client for chunks on their way.
 const BUDGET_BYTES: usize = 4 << 20;
@@ -50,11 +54,15 @@ pub(super) struct Ledger(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     promised: Vec<Promised>,
+    /// Everything that anybody began to put: its number, and how many bytes.
+    begun: Vec<(u64, usize)>,
+    puts: u64,
     puts_failed: u64,
     reads: u64,
     reads_failed: u64,
     wrong: Option<String>,
     refused: Option<String>,
+    hung: Option<String>,
 }
 
 /// How it went so far.
@@ -79,6 +87,15 @@ impl Ledger {
         self.lock().promised.clone()
     }
 
+    /// A put was acknowledged.
+    fn acknowledged(&self, one: Promised) {
+        let mut inner = self.lock();
+        inner.puts += 1;
+        if inner.promised.iter().all(|other| other.extent.chunk != one.extent.chunk) {
+            inner.promised.push(one);
+        }
+    }
+
     /// The first read that gave other bytes than were put.
     pub(super) fn wrong(&self) -> Option<String> {
         self.lock().wrong.clone()
@@ -89,10 +106,31 @@ impl Ledger {
         self.lock().refused.clone()
     }
 
+    /// The first call that did not end.
+    pub(super) fn hung(&self) -> Option<String> {
+        self.lock().hung.clone()
+    }
+
+    /// What a call gave, which must end in time.
+    async fn in_time<T, E: ToString>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, String> {
+        match timeout(OPERATION_MAX, call).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => {
+                let hung = format!("{what} gave no answer and no error in {OPERATION_MAX:?}");
+                self.lock().hung.get_or_insert_with(|| hung.clone());
+                Err(hung)
+            }
+        }
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let inner = self.lock();
         Counts {
-            puts: inner.promised.len() as u64,
+            puts: inner.puts,
             puts_failed: inner.puts_failed,
             reads: inner.reads,
             reads_failed: inner.reads_failed,
@@ -118,11 +156,14 @@ pub(super) struct Settings {
     /// hold every read to it that enough shards are within reach.
     pub(super) storm_from: Option<Duration>,
     pub(super) scene: Scene,
+    /// Whether what a client had under way dies with it, and puts are begun again.
+    pub(super) crashes: bool,
 }
 
 /// A client at an address.
 pub(super) struct Client {
     settings: Settings,
+    net: Net,
     connector: Arc<dyn Connector>,
     ledger: Ledger,
     trace: Trace,
@@ -138,8 +179,20 @@ impl Client {
         ledger: Ledger,
         rng: Xoshiro,
     ) -> Self {
-        let connector = Dialler::new(net, name);
-        Self { settings, connector, ledger, trace: net.trace().clone(), name, rng }
+        let connector = Dialler::new(net, name, CancellationToken::new());
+        let (net, trace) = (net.clone(), net.trace().clone());
+        Self { settings, net, connector, ledger, trace, name, rng }
+    }
+
+    /// A new process. When what this gives is dropped, it dies: its streams close, and whatever goes
+    /// on of it reaches nobody.
+    fn begin(&mut self) -> Option<DropGuard> {
+        if !self.settings.crashes {
+            return None;
+        }
+        let died = CancellationToken::new();
+        self.connector = Dialler::new(&self.net, self.name, died.clone());
+        Some(died.drop_guard())
     }
 
     /// Joins; from any door.
@@ -148,16 +201,14 @@ impl Client {
         let known = Directory::new(*network);
         let connector = Arc::clone(&self.connector);
         let joining = Network::connect(*network, doors.clone(), known, connector);
-        match timeout(OPERATION_MAX, joining).await {
-            Ok(joined) => joined.map_err(|error| error.to_string()),
-            Err(_) => Err("no answer and no error".to_owned()),
-        }
+        self.ledger.in_time(&format!("the join of client {}", self.name), joining).await
     }
 
     /// Puts and reads for ever, joining anew now and then as a new process would.
     pub(super) async fn live(mut self) {
         loop {
             let session = Duration::from_secs_f64(self.rng.exponential(60.0));
+            let _process = self.begin();
             match self.join().await {
                 // Dropped in the middle of whatever it does: the process is killed.
                 Ok(network) => drop(timeout(session, self.session(&network)).await),
@@ -189,27 +240,38 @@ impl Client {
         }
     }
 
-    /// Puts something new.
-    pub(super) async fn put(&mut self, network: &Network) -> Result<(), String> {
+    /// Something new; now and then what somebody began to put before, be it done, failed, or under
+    /// way by another.
+    fn something(&mut self) -> (u64, usize) {
+        if self.settings.crashes && self.rng.chance(AGAIN) {
+            let ledger = self.ledger.lock();
+            if !ledger.begun.is_empty() {
+                return ledger.begun[self.rng.below(ledger.begun.len())];
+            }
+        }
         // Sizes of all magnitudes.
         let magnitude = (self.settings.largest_bytes as f64).ln() * self.rng.unit();
         #[allow(clippy::cast_possible_truncation)] // bounded in the same breath
         let bytes = (magnitude.exp() as usize).clamp(1, self.settings.largest_bytes);
         let number = self.rng.next_u64();
+        self.ledger.lock().begun.push((number, bytes));
+        (number, bytes)
+    }
+
+    /// Puts something, mostly new.
+    pub(super) async fn put(&mut self, network: &Network) -> Result<(), String> {
+        let (number, bytes) = self.something();
         let name = self.name;
         let stored = async {
             let (uploader, extent) = store(network, self.settings.geometry, number, bytes).await?;
             let (chunk, code) = (extent.chunk.short(), extent.geometry);
             self.trace.note(format_args!("client {name}: put chunk {chunk}, {bytes} B, {code}"));
-            self.ledger.lock().promised.push(Promised { extent, content: number, bytes });
+            self.ledger.acknowledged(Promised { extent, content: number, bytes });
             // The other shards follow while the session lasts.
             drop(uploader.flush().await);
-            Ok(())
+            Ok::<_, String>(())
         };
-        let result = match timeout(OPERATION_MAX, stored).await {
-            Ok(result) => result,
-            Err(_) => Err("no answer and no error".to_owned()),
-        };
+        let result = self.ledger.in_time(&format!("a put of client {name}"), stored).await;
         if let Err(error) = &result {
             self.trace.note(format_args!("client {name}: put failed: {error}"));
             self.ledger.lock().puts_failed += 1;
@@ -238,10 +300,8 @@ impl Client {
         let scene = &self.settings.scene;
         // A client that is killed while it reads leaves this behind, which is harmless.
         let number = scene.begin(one.extent.chunk);
-        let result = match timeout(OPERATION_MAX, reader.read_extent(&one.extent)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err("no answer and no error".to_owned()),
-        };
+        let what = format!("client {}: a read of chunk {}", self.name, one.extent.chunk.short());
+        let result = self.ledger.in_time(&what, reader.read_extent(&one.extent)).await;
         let fewest = scene.end(number);
         let mut ledger = self.ledger.lock();
         ledger.reads += 1;

@@ -8,12 +8,15 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use async_trait::async_trait;
-use copse_core::ids::{ChunkId, ShardId, ShardIndex};
+use copse_core::{
+    geometry::Geometry,
+    ids::{ChunkId, ShardId, ShardIndex},
+};
 use copse_node::{
     membership::memory::Memory,
     store::{
@@ -54,23 +57,27 @@ pub(super) type Lying = Arc<Mutex<Option<Lie>>>;
 pub(super) struct Mounted {
     disk: Arc<MemoryStore>,
     fence: Fence,
+    files: Files,
     lying: Lying,
     scene: Scene,
+    /// What clients store with, for one that claims to have all of it.
+    geometry: Geometry,
     /// Buffers of all reads, for a node that never lets go of them.
     hoard: Option<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Mounted {
     pub(super) fn new(
-        disk: &Arc<MemoryStore>,
-        fence: &Fence,
+        files: &Files,
         lying: &Lying,
         scene: &Scene,
+        geometry: Geometry,
         hoards: bool,
     ) -> Arc<Self> {
-        let (disk, lying) = (Arc::clone(disk), Arc::clone(lying));
+        let (disk, fence) = (Arc::clone(&files.disk), files.fence.clone());
+        let (files, lying, scene) = (files.clone(), Arc::clone(lying), scene.clone());
         let hoard = hoards.then(Mutex::default);
-        Arc::new(Self { disk, fence: fence.clone(), lying, scene: scene.clone(), hoard })
+        Arc::new(Self { disk, fence, files, lying, scene, geometry, hoard })
     }
 
     /// A shard that is not the wanted one, if there is any.
@@ -124,7 +131,7 @@ impl ShardStore for Mounted {
             }
             Some(Lie::OtherShards) => return self.another(id).await,
             // Those lie elsewhere.
-            Some(Lie::FalseWitness | Lie::StaleRecords) => {}
+            Some(Lie::FalseWitness | Lie::StaleRecords | Lie::ClaimsAll) => {}
         }
         Ok(read)
     }
@@ -145,6 +152,9 @@ impl ShardStore for Mounted {
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
         self.readable()?;
+        if *self.lying.lock().unwrap_or_else(PoisonError::into_inner) == Some(Lie::ClaimsAll) {
+            return Ok(self.geometry.indices().collect());
+        }
         self.disk.held(chunk).await
     }
 
@@ -169,7 +179,7 @@ impl ShardStore for Mounted {
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(MountedLedger { ledger: self.disk.ledger(), fence: self.fence.clone() })
+        Arc::new(MountedLedger { ledger: self.disk.ledger(), files: self.files.clone() })
     }
 
     async fn stats(&self) -> StoreStats {
@@ -180,24 +190,79 @@ impl ShardStore for Mounted {
     async fn close(&self) {}
 }
 
+/// Whether half of the writes to what is no shard fail.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) fail: AtomicBool,
+    writes: AtomicU64,
+}
+
+/// What else a process keeps on its disk: it fails as the shards do.
+#[derive(Clone)]
+pub(super) struct Files {
+    disk: Arc<MemoryStore>,
+    fence: Fence,
+    books: Arc<Books>,
+    /// Whether they fail at all.
+    fail: bool,
+}
+
+impl Files {
+    pub(super) fn new(
+        disk: &Arc<MemoryStore>,
+        fence: &Fence,
+        books: &Arc<Books>,
+        fail: bool,
+    ) -> Self {
+        let (disk, books) = (Arc::clone(disk), Arc::clone(books));
+        Self { disk, fence: fence.clone(), books, fail }
+    }
+
+    fn read(&self) -> io::Result<()> {
+        self.fence.io()?;
+        failing(self.fail && self.disk.faults().fail_reads, libc::EIO)
+    }
+
+    /// Not synced: that is the ledger's.
+    fn write(&self) -> io::Result<()> {
+        self.fence.io()?;
+        let faults = self.disk.faults();
+        let number = self.books.writes.fetch_add(1, Relaxed);
+        // Half of them, in no pattern that what a node writes in turns could keep step with.
+        let is_turn = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
+        failing(is_turn && self.books.fail.load(Relaxed), libc::EIO)?;
+        failing(self.fail && faults.fail_writes, libc::EIO)?;
+        failing(self.fail && faults.no_space, libc::ENOSPC)
+    }
+
+    fn write_and_sync(&self) -> io::Result<()> {
+        self.write()?;
+        failing(self.fail && self.disk.faults().fail_syncs, libc::EIO)
+    }
+}
+
+fn failing(is_failing: bool, code: i32) -> io::Result<()> {
+    if is_failing { Err(io::Error::from_raw_os_error(code)) } else { Ok(()) }
+}
+
 struct MountedLedger {
     ledger: Arc<dyn Ledger>,
-    fence: Fence,
+    files: Files,
 }
 
 impl Ledger for MountedLedger {
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.fence.io()?;
+        self.files.read()?;
         self.ledger.get(key)
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.read()?;
         self.ledger.scan(prefix, visit)
     }
 
     fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.write()?;
         self.ledger.apply(changes)
     }
 }
@@ -207,23 +272,24 @@ impl Ledger for MountedLedger {
 pub(super) struct PeersFile(Arc<Mutex<Option<Vec<u8>>>>);
 
 impl PeersFile {
-    pub(super) fn mounted(&self, fence: &Fence) -> Arc<dyn Memory> {
-        Arc::new(MountedPeers { file: self.clone(), fence: fence.clone() })
+    pub(super) fn mounted(&self, files: &Files) -> Arc<dyn Memory> {
+        Arc::new(MountedPeers { file: self.clone(), files: files.clone() })
     }
 }
 
 struct MountedPeers {
     file: PeersFile,
-    fence: Fence,
+    files: Files,
 }
 
 impl Memory for MountedPeers {
     fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.files.read()?;
         Ok(self.file.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
-        self.fence.io()?;
+        self.files.write_and_sync()?;
         *self.file.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
         Ok(())
     }

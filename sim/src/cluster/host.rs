@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use copse_core::{ids::NodeId, token::JoinToken};
+use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken};
 use copse_node::{
     byte_size::ByteSize,
     config::{Config, Listen},
@@ -19,19 +19,23 @@ use copse_node::{
     leaving::{Departure, Progress},
     node::{Edges, Node, StartError},
     peer::endpoint::PeerSocket,
-    repair::{Canary, Phases},
+    repair::Phases,
     shards::Clock,
-    store::{MemoryStore, TrashOptions, memory::Faults},
+    store::{
+        MemoryStore, TrashOptions,
+        memory::{Faults, Unsynced},
+    },
 };
 use copse_proto::door::{InfoReply, SignedRecord};
 use tokio::time::Instant;
 
 use super::{
     atlas::Lie,
-    disk::{Fence, Lying, Mounted, PeersFile},
+    disk::{Books, Fence, Files, Lying, Mounted, PeersFile},
     entropy::EPOCH,
     net::{Machine, Net, address},
     scene::Scene,
+    spec::Dice,
     stream::Door,
     udp::{PausedRuntime, Socket},
 };
@@ -52,11 +56,17 @@ pub(super) struct Host {
     skew_seconds: Arc<AtomicI64>,
     disk: Arc<MemoryStore>,
     disks: u64,
+    /// What the disk takes for a sync or a read when nothing is wrong with it; an eighth for a write.
+    latency: Duration,
+    /// Whether a power cut may leave what was not synced, and files fail as shards do.
+    is_real: bool,
     faults: Faults,
+    books: Arc<Books>,
     peers: PeersFile,
     lying: Lying,
     scene: Scene,
-    canary: Option<Canary>,
+    geometry: Geometry,
+    phases: Phases,
     hoards: bool,
     departure: Stay,
     starts: u64,
@@ -80,11 +90,19 @@ pub(super) struct Common {
     pub(super) config: Config,
     pub(super) start: Instant,
     pub(super) scene: Scene,
-    /// A bug that all nodes have.
-    pub(super) canary: Option<Canary>,
+    /// What is different about all nodes: a bug, no audits.
+    pub(super) phases: Phases,
     /// Another one: no node lets go of the memory of a read.
     pub(super) hoards: bool,
+    /// The rules: by newer ones disks take time, and power cuts leave some of what was not synced.
+    pub(super) dice: Dice,
+    /// What clients store with.
+    pub(super) geometry: Geometry,
 }
+
+/// What a disk takes, at least and at most, in microseconds: the fastest flash, a busy hard disk. Timers
+/// go by milliseconds, so what is shorter is one.
+const LATENCY_US: (f64, f64) = (50.0, 5000.0);
 
 impl Host {
     pub(super) fn new(common: &Common, machine: Machine, zone: &str, mut rng: Xoshiro) -> Self {
@@ -104,7 +122,14 @@ impl Host {
         };
         let skew_seconds = Arc::new(AtomicI64::new(0));
         let clock = clock(common.start, &skew_seconds);
-        Self {
+        let latency = if common.dice > Dice::Second {
+            let (least, most) = LATENCY_US;
+            let mut disk = Xoshiro::new(rng.clone().next_u64(), "cluster disk");
+            Duration::from_secs_f64(least * (most / least).powf(disk.unit()) / 1e6)
+        } else {
+            Duration::ZERO
+        };
+        let mut host = Self {
             machine,
             id: Seed::new(seed).key().id(),
             seed,
@@ -114,16 +139,22 @@ impl Host {
             start: common.start,
             skew_seconds,
             disks: 0,
+            latency,
+            is_real: common.dice > Dice::Second,
             faults: Faults::default(),
+            books: Arc::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
             scene: common.scene.clone(),
-            canary: common.canary,
+            geometry: common.geometry,
+            phases: common.phases,
             hoards: common.hoards,
             departure: Stay::Here,
             starts: 0,
             running: None,
-        }
+        };
+        host.slow(Duration::ZERO);
+        host
     }
 
     /// What others join by.
@@ -156,6 +187,7 @@ impl Host {
         self.starts += 1;
         net.plug(self.machine);
         let fence = Fence::default();
+        let files = Files::new(&self.disk, &fence, &self.books, self.is_real);
         let mut random = [0; 32];
         for part in random.chunks_mut(8) {
             part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
@@ -166,19 +198,39 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&self.disk, &fence, &self.lying, &self.scene, self.hoards),
-            memory: Some(self.peers.mounted(&fence)),
+            store: Mounted::new(&files, &self.lying, &self.scene, self.geometry, self.hoards),
+            memory: Some(self.peers.mounted(&files)),
             seed: Seed::new(self.seed),
             random,
             clock: clock(self.start, &self.skew_seconds),
             control: None,
             metrics: None,
             departure: Departure::told(self.departure == Stay::Leaving),
-            phases: Phases::default().with_canary(self.canary),
+            phases: self.phases,
         };
-        let node = Node::start(edges, self.config.clone()).await?;
-        self.running = Some((node, fence));
-        Ok(())
+        match Node::start(edges, self.config.clone()).await {
+            Ok(node) => {
+                self.running = Some((node, fence));
+                Ok(())
+            }
+            Err(error) => {
+                fence.fall();
+                net.unplug(self.machine, true);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether its disk fails now: then a node need not start on it.
+    pub(super) fn disk_fails(&self) -> bool {
+        let Faults { no_space, fail_writes, fail_syncs, fail_reads, .. } = self.faults;
+        let books_fail = self.books.fail.load(Relaxed);
+        self.is_real && (no_space || fail_writes || fail_syncs || fail_reads || books_fail)
+    }
+
+    /// Has half of the writes to the ledger and to the file of peers fail, or none any more.
+    pub(super) fn fail_books(&self, fail: bool) {
+        self.books.fail.store(fail, Relaxed);
     }
 
     /// The node dies at this moment. With `power` the machine does: streams fall silent instead of
@@ -187,8 +239,15 @@ impl Host {
         let Some((node, fence)) = self.running.take() else { return };
         fence.fall();
         net.unplug(self.machine, !power);
-        if power {
-            self.disk.crash();
+        let mut fate = || match self.rng.below(4) {
+            _ if !power => Unsynced::Whole,
+            _ if !self.is_real => Unsynced::Gone,
+            0 | 1 => Unsynced::Whole,
+            2 => Unsynced::Torn,
+            _ => Unsynced::Gone,
+        };
+        for (shard, bytes) in self.disk.end(power, &mut fate) {
+            self.scene.wrote(shard, bytes.into());
         }
         // What is left of it ends by itself and reaches nothing.
         tokio::spawn(node.shutdown());
@@ -267,6 +326,15 @@ impl Host {
     pub(super) fn fault(&mut self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.faults);
         self.disk.set_faults(self.faults.clone());
+    }
+
+    /// Has the disk take so long for everything, or what it takes by itself.
+    pub(super) fn slow(&mut self, delay: Duration) {
+        let latency = self.latency.max(delay);
+        let write = (self.latency / 8).max(delay);
+        self.fault(|faults| {
+            (faults.write_delay, faults.sync_delay, faults.read_delay) = (write, latency, latency);
+        });
     }
 
     /// Has the node lie from now on, or no more.

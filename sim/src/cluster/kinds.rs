@@ -6,7 +6,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::atlas::{self, Bounds, Fault, Lie, Number, Planned};
+use super::{
+    atlas::{self, BadDisk, Bounds, Fault, Lie, Number, Planned},
+    spec::CALM_BEFORE,
+};
 use crate::random::Xoshiro;
 
 /// What a world is for.
@@ -18,6 +21,8 @@ pub enum Kind {
     ReadStorm,
     /// Everything is whole; then some machines are away, and come back.
     Outage,
+    /// Machines lose their disks, and when everything has grown back, others do.
+    Waves,
 }
 
 impl Kind {
@@ -27,6 +32,7 @@ impl Kind {
             Self::Usual => "usual",
             Self::ReadStorm => "read-storm",
             Self::Outage => "outage",
+            Self::Waves => "waves",
         }
     }
 }
@@ -37,6 +43,7 @@ impl fmt::Display for Kind {
             Self::Usual => "anything may happen",
             Self::ReadStorm => "a storm of reads",
             Self::Outage => "an outage",
+            Self::Waves => "waves of losses",
         })
     }
 }
@@ -48,9 +55,23 @@ pub const PUTS_BEFORE_STORM: Duration = Duration::from_secs(30);
 /// For how long a storm lasts, at least.
 pub const STORM_MIN: Duration = Duration::from_secs(120);
 
-/// Part of the worlds that are a storm of reads, and that are an outage.
+/// Part of the worlds that are a storm of reads, and that are an outage; and of all of them, that are
+/// waves of losses instead.
 const STORMS: f64 = 0.1;
 const OUTAGES: f64 = 0.1;
+const WAVES: f64 = 0.06;
+
+/// Between two waves in the plan; in the world the next comes when everything has grown back.
+const BETWEEN_WAVES: Duration = Duration::from_secs(60);
+
+/// Part of the waves in which half of what is planned cannot be written down.
+const BOOKS_FAIL: f64 = 0.5;
+
+/// What an empty disk takes for everything then.
+const SLOW_MS: u64 = 3000;
+
+/// How long a machine is away that lost its disk, at most.
+const AWAY_MAX: Duration = Duration::from_secs(20);
 
 /// Part of the usual worlds with machines that leave, with misdirected reads or writes, with the
 /// rarer liars about shards, and with liars about others.
@@ -58,6 +79,15 @@ const LEAVES: f64 = 0.25;
 const MISDIRECTED: f64 = 0.15;
 const RARE_LIARS: f64 = 0.1;
 const WITNESSES: f64 = 0.2;
+
+/// Part of the usual worlds in which lines of joining machines and of clients fail; and of the joining
+/// machines, those that something befalls.
+const OTHER_LINES: f64 = 0.4;
+/// Part of the usual worlds with a node that claims to have everything.
+const CLAIMS: f64 = 0.15;
+const JOINER_STRUCK: f64 = 0.4;
+/// And those at whose coming half of the entries of all ledgers fail for a while.
+const BOOKS_FAIL_AT_JOIN: f64 = 0.25;
 
 /// The kind of a seed's world.
 pub fn kind(rng: &mut Xoshiro) -> Kind {
@@ -69,6 +99,11 @@ pub fn kind(rng: &mut Xoshiro) -> Kind {
     } else {
         Kind::Usual
     }
+}
+
+/// Whether a seed's world is waves of losses, from a stream of its own.
+pub fn is_waves(rng: &mut Xoshiro) -> bool {
+    rng.chance(WAVES)
 }
 
 /// A moment while faults last, and how long it is to their end, or less.
@@ -111,6 +146,91 @@ pub fn draw_further(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro)
         let host = number(2, bounds.hosts, rng);
         let (at, _) = moment(bounds, rng);
         plan.push(Planned { at, lasts: bounds.until - at, fault: Fault::Leave { host } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+/// Adds to a usual world: a node that claims to have every shard. It counts as one that lost them.
+pub fn draw_claims(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    let mut losers = atlas::losers_of(plan);
+    if rng.chance(CLAIMS)
+        && let Some(host) = atlas::loser(bounds, &mut losers, number(0, bounds.hosts, rng))
+    {
+        let (at, lasts) = moment(bounds, rng);
+        plan.push(Planned { at, lasts, fault: Fault::Lie { host, how: Lie::ClaimsAll } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
+/// Adds to a usual world: lines of machines that join and of clients which fail, and what befalls
+/// joined machines. The numbers of clients follow those of all machines; the first is an observer.
+pub fn draw_others(
+    bounds: &Bounds,
+    joiners: Number,
+    clients: Number,
+    plan: &mut Vec<Planned>,
+    rng: &mut Xoshiro,
+) {
+    let machines = bounds.hosts + joiners;
+    let joins: Vec<(Number, Duration)> = plan
+        .iter()
+        .filter_map(|planned| match planned.fault {
+            Fault::Join { host } => Some((host, planned.at)),
+            _ => None,
+        })
+        .collect();
+    let clients = machines + 1..machines + 1 + clients;
+    let others: Vec<Number> = joins.iter().map(|(host, _)| *host).chain(clients).collect();
+    if rng.chance(OTHER_LINES) {
+        for _ in 0..1 + rng.below(3) {
+            let other = others[rng.below(others.len())];
+            let host = number(0, bounds.hosts, rng);
+            let some = (0..bounds.hosts).filter(|_| rng.chance(0.5)).collect::<Vec<_>>();
+            let fault = match rng.below(4) {
+                0 => Fault::Flap { host: other },
+                1 => Fault::OneWay { from: other, to: some },
+                2 => Fault::OneWay { from: host, to: vec![other] },
+                // It sees a part of the network, and nobody else does.
+                _ => Fault::Partition { side: [some, vec![other]].concat() },
+            };
+            let (at, rest) = moment(bounds, rng);
+            let lasts = rest.min(bounds.dead_after.mul_f64(0.7 * rng.unit()));
+            plan.push(Planned { at, lasts, fault });
+        }
+    }
+    let mut books = rng.clone();
+    for &(joiner, joined) in &joins {
+        if !books.chance(BOOKS_FAIL_AT_JOIN) {
+            continue;
+        }
+        let mut strike = |at: Duration, lasts: Duration, fault| {
+            // What ends when it begins ends first, so it would never end.
+            if at < bounds.until {
+                plan.push(Planned { at, lasts: lasts.min(bounds.until - at), fault });
+            }
+        };
+        // What is to move to it is planned, and half of that not written down; much of it is still to be
+        // done when those who planned it begin anew.
+        strike(joined, 2 * AWAY_MAX, Fault::SlowDisk { host: joiner, delay_ms: SLOW_MS });
+        for host in 0..bounds.hosts {
+            strike(joined, AWAY_MAX, Fault::BadDisk { host, way: BadDisk::Books });
+            let begins_anew = joined + AWAY_MAX.mul_f64(0.3 + books.unit());
+            strike(begins_anew, AWAY_MAX / 10, Fault::Kill { host });
+        }
+    }
+    for (host, joined) in joins {
+        if !rng.chance(JOINER_STRUCK) {
+            continue;
+        }
+        let at = joined + (bounds.until - joined).mul_f64(rng.unit() * rng.unit());
+        let lasts = (bounds.until - at).min(bounds.dead_after.mul_f64(0.7 * rng.unit()));
+        let fault = match rng.below(4) {
+            0 => Fault::Kill { host },
+            1 => Fault::PowerCut { host, forgotten_batches: rng.below(4) },
+            2 => Fault::SlowDisk { host, delay_ms: 1 + rng.below(2000) as u64 },
+            _ => Fault::FullDisk { host },
+        };
+        plan.push(Planned { at, lasts, fault });
     }
     plan.sort_by_key(|planned| planned.at);
 }
@@ -165,6 +285,54 @@ pub fn draw_outage(bounds: &Bounds, freeze_max: Duration, rng: &mut Xoshiro) -> 
     away.into_iter().map(|host| Planned { at, lasts, fault: Fault::Kill { host } }).collect()
 }
 
+/// Waves: as many machines as a chunk may lose when it is acknowledged lose their disks at once, then
+/// others, three to five times. `spare` shards of a chunk may be missing; more machines than that are
+/// struck in all, so that at last repaired shards must answer.
+pub fn draw_waves(bounds: &Bounds, spare: usize, rng: &mut Xoshiro) -> Vec<Planned> {
+    let losses = bounds.losses_max.max(1);
+    let waves = (3 + rng.below(3)).max((spare + 1).div_ceil(losses));
+    let mut plan = Vec::new();
+    let mut all: Vec<Number> = Vec::new();
+    for wave in 0..waves {
+        let mut struck: Vec<Number> = Vec::new();
+        while struck.len() < losses {
+            if all.is_empty() {
+                // Each was struck once: from the beginning.
+                all = (0..bounds.hosts).filter(|host| !struck.contains(host)).collect();
+            }
+            struck.push(all.swap_remove(rng.below(all.len())));
+        }
+        let at = bounds.from + BETWEEN_WAVES * u32::try_from(wave).unwrap_or(0);
+        let books_fail = rng.chance(BOOKS_FAIL);
+        for host in 0..bounds.hosts {
+            let (part, is_struck) = (AWAY_MAX.mul_f64(rng.unit()), struck.contains(&host));
+            let mut strike = |at, lasts, fault| plan.push(Planned { at, lasts, fault });
+            match (is_struck, books_fail) {
+                (true, false) => strike(at, part, Fault::LoseDisk { host }),
+                // Back soon, but so slow that much of what was planned is still to be done when
+                // those who planned it begin anew.
+                (true, true) => {
+                    strike(at, part / 2, Fault::LoseDisk { host });
+                    strike(at, 2 * AWAY_MAX, Fault::SlowDisk { host, delay_ms: SLOW_MS });
+                }
+                (false, true) => {
+                    let way = BadDisk::Books;
+                    strike(at, AWAY_MAX, Fault::BadDisk { host, way });
+                    strike(at + AWAY_MAX / 2 + part, AWAY_MAX / 10, Fault::Kill { host });
+                }
+                (false, false) => {}
+            }
+        }
+    }
+    plan.sort_by_key(|planned| planned.at);
+    plan
+}
+
+/// Which wave a fault of such a world belongs to.
+pub fn wave_of(planned: &Planned) -> u128 {
+    planned.at.saturating_sub(CALM_BEFORE).as_nanos() / BETWEEN_WAVES.as_nanos()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,8 +352,14 @@ mod tests {
             let mut usual = atlas::draw(&bounds, rng);
             atlas::draw_more(&bounds, 1, &mut usual, rng);
             draw_further(&bounds, &mut usual, rng);
+            draw_others(&bounds, 1, 2, &mut usual, rng);
             let storm = draw_storm(&bounds, 3, rng);
             let outage = draw_outage(&bounds, Duration::from_secs(180), rng);
+            let waves = draw_waves(&bounds, 3, rng);
+            assert!(atlas::losers_of(&waves).len() > 3 && waves.len() >= 6);
+            for wave in waves.chunk_by(|one, other| wave_of(one) == wave_of(other)) {
+                assert_eq!(atlas::losers_of(wave).len(), 2);
+            }
             assert!(atlas::losers_of(&usual).len() <= 2);
             assert!(!outage.is_empty());
             for plan in [&usual, &storm] {

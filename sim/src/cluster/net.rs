@@ -221,12 +221,10 @@ impl Net {
     }
 
     /// A stream stands; the token closes it.
-    pub(super) fn opened(&self, one: Machine, other: Machine) -> CancellationToken {
-        let closed = CancellationToken::new();
+    pub(super) fn opened(&self, one: Machine, other: Machine, closed: &CancellationToken) {
         let mut state = self.lock();
         state.streams.retain(|(_, _, closed)| !closed.is_cancelled());
         state.streams.push((one, other, closed.clone()));
-        closed
     }
 
     /// Streams that are open, and packets that are under way.

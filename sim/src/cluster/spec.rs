@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use copse_core::{geometry::Geometry, liveness::Timeouts};
 
 use super::{
-    atlas::{self, Bounds, Planned},
+    atlas::{self, Bounds, Fault, Planned},
     kinds::{self, Kind},
     net::Quality,
 };
@@ -17,6 +17,8 @@ use crate::random::Xoshiro;
 pub struct Spec {
     /// Everything follows from it.
     pub seed: u64,
+    /// By these rules.
+    pub dice: Dice,
     /// What the world is for.
     pub kind: Kind,
     /// Machines with a node, from the start.
@@ -36,6 +38,9 @@ pub struct Spec {
     pub(super) hurried: bool,
     /// How long faults and clients last.
     pub busy: Duration,
+    /// Whether nodes check what others claim. Where disks rot, in half of the worlds only the scrub
+    /// looks.
+    pub audited: bool,
     /// What goes wrong.
     pub faults: Vec<Planned>,
     /// Of these, by their numbers, what does not.
@@ -51,6 +56,8 @@ pub enum Canary {
     LyingDisks,
     /// A holder that hands a shard over drops its own, whether it arrived or not.
     BlindMoves,
+    /// The scrub of a node takes every shard for sound without reading it.
+    BlindScrub,
     /// A node never lets go of a buffer of 256 KiB for each read of its disk.
     Hoards,
 }
@@ -61,6 +68,7 @@ impl Canary {
         match self {
             Self::LyingDisks => "lying-disks",
             Self::BlindMoves => "blind-moves",
+            Self::BlindScrub => "blind-scrub",
             Self::Hoards => "hoards",
         }
     }
@@ -72,8 +80,10 @@ impl Canary {
 pub enum Dice {
     /// Before machines left, disks missed the place, and there were kinds of worlds.
     First = 1,
-    /// All there is.
+    /// Before disks took time, clients died wholly, and the scrub was left alone with rot.
     Second = 2,
+    /// All there is.
+    Third = 3,
 }
 
 impl Dice {
@@ -82,6 +92,7 @@ impl Dice {
         match number {
             1 => Some(Self::First),
             2 => Some(Self::Second),
+            3 => Some(Self::Third),
             _ => None,
         }
     }
@@ -105,7 +116,7 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        Self::by(Dice::Second, seed, None)
+        Self::by(Dice::Third, seed, None)
     }
 
     /// A world without faults, of so many nodes with the product's own times under a usual load: to
@@ -123,6 +134,11 @@ impl Spec {
         let kind = Kind::Usual;
         let usual = Self { hurried: false, ..Self::of(seed) };
         Self { kind, hosts, joiners, zones, clients, geometry, quality, busy, faults, ..usual }
+    }
+
+    /// What goes wrong and was not left out, with its number.
+    pub fn active_faults(&self) -> impl Iterator<Item = (usize, &Planned)> {
+        self.faults.iter().enumerate().filter(|(number, _)| !self.without.contains(number))
     }
 
     /// The world of a seed by older rules, or one of this kind.
@@ -162,7 +178,9 @@ impl Spec {
         if dice > Dice::First {
             let mut further = Xoshiro::new(seed, "cluster further");
             let drawn = kinds::kind(&mut further);
-            kind = wanted.unwrap_or(drawn);
+            let mut waves = Xoshiro::new(seed, "cluster waves");
+            let is_waves = dice > Dice::Second && kinds::is_waves(&mut waves);
+            kind = wanted.unwrap_or(if is_waves { Kind::Waves } else { drawn });
             match kind {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
                 Kind::ReadStorm => {
@@ -175,11 +193,32 @@ impl Spec {
                     joiners = 0;
                     faults = kinds::draw_outage(&bounds, timeouts().freeze_max, &mut further);
                 }
+                Kind::Waves => {
+                    joiners = 0;
+                    let spare = geometry.total() - geometry.data();
+                    faults = kinds::draw_waves(&bounds, spare, &mut waves);
+                }
             }
         }
         let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
+        if dice > Dice::Second && kind == Kind::Usual {
+            let mut claims = Xoshiro::new(seed, "cluster claims");
+            kinds::draw_claims(&bounds, &mut faults, &mut claims);
+            let mut others = Xoshiro::new(seed, "cluster others");
+            kinds::draw_others(&bounds, joiners, clients, &mut faults, &mut others);
+        }
+        let mut audited = true;
+        if dice > Dice::Second {
+            let rots = |planned: &Planned| {
+                matches!(planned.fault, Fault::Rot { .. } | Fault::Misdirect { .. })
+            };
+            let lies = |planned: &Planned| planned.fault.is_lie_about_shards();
+            let mut rng = Xoshiro::new(seed, "cluster audits");
+            audited = !faults.iter().any(rots) || faults.iter().any(lies) || rng.chance(0.5);
+        }
         Self {
             seed,
+            dice,
             kind,
             hosts,
             joiners,
@@ -189,6 +228,7 @@ impl Spec {
             quality,
             hurried: true,
             busy,
+            audited,
             faults,
             without: BTreeSet::new(),
             canary: None,
@@ -202,7 +242,7 @@ impl fmt::Display for Spec {
         writeln!(
             f,
             "seed {}: {}; {} nodes (and {} that join) in {} zones, {} clients, {}, busy for {} s; links of {:.1} ms \
-             (+ {:.1}), {} bytes/s, {:.2} % loss{}",
+             (+ {:.1}), {} bytes/s, {:.2} % loss{}{}",
             self.seed,
             self.kind,
             self.hosts,
@@ -216,6 +256,7 @@ impl fmt::Display for Spec {
             rate,
             loss * 100.0,
             if reorders { ", reordering" } else { "" },
+            if self.audited { "" } else { "; no audits" },
         )?;
         for (number, fault) in self.faults.iter().enumerate() {
             let out = if self.without.contains(&number) { " (left out)" } else { "" };

@@ -58,16 +58,17 @@ impl Listener for Door {
     }
 }
 
-/// A client's way to doors.
+/// A client's way to doors, as long as its process lives.
 pub(super) struct Dialler {
     net: Net,
     from: SocketAddr,
     tls: TlsConnector,
+    died: CancellationToken,
 }
 
 impl Dialler {
-    pub(super) fn new(net: &Net, from: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { net: net.clone(), from, tls: TlsConnector::default() })
+    pub(super) fn new(net: &Net, from: SocketAddr, died: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { net: net.clone(), from, tls: TlsConnector::default(), died })
     }
 }
 
@@ -77,18 +78,34 @@ impl Connector for Dialler {
         node: NodeId,
         address: SocketAddr,
     ) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
-        self.tls.over(node, dial(self.net.clone(), self.from, address))
+        let (net, from, died) = (self.net.clone(), self.from, self.died.clone());
+        self.tls.over(node, async move {
+            tokio::select! {
+                biased;
+                () = died.cancelled() => {}
+                dialled = dial(net, from, address, &died) => return dialled,
+            }
+            // What is left of a dead process asks for nothing too often.
+            tokio::time::sleep(TRY_AGAIN).await;
+            Err(io::Error::other("the process is dead"))
+        })
     }
 }
 
-async fn dial(net: Net, from: SocketAddr, to: SocketAddr) -> io::Result<DuplexStream> {
+async fn dial(
+    net: Net,
+    from: SocketAddr,
+    to: SocketAddr,
+    died: &CancellationToken,
+) -> io::Result<DuplexStream> {
     let (own, other) = (machine(from), machine(to));
     // The handshake: there and back.
     for (source, target) in [(own, other), (other, own)] {
         arrive(&net, source, target, 40).await;
     }
     let acceptor = net.acceptor(to)?;
-    let closed = net.opened(own, other);
+    let closed = died.child_token();
+    net.opened(own, other, &closed);
     let (near, near_end) = tokio::io::duplex(WINDOW_BYTES);
     let (far_end, far) = tokio::io::duplex(WINDOW_BYTES);
     let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);

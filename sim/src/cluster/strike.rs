@@ -3,7 +3,7 @@
 //! Owns how each fault is done to machines and links. Decides nothing: what strikes, and when, is in
 //! the world's spec.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use copse_node::store::ShardStore as _;
 
@@ -25,12 +25,17 @@ pub(super) struct Liar {
 }
 
 impl World {
-    /// Lets all faults begin and end in their time, so much later than planned.
-    pub(super) async fn strike(&mut self, later: Duration) -> Result<(), Broken> {
+    /// Lets all faults that were planned for these times begin and end, so much later.
+    pub(super) async fn strike(
+        &mut self,
+        later: Duration,
+        planned_for: Range<Duration>,
+    ) -> Result<(), Broken> {
         let faults = self.spec.faults.clone();
         let mut moments: Vec<(Duration, bool, usize)> = Vec::new();
-        let on = |(number, _): &(usize, _)| !self.spec.without.contains(number);
-        for (number, planned) in faults.iter().enumerate().filter(on) {
+        let mut those = self.spec.active_faults().collect::<Vec<_>>();
+        those.retain(|(_, planned)| planned_for.contains(&planned.at));
+        for (number, planned) in those {
             moments.push((planned.at, true, number));
             moments.push((planned.at + planned.lasts, false, number));
         }
@@ -105,6 +110,7 @@ impl World {
                 let index = usize::from(*host);
                 if begins {
                     down[index].insert(number);
+                    self.waiting.remove(&index);
                     let machine = &mut self.hosts[index];
                     if let Fault::PowerCut { forgotten_batches, .. } = fault {
                         machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);
@@ -155,19 +161,20 @@ impl World {
             Fault::Slow { delay_ms } => toggle(&mut self.delays, *delay_ms, begins),
             Fault::SlowDisk { host, delay_ms } => {
                 let delay = Duration::from_millis(if begins { *delay_ms } else { 0 });
-                self.hosts[usize::from(*host)].fault(|faults| {
-                    (faults.write_delay, faults.sync_delay, faults.read_delay) =
-                        (delay, delay, delay);
-                });
+                self.hosts[usize::from(*host)].slow(delay);
             }
             Fault::FullDisk { host } => {
                 self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);
+            }
+            Fault::BadDisk { host, way: BadDisk::Books } => {
+                self.hosts[usize::from(*host)].fail_books(begins);
             }
             Fault::BadDisk { host, way } => {
                 self.hosts[usize::from(*host)].fault(|faults| match way {
                     BadDisk::Reads => faults.fail_reads = begins,
                     BadDisk::Writes => faults.fail_writes = begins,
                     BadDisk::Syncs => faults.fail_syncs = begins,
+                    BadDisk::Books => {}
                 });
             }
             Fault::Join { host } if begins => self.start((*host).into()).await?,

@@ -131,6 +131,9 @@ impl World {
                 self.trace.note(format_args!("node {} has left", host.machine));
             }
         }
+        for machine in self.waiting.clone() {
+            self.start(machine).await?;
+        }
         self.note_who_serves();
         self.nothing_was_deleted_on_doubt()?;
         self.remember_what_is_there();
@@ -380,9 +383,8 @@ impl Storm {
     pub(super) fn is_over(&self, world: &World) -> Result<(), Broken> {
         let away: BTreeSet<Machine> = world
             .spec
-            .faults
-            .iter()
-            .flat_map(|planned| match &planned.fault {
+            .active_faults()
+            .flat_map(|(_, planned)| match &planned.fault {
                 Fault::Kill { host } => vec![*host],
                 Fault::Partition { side } => side.clone(),
                 _ => Vec::new(),
@@ -390,9 +392,8 @@ impl Storm {
             .collect();
         let cut = world
             .spec
-            .faults
-            .iter()
-            .any(|planned| matches!(planned.fault, Fault::Partition { .. }));
+            .active_faults()
+            .any(|(_, planned)| matches!(planned.fault, Fault::Partition { .. }));
         let policy = Policy::default();
         let written = world.scene.written();
         for one in world.ledger.promised() {

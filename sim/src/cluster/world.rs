@@ -25,7 +25,7 @@ use copse_node::{
 };
 
 use super::{
-    atlas::Fault,
+    atlas::Planned,
     check::{self, Broken, Promise},
     client::{Client, Counts, Ledger, Settings},
     entropy,
@@ -34,7 +34,7 @@ use super::{
     memory::{self, Usage},
     net::{Machine, Net, address},
     scene::Scene,
-    spec::{CALM_BEFORE, Canary, Spec, timeouts},
+    spec::{CALM_BEFORE, Canary, Dice, Spec, timeouts},
     strike::Liar,
     trace::{Log, Trace},
     watch::{Most, Steps, Storm},
@@ -57,8 +57,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// For how long clients of a world with an outage put, at most.
-const BUSY_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
+/// For how long clients of a world with an outage or with waves of losses put, at most.
+const BUSY_BEFORE_LOSSES: Duration = Duration::from_secs(60);
 
 /// Ports of clients.
 const CLIENT_PORT: u16 = 50_000;
@@ -162,6 +162,8 @@ pub(super) struct World {
     /// Faults that are on.
     pub(super) active: BTreeSet<usize>,
     pub(super) liars: BTreeMap<usize, Liar>,
+    /// Machines whose nodes did not start because of their disks, and are started again.
+    pub(super) waiting: BTreeSet<usize>,
     /// Shards that were on some disk, sound, the last time.
     pub(super) there: BTreeSet<ShardId>,
     pub(super) most: Most,
@@ -217,15 +219,19 @@ impl World {
             config.repair.scrub_period = Duration::from_secs(300);
         }
         let scene = Scene::default();
+        let canary = match spec.canary {
+            Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
+            Some(Canary::BlindScrub) => Some(repair::Canary::BlindScrub),
+            Some(Canary::LyingDisks | Canary::Hoards) | None => None,
+        };
         let common = Common {
             config,
             start: tokio::time::Instant::now(),
             scene: scene.clone(),
-            canary: match spec.canary {
-                Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
-                Some(Canary::LyingDisks | Canary::Hoards) | None => None,
-            },
+            phases: repair::Phases::default().with_canary(canary).without_audits(!spec.audited),
             hoards: spec.canary == Some(Canary::Hoards),
+            dice: spec.dice,
+            geometry: spec.geometry,
         };
         let zone = |machine: Machine| match spec.zones {
             0 => String::new(),
@@ -256,6 +262,7 @@ impl World {
             largest_bytes: 128 << 10,
             storm_from: None,
             scene: scene.clone(),
+            crashes: spec.dice > Dice::Second,
         };
         Self {
             net,
@@ -269,6 +276,7 @@ impl World {
             scene,
             active: BTreeSet::new(),
             liars: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             there: BTreeSet::new(),
             most: Most::default(),
             empty_bytes,
@@ -312,20 +320,29 @@ impl World {
             clients.spawn(self.client(number).live());
         }
         self.note_who_serves();
-        let storm = if self.spec.kind == Kind::Outage {
-            self.wait_until(self.trace.now() + self.spec.busy.min(BUSY_BEFORE_OUTAGE)).await?;
-            clients.shutdown().await;
-            self.until_grown_back(&network, self.trace.now()).await?;
-            let later = self.trace.now();
-            self.trace.note(format_args!("whole: now the outage"));
-            let storm = Storm::before(self);
-            self.strike(later).await?;
-            Some(storm)
-        } else {
-            self.strike(later).await?;
-            self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
-            clients.shutdown().await;
-            None
+        let storm = match self.spec.kind {
+            Kind::Outage | Kind::Waves => {
+                let busy = self.spec.busy.min(BUSY_BEFORE_LOSSES);
+                self.wait_until(self.trace.now() + busy).await?;
+                clients.shutdown().await;
+                self.until_grown_back(&network, self.trace.now()).await?;
+                if self.spec.kind == Kind::Waves {
+                    self.waves(&network).await?;
+                    None
+                } else {
+                    let later = self.trace.now();
+                    self.trace.note(format_args!("whole: now the outage"));
+                    let storm = Storm::before(self);
+                    self.strike(later, Duration::ZERO..Duration::MAX).await?;
+                    Some(storm)
+                }
+            }
+            Kind::Usual | Kind::ReadStorm => {
+                self.strike(later, Duration::ZERO..Duration::MAX).await?;
+                self.wait_until(CALM_BEFORE + self.spec.busy + later).await?;
+                clients.shutdown().await;
+                None
+            }
         };
         self.is_intact()?;
         self.trace.note(format_args!("calm: {:?}", self.ledger.counts()));
@@ -334,8 +351,7 @@ impl World {
         // A new process: it knows nothing of what was.
         let mut observer = self.client(self.spec.clients + 1);
         let network = self.joined(&observer, GROW_BACK_MAX).await?;
-        let lies = |fault: &Fault| matches!(fault, Fault::Lie { how, .. } if how.is_of_shards());
-        if self.spec.faults.iter().any(|planned| lies(&planned.fault)) {
+        if self.spec.active_faults().any(|(_, planned)| planned.fault.is_lie_about_shards()) {
             // Who lied is not trusted for long: what it should hold is elsewhere.
             self.wait_until(calm + AFTER_LIES).await?;
         } else {
@@ -361,10 +377,35 @@ impl World {
         self.is_intact()
     }
 
+    /// One wave of losses after the other, each when everything has grown back.
+    async fn waves(&mut self, network: &Network) -> Result<(), Broken> {
+        let all: Vec<Planned> = self.spec.active_faults().map(|(_, fault)| fault.clone()).collect();
+        for wave in all.chunk_by(|one, other| kinds::wave_of(one) == kinds::wave_of(other)) {
+            let (first, last) = (wave[0].at, wave[wave.len() - 1].at);
+            let now = self.trace.now();
+            self.trace.note(format_args!("whole: now a wave"));
+            self.strike(now.saturating_sub(first), first..last + Duration::from_nanos(1)).await?;
+            self.until_grown_back(network, self.trace.now()).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node; if its disk fails, later, as a supervisor does.
     pub(super) async fn start(&mut self, machine: usize) -> Result<(), Broken> {
-        let started = self.hosts[machine].start(&self.net).await;
-        self.trace.note(format_args!("node {machine} starts"));
-        started.map_err(|error| Broken::new(Promise::Start, format!("node {machine}: {error}")))
+        let host = &mut self.hosts[machine];
+        match host.start(&self.net).await {
+            Ok(()) => {
+                self.waiting.remove(&machine);
+                self.trace.note(format_args!("node {machine} starts"));
+                Ok(())
+            }
+            Err(error) if host.disk_fails() => {
+                self.waiting.insert(machine);
+                self.trace.note(format_args!("node {machine} does not start yet: {error}"));
+                Ok(())
+            }
+            Err(error) => Err(Broken::new(Promise::Start, format!("node {machine}: {error}"))),
+        }
     }
 
     async fn joined(&self, client: &Client, patience: Duration) -> Result<Network, Broken> {
@@ -384,7 +425,7 @@ impl World {
         let until = self.trace.now() + patience;
         loop {
             let running: Vec<&Host> = self.hosts.iter().take(self.spec.hosts.into()).collect();
-            match check::nodes_are_content(network, &running).await {
+            match check::nodes_are_content(network, &running, &[]).await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
                 Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
@@ -411,7 +452,8 @@ impl World {
             let hosts = &hosts[..];
             let all_is_well = async {
                 check::all_have_left(hosts)?;
-                check::nodes_are_content(network, hosts).await?;
+                check::nodes_are_content(network, hosts, &promised).await?;
+                check::directories_agree(hosts)?;
                 let ring = &network.view().ring;
                 check::is_at_full_strength(ring, hosts, &promised).await?;
                 check::nothing_is_held_twice(hosts)
@@ -442,7 +484,7 @@ impl World {
         if let Some(wrong) = self.ledger.wrong() {
             return Err(Broken::new(Promise::Integrity, wrong));
         }
-        match self.ledger.refused() {
+        match self.ledger.refused().or_else(|| self.ledger.hung()) {
             Some(refused) => Err(Broken::new(Promise::Service, refused)),
             None => Ok(()),
         }

@@ -311,3 +311,58 @@ fn a_crash_takes_what_was_not_acknowledged_and_from_a_lying_disk_more() {
         assert_held(&store, &a).await;
     });
 }
+
+#[test]
+fn what_was_written_and_not_synced_may_outlive_its_process() {
+    use memory::{Faults, MemoryStore, Unsynced};
+
+    runtime().block_on(async {
+        let store = MemoryStore::new(1 << 20);
+        let all: Vec<_> = (1..=5).map(|number| shard(number, 1000)).collect();
+        store.put(all[0].clone()).await.expect("a put");
+        let hour = std::time::Duration::from_secs(3600);
+        store.set_faults(Faults { sync_delay: hour, ..Faults::default() });
+        let mut puts: Vec<_> = all[1..].iter().map(|one| store.put(one.clone())).collect();
+        for put in &mut puts {
+            assert!(futures::poll!(put).is_pending());
+        }
+        let mut removal = store.remove(all[0].id(), RemovalReason::Surplus);
+        assert!(futures::poll!(&mut removal).is_pending());
+        // In the order of writing: before the last whole record what is torn is damage; behind it
+        // it is cut.
+        let fates = [Unsynced::Gone, Unsynced::Torn, Unsynced::Whole, Unsynced::Torn];
+        let mut fates = fates.into_iter().chain([Unsynced::Gone]);
+        let kept = store.end(true, || fates.next().expect("five records"));
+        assert_eq!(kept, [(all[3].id(), 1000)]);
+        for put in puts {
+            assert!(matches!(put.await, Err(PutError::Closed)));
+        }
+        assert!(removal.await.is_err());
+        store.set_faults(Faults::default());
+        assert_held(&store, &all[0]).await;
+        assert_held(&store, &all[3]).await;
+        let read = store.read(all[2].id(), Want::Whole).await;
+        assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+        for lost in [&all[1], &all[4]] {
+            let read = store.read(lost.id(), Want::Whole).await;
+            assert!(matches!(read, Err(ReadError::NotHeld { .. })), "{read:?}");
+        }
+
+        // A process that is killed leaves to the system what it has written, but writes no more.
+        store.set_faults(Faults { sync_delay: hour, ..Faults::default() });
+        let mut put = store.put(all[1].clone());
+        let mut removal = store.remove(all[0].id(), RemovalReason::Surplus);
+        assert!(futures::poll!(&mut put).is_pending() && futures::poll!(&mut removal).is_pending());
+        store.set_faults(Faults { write_delay: hour, ..Faults::default() });
+        let mut late = store.put(all[4].clone());
+        assert!(futures::poll!(&mut late).is_pending());
+        assert_eq!(store.end(false, || Unsynced::Whole), [(all[1].id(), 1000)]);
+        assert!(put.await.is_err() && removal.await.is_err() && late.await.is_err());
+        store.set_faults(Faults::default());
+        assert_held(&store, &all[1]).await;
+        for gone in [&all[0], &all[4]] {
+            let read = store.read(gone.id(), Want::Whole).await;
+            assert!(matches!(read, Err(ReadError::NotHeld { .. })), "{read:?}");
+        }
+    });
+}
