@@ -18,6 +18,7 @@ use copse_core::{
     ids::{ChunkId, ShardIndex},
     layout::Layout,
     limits::CHUNK_BYTES_MAX,
+    manifest::ChunkRef,
     seal::ConvergenceSecret,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -137,6 +138,13 @@ impl PreparedChunk {
     /// Bytes of each shard.
     pub fn shard_bytes(&self) -> usize {
         self.shard_bytes
+    }
+
+    /// What one must know of it to ask for its shards.
+    pub(crate) fn reference(&self) -> ChunkRef {
+        // At most SHARD_BYTES_MAX, which fits.
+        let shard_bytes = u32::try_from(self.shard_bytes).unwrap_or(u32::MAX);
+        ChunkRef { id: self.id, geometry: self.geometry, shard_bytes }
     }
 
     /// The bytes of the descriptor.

@@ -1,8 +1,8 @@
 //! What this client has stored before: which chunk holds which part of which state of a file.
 //!
 //! Owns one append-only file in the client's state directory. It saves reading and encoding a file
-//! again after an interruption or when it did not change; whoever uses an entry still asks the
-//! network whether the chunk is held. Losing the journal costs time, never data, so it is not
+//! again after an interruption or when it did not change; whoever uses an entry still has the network
+//! prove that the chunk is held. Losing the journal costs time, never data, so it is not
 //! flushed to disk.
 //!
 //! ```text

@@ -23,6 +23,7 @@ pub mod latency;
 pub mod local;
 pub mod network;
 pub mod profile;
+mod proof;
 pub mod put;
 pub mod serve;
 pub mod status;

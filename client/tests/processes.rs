@@ -216,14 +216,17 @@ fn putting_unchanged_data_again_sends_nothing() {
     };
     let first = put();
     assert!(first["sent_bytes"].as_u64().expect("a number") > 20_000_000);
+    assert_eq!(first["chunks_confirmed"], 0);
     let second = put();
     assert_eq!(second["sent_bytes"], 0);
     assert_eq!(second["capability"], first["capability"]);
+    // The large file's three chunks were neither read nor encoded.
+    assert_eq!(second["chunks_confirmed"], 3);
     // Without the journal everything is read and encoded again, and still nothing is sent.
     let journal = cluster.dir.path().join("client/journal");
     fs::remove_file(&journal).expect("the journal is there");
     let third = put();
-    assert_eq!(third["sent_bytes"], 0);
+    assert_eq!((&third["sent_bytes"], &third["chunks_confirmed"]), (&0.into(), &0.into()));
     assert_eq!(third["capability"], first["capability"]);
     unlock(&folder);
 }
@@ -256,6 +259,70 @@ fn an_interrupted_put_goes_on_without_sending_again() {
     let total = 2 * (200 << 20);
     let sent = report["sent_bytes"].as_u64().expect("a number");
     assert!(sent < total - (80 << 20), "{sent} of {total} bytes were sent again");
+    // What was safe when it was killed stands in the journal.
+    assert!(report["chunks_confirmed"].as_u64().expect("a number") > 0, "{report}");
+}
+
+/// Exit code of a command that was stopped by Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+#[test]
+fn a_put_stopped_by_ctrl_c_says_so_and_prints_no_capability() {
+    let cluster = Cluster::start(4);
+    let mut child = cluster
+        .command()
+        .args(["put", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("copse runs");
+    // Its input has no end, so it cannot be done before it is stopped.
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(&noise(15, 20 << 20)).expect("written");
+    let stored = || {
+        let segments = (0..4).flat_map(|node| cluster.segments(node));
+        segments.map(|path| fs::metadata(path).map_or(0, |metadata| metadata.len())).sum::<u64>()
+    };
+    until("some of it is stored", || (stored() > 10 << 20).then_some(()));
+    signal(child.id(), "-INT");
+    let output = child.wait_with_output().expect("ended");
+    drop(input);
+    assert_eq!(output.status.code(), Some(INTERRUPTED), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("interrupted"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_get_stopped_by_ctrl_c_leaves_no_destination_and_is_gone_on_with() {
+    let cluster = Cluster::start(4);
+    let folder = cluster.dir.path().join("folder");
+    fs::create_dir(&folder).expect("made");
+    fs::write(folder.join("large"), noise(16, 20 << 20)).expect("written");
+    fs::write(folder.join("small"), b"content").expect("written");
+    // Small chunks are on every node, large ones need two: with one node left the names can be read, and
+    // the get waits for the rest.
+    let capability = cluster.put(&folder, &["--geometry", "4+4"]);
+    let frozen: Vec<_> = (1..4).map(|number| Frozen::freeze(cluster.process_id(number))).collect();
+    let back = cluster.dir.path().join("back");
+    let partial = cluster.dir.path().join("back.copse-partial");
+    let mut get = cluster.command();
+    get.args(["get", "--json", &capability]).arg(&back);
+    let child = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("copse runs");
+    until("it has begun to write", || partial.join("source").exists().then_some(()));
+    signal(child.id(), "-INT");
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!(output.status.code(), Some(INTERRUPTED), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty() && !back.exists());
+    assert!(text(&output.stderr).contains("go on where it was"), "{}", text(&output.stderr));
+
+    drop(frozen);
+    let output = get.output().expect("copse runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["resumed"], true, "{report}");
+    assert_eq!(census(&folder), census(&back));
+    assert!(!partial.exists());
 }
 
 #[test]
@@ -395,6 +462,7 @@ fn a_full_disk_under_the_destination_is_named_and_gone_on_from() {
     SmallDisk::grow(&disk, 64);
     let output = cluster.copse(arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("interrupted try"), "{}", text(&output.stderr));
     assert!(fs::read(&destination).expect("there") == fs::read(&file).expect("readable"));
 }
 

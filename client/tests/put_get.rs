@@ -13,7 +13,11 @@ use copse_client::{
     put::{PutOptions, Uploader},
 };
 use copse_core::{
-    directory::Directory, extent::Extent, geometry::Geometry, ids::ShardIndex, layout::Layout,
+    directory::Directory,
+    extent::Extent,
+    geometry::Geometry,
+    ids::{NodeId, ShardId, ShardIndex},
+    layout::Layout,
     seal::ConvergenceSecret,
 };
 
@@ -115,6 +119,93 @@ async fn a_second_put_of_the_same_data_sends_nothing() {
     }
     store(&fake.connect().await, "10+6", &plaintext).await;
     assert_eq!(fake.total(|seen| &seen.puts), sent + 2);
+}
+
+/// Every shard of a chunk is on a node that was asked for it, and not on these.
+fn assert_all_stored(fake: &FakeNetwork, extent: &Extent, liars: &[NodeId]) {
+    let holders = fake.holders(extent.chunk);
+    assert_eq!(holders.len(), extent.geometry.total(), "{holders:?}");
+    for (index, nodes) in &holders {
+        assert!(nodes.iter().any(|node| !liars.contains(node)), "{index} is on liars only");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_claims_everything_is_believed_nothing() {
+    let fake = FakeNetwork::start(16).await;
+    let claims = |at: usize| &fake.nodes[at].faults.claims_everything;
+    // Three of sixteen: some chunks meet one among the first two that are asked, and some do not.
+    for liar in [2, 7, 11] {
+        claims(liar).store(true, Ordering::SeqCst);
+    }
+    let network = fake.connect().await;
+    for seed in 0..8 {
+        let extent = store(&network, "10+6", &bytes(60 + seed, 300_000)).await;
+        assert_all_stored(&fake, &extent, &[]);
+    }
+    // Those that keep nothing and say they have all: their shards go elsewhere.
+    let liars: Vec<NodeId> = [2, 7, 11].iter().map(|&at| fake.nodes[at].id).collect();
+    for liar in [2, 7, 11] {
+        fake.nodes[liar].faults.full.store(true, Ordering::SeqCst);
+    }
+    let plaintext = bytes(70, 300_000);
+    for _ in 0..2 {
+        // The second time, from a client that knows nobody, among claims that are true.
+        let extent = store(&fake.connect().await, "10+6", &plaintext).await;
+        assert_all_stored(&fake, &extent, &liars);
+    }
+    // And when nobody else is left, it is said.
+    for node in &fake.nodes {
+        node.faults.claims_everything.store(true, Ordering::SeqCst);
+        node.faults.full.store(true, Ordering::SeqCst);
+    }
+    let encoder = encoder();
+    let uploader = uploader(&fake.connect().await, &encoder);
+    let (chunk, _) = encode(&encoder, "10+6", &bytes(71, 300_000)).await;
+    let error = uploader.submit(chunk).await.await.expect_err("nobody keeps anything");
+    assert!(matches!(error, PutError::Quorum { have: 0, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn claims_through_a_lying_door_are_believed_as_little() {
+    let fake = FakeNetwork::start(6).await;
+    let connector = Arc::new(PlainConnector::default());
+    let others = fake.nodes[1..].iter().map(|node| node.id);
+    connector.unreachable.lock().expect("no panic").extend(others);
+    fake.nodes[0].faults.claims_everything.store(true, Ordering::SeqCst);
+    let network = fake.connect_over(connector).await;
+    let plaintext = bytes(72, 300_000);
+    for sent in [6, 6] {
+        let extent = store(&network, "4+2", &plaintext).await;
+        assert_all_stored(&fake, &extent, &[]);
+        // What is true is believed through the same door.
+        assert_eq!(fake.total(|seen| &seen.puts), sent);
+    }
+}
+
+#[tokio::test]
+async fn one_replica_is_not_all_of_them() {
+    let fake = FakeNetwork::start(4).await;
+    let network = fake.connect().await;
+    // Less than is worth coding: 1+2 of the same bytes.
+    let extent = store(&network, "4+2", &bytes(73, 20_000)).await;
+    assert_eq!(extent.geometry, geometry("1+2"));
+    let holders = fake.holders(extent.chunk);
+    for index in [1, 2] {
+        fake.node(holders[&ShardIndex(index)][0]).lose(extent.chunk);
+    }
+    // The one that is left serves its bytes for any index.
+    let left = fake.node(holders[&ShardIndex(0)][0]);
+    let held = left.shards.lock().expect("no panic").values().next().cloned().expect("a replica");
+    for index in [1, 2] {
+        let id = ShardId { chunk: extent.chunk, index: ShardIndex(index) };
+        left.shards.lock().expect("no panic").insert(id, held.clone());
+    }
+    store(&fake.connect().await, "4+2", &bytes(73, 20_000)).await;
+    let holders = fake.holders(extent.chunk);
+    for index in [1, 2] {
+        assert_eq!(holders[&ShardIndex(index)].len(), 2, "{holders:?}");
+    }
 }
 
 #[tokio::test]

@@ -500,6 +500,8 @@ async fn a_put_that_makes_no_sense_is_refused_with_the_field() {
     let both = [file_of("a", b"1"), file_of("a/b", b"2")].concat();
     let twice = [file_of("a/b", b"1"), file_of("/a//b/", b"2")].concat();
     let huge = vec![file("a"), Part::Data(vec![0; (1 << 20) + 1].into())];
+    // Over what is decoded at all.
+    let larger = vec![file("a"), Part::Data(vec![0; 3 << 20].into())];
     for (parts, field) in [
         (vec![], "part"),
         (vec![Part::Data(b"lost".to_vec().into())], "data"),
@@ -507,6 +509,7 @@ async fn a_put_that_makes_no_sense_is_refused_with_the_field() {
         (both, "file.path"),
         (twice, "file.path"),
         (huge, "data"),
+        (larger, "data"),
         (with(&|file| file.mode = 0o100_644), "file.mode"),
         (with(&|file| file.mtime_nanos = 1_000_000_000), "file.mtime_nanos"),
         (with(&|file| file.path = "a/../b".to_owned()), "path"),

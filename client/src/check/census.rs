@@ -14,11 +14,8 @@ use bytes::Bytes;
 use copse_core::{
     directory::NodeState,
     ids::{NodeId, ShardIndex},
-    limits::GROUP_BYTES,
     manifest::ChunkRef,
-    random::Random,
     ring::Ring,
-    shard_tree::group_count,
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, stream};
@@ -28,6 +25,7 @@ use crate::{
     buffers::Pool,
     get::{facts::ChunkFacts, fetch::fetch},
     network::Network,
+    proof::{PROOFS_AT_ONCE, Prover},
 };
 
 /// How far along the walk nodes are asked first, in shards of the chunk: writers replace a holder
@@ -36,9 +34,6 @@ const WALK_SHARDS: usize = 3;
 
 /// Nodes asked at once for what they hold.
 const ASKED_AT_ONCE: usize = 32;
-
-/// Proofs under way at once: 16 KiB each.
-const PROOFS_AT_ONCE: usize = 64;
 
 /// Idle buffers for shards that are read, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
@@ -67,7 +62,7 @@ pub struct Checker {
     pub(super) network: Network,
     pub(super) buffers: Arc<Pool>,
     zones: Zones,
-    random: Mutex<Random>,
+    prover: Prover,
     nodes: Mutex<BTreeMap<NodeId, NodeReport>>,
 }
 
@@ -79,7 +74,7 @@ impl Checker {
     pub fn new(network: Network, seed: &[u8; 32]) -> Self {
         Self {
             zones: Zones::of(&network.view().directory),
-            random: Mutex::new(Random::new(seed, "copse check")),
+            prover: Prover::seeded(network.clone(), seed),
             nodes: Mutex::default(),
             buffers: Pool::new(KEPT_BYTES_MAX),
             network,
@@ -238,10 +233,7 @@ impl Checker {
         node: NodeId,
     ) -> Result<(), Refusal> {
         self.not_given_up(node)?;
-        let group = lock(&self.random).below(group_count(facts.shard_bytes));
-        let start = group * GROUP_BYTES;
-        let range = start..(start + GROUP_BYTES).min(facts.shard_bytes);
-        self.read(facts, index, node, range).await.map(drop)
+        self.prover.prove(facts, index, node).await
     }
 
     /// A range of a shard from a node, verified.

@@ -4,13 +4,15 @@
 //! before and after, and a file that changed meanwhile is an error, not a mixture.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::SeekFrom as HoleSeek;
+
+use super::Metadata;
 
 /// Why a file could not be read as one state, told without its path.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +56,13 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
             inode: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
-        })
+        }
     }
 }
 
@@ -86,6 +87,7 @@ pub struct FileReader {
     path: PathBuf,
     file: File,
     identity: FileIdentity,
+    metadata: Metadata,
     /// Next byte to read.
     at: u64,
     /// End of the data that starts at or before `at`; beyond it lies a hole or the end.
@@ -109,15 +111,27 @@ impl FileReader {
         if !metadata.is_file() {
             return Err(ReadFileError::Changed { path: path.to_owned() });
         }
-        let identity = FileIdentity::of(&file).map_err(io)?;
         // A file with all its blocks has no holes worth asking the kernel about.
         let sparse = metadata.blocks().saturating_mul(512) < metadata.size();
-        Ok(Self { path: path.to_owned(), file, identity, at: 0, data_end: 0, sparse })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: FileIdentity::of(&metadata),
+            metadata: Metadata::of(&metadata),
+            file,
+            at: 0,
+            data_end: 0,
+            sparse,
+        })
     }
 
     /// The state of the file that is being read.
     pub fn identity(&self) -> FileIdentity {
         self.identity
+    }
+
+    /// Mode, time and size of that state: what is read has these, whatever was at the path before.
+    pub fn metadata(&self) -> Metadata {
+        self.metadata
     }
 
     /// The offset of the next byte.
@@ -209,8 +223,8 @@ impl FileReader {
     }
 
     fn end(&mut self) -> Result<Segment, ReadFileError> {
-        let now = FileIdentity::of(&self.file).map_err(|source| self.io(source))?;
-        if now == self.identity { Ok(Segment::End) } else { Err(self.changed()) }
+        let now = self.file.metadata().map_err(|source| self.io(source))?;
+        if FileIdentity::of(&now) == self.identity { Ok(Segment::End) } else { Err(self.changed()) }
     }
 
     fn io(&self, source: io::Error) -> ReadFileError {
@@ -224,7 +238,7 @@ impl FileReader {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::FileExt as _};
+    use std::os::unix::fs::FileExt as _;
 
     use super::*;
 

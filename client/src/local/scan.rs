@@ -60,7 +60,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    fn of(metadata: &fs::Metadata) -> Self {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
         Self {
             mode: metadata.mode() & MODE_BITS,
             mtime_seconds: metadata.mtime(),

@@ -1,21 +1,20 @@
 //! One chunk on its way into the network.
 //!
-//! Owns the task of one chunk: who has it already, who gets which shard, when it is safe, who is too
+//! Owns the task of one chunk: who gets which shard that nobody has yet, when it is safe, who is too
 //! slow. The decisions are [`Placement`]'s. The one idea: the shards of a chunk are its own
 //! yardstick: those that take three times as long as the first k are sent elsewhere too.
 
 use std::{sync::Arc, time::Duration};
 
-use copse_core::ids::{NodeId, ShardIndex};
+use copse_core::ids::ShardIndex;
 use copse_proto::status::{Reason, Refusal};
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use super::{
-    Session, Stored,
+    Session, Stored, held,
     placement::{Placement, SENDS_MAX},
     stream::{Done, Fate, Job, Outcome},
 };
@@ -23,12 +22,6 @@ use crate::{
     encode::PreparedChunk,
     error::{PutError, Refusals},
 };
-
-/// Holders asked whether they have the chunk before it is sent. Two, since one may be new or dead.
-const PROBES: usize = 2;
-
-/// A probe that takes longer counts as no. Sending too much is better than waiting.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Patience with stragglers: this, and twice the time that the first k shards took.
 const STRAGGLER_GRACE: Duration = Duration::from_secs(2);
@@ -59,7 +52,7 @@ pub(super) async fn place(
     let candidates = view.candidates(&chunk.id(), geometry);
     let mut placement = Placement::new(geometry, preferred, candidates);
     if session.options.ask_first {
-        find_held(session, &chunk, &mut placement).await;
+        held::find(session, &chunk.reference(), &mut placement).await;
     }
     let (reply, replies) = mpsc::channel(geometry.total() * SENDS_MAX);
     let sending = Sending {
@@ -72,59 +65,6 @@ pub(super) async fn place(
         outstanding: 0,
     };
     sending.run(replies).await
-}
-
-/// Asks a few holders whether they have the chunk, and all of them if one does.
-async fn find_held(session: &Session, chunk: &PreparedChunk, placement: &mut Placement) {
-    let mut preferred: Vec<NodeId> = Vec::new();
-    for node in placement.preferred() {
-        if !preferred.contains(node) && session.network.holder(*node).can_read() {
-            preferred.push(*node);
-        }
-    }
-    let rest = preferred.split_off(preferred.len().min(PROBES));
-    if !ask(session, chunk, placement, preferred.clone()).await {
-        return;
-    }
-    ask(session, chunk, placement, rest.clone()).await;
-    if !placement.missing().is_empty() {
-        let asked = |node: &NodeId| preferred.contains(node) || rest.contains(node);
-        let more = placement.candidates().iter().filter(|node| !asked(node)).copied();
-        let more = more.filter(|node| session.network.holder(*node).can_read()).collect();
-        ask(session, chunk, placement, more).await;
-    }
-}
-
-/// Asks nodes at once. Whether any of them has a shard.
-async fn ask(
-    session: &Session,
-    chunk: &PreparedChunk,
-    placement: &mut Placement,
-    nodes: Vec<NodeId>,
-) -> bool {
-    let id = [chunk.id()];
-    let mut asking: FuturesUnordered<_> = nodes
-        .into_iter()
-        .map(|node| {
-            let asking = session.network.has(node, &id);
-            async move { (node, timeout(PROBE_TIMEOUT, asking).await) }
-        })
-        .collect();
-    let mut found = false;
-    while let Some((node, answer)) = asking.next().await {
-        match answer {
-            Ok(Ok(held)) => {
-                for index in held.into_iter().flatten() {
-                    placement.held(index, node);
-                    found = true;
-                }
-            }
-            // The network has noted it.
-            Ok(Err(_)) => {}
-            Err(_) => session.network.holder(node).failed("it did not say what it holds in time"),
-        }
-    }
-    found
 }
 
 struct Sending<'a> {

@@ -3,12 +3,13 @@
 //! Owns a session: its streams, its window of memory, its account of what is safe. Makes no chunks.
 //!
 //! ```text
-//! submit ─▶ chunk task ─ has? ─▶ placement ─▶ holder streams (one each) ─▶ receipts
-//!                                   ▲                                        │
-//!                                   └──── dead, full, slow: next of the walk ┘
+//! submit ─▶ chunk task ─ has? ─▶ proof ─▶ placement ─▶ holder streams (one each) ─▶ receipts
+//!                                           ▲                                        │
+//!                                           └──── dead, full, slow: next of the walk ┘
 //! ```
 
 mod chunk;
+mod held;
 pub(crate) mod placement;
 mod stream;
 
@@ -26,7 +27,9 @@ use std::{
 
 use copse_core::{
     chunk::EncodedChunk,
+    extent::Extent,
     ids::{ChunkId, NodeId},
+    manifest::ChunkRef,
 };
 use futures::{
     FutureExt as _,
@@ -39,6 +42,7 @@ use crate::{
     encode::{Budget, PreparedChunk},
     error::PutError,
     network::Network,
+    proof::Prover,
 };
 
 /// Chunks on their way at once, at most. Large ones are bounded by memory before; this bounds the
@@ -54,7 +58,8 @@ const THIN_MAX: usize = 100;
 /// How a session stores chunks.
 #[derive(Debug, Clone)]
 pub struct PutOptions {
-    /// Ask holders whether they have a chunk before it is sent. Without it everything is sent.
+    /// Ask holders whether they have a chunk before it is sent, and have them prove it. Without it
+    /// everything is sent.
     pub ask_first: bool,
 }
 
@@ -81,6 +86,7 @@ pub struct Uploader {
 
 struct Session {
     network: Network,
+    prover: Prover,
     options: PutOptions,
     budget: Budget,
     counters: Arc<Counters>,
@@ -198,6 +204,7 @@ impl Uploader {
     pub fn new(network: Network, budget: Budget, options: PutOptions) -> Self {
         Self {
             session: Arc::new(Session {
+                prover: Prover::new(network.clone()),
                 network,
                 options,
                 budget,
@@ -299,6 +306,11 @@ impl Uploader {
             sent_bytes: get(&counters.sent_bytes),
             thinnest: self.session.thinnest(),
         }
+    }
+
+    /// Whether the holders of a chunk have all its shards, so that it need not be made again.
+    pub(crate) async fn is_whole(&self, extent: &Extent) -> bool {
+        held::is_whole(&self.session, &ChunkRef::from(extent)).await
     }
 
     /// The budget that its chunks count against.

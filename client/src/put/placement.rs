@@ -53,6 +53,11 @@ impl Placement {
         &self.preferred
     }
 
+    /// Whether the preference list names this node for this shard.
+    pub(crate) fn is_place(&self, index: ShardIndex, node: NodeId) -> bool {
+        self.preferred.get(index.as_usize()) == Some(&node)
+    }
+
     pub(crate) fn candidates(&self) -> &[NodeId] {
         &self.candidates
     }
@@ -97,6 +102,20 @@ impl Placement {
             slot.sent.remove(&node);
             slot.held.insert(node);
         }
+    }
+
+    /// What of a node's claims can count once it is proved: indices that the chunk has, and no more
+    /// than a node is ever sent of one chunk, its own places first. Of replicas it is one, or its own
+    /// places: they are all the same bytes, and who has one can prove every one.
+    pub(crate) fn credible(&self, node: NodeId, mut claims: Vec<ShardIndex>) -> Vec<ShardIndex> {
+        claims.retain(|index| index.as_usize() < self.geometry.total());
+        claims.sort_unstable_by_key(|index| (!self.is_place(*index, node), *index));
+        claims.dedup();
+        let planned = self.preferred.iter().filter(|place| **place == node).count();
+        let replicas = self.geometry.data() == 1;
+        let cap = if replicas { 1 } else { self.geometry.parity().max(1) };
+        claims.truncate(planned.max(cap));
+        claims
     }
 
     /// A node did not take this shard. It gets no other of this chunk.
@@ -200,6 +219,29 @@ mod tests {
         assert_eq!(placement.durable(), 0);
         placement.held(ShardIndex(2), walk[0]);
         assert_eq!((placement.durable(), placement.missing().len()), (1, 3));
+    }
+
+    #[test]
+    fn claims_count_as_far_as_a_node_would_be_sent_shards() {
+        let check = |code: &str, preferred: &[usize], claims: &[u8], expected: &[u8]| {
+            let geometry: Geometry = code.parse().expect("a geometry");
+            let walk = nodes(6);
+            let preferred = preferred.iter().map(|at| walk[*at]).collect();
+            let placement = Placement::new(geometry, preferred, walk.clone());
+            let claims = claims.iter().copied().map(ShardIndex).collect();
+            let credible = placement.credible(walk[1], claims);
+            let expected: Vec<_> = expected.iter().copied().map(ShardIndex).collect();
+            assert_eq!(credible, expected, "{code}");
+        };
+        let everything: Vec<u8> = (0..=u8::MAX).collect();
+        check("4+2", &[0, 1, 2, 3, 4, 5], &everything, &[1, 0]);
+        check("4+2", &[0, 1, 2, 3, 4, 5], &[5, 5, 5], &[5]);
+        check("4+2", &[0, 1, 1, 1, 4, 5], &everything, &[1, 2, 3]);
+        check("2+0", &[0, 1], &everything, &[1]);
+        // Whoever has one replica can prove all of them.
+        check("1+2", &[0, 1, 2], &everything, &[1]);
+        check("1+2", &[0, 1, 1], &everything, &[1, 2]);
+        check("1+2", &[0, 2, 3], &everything, &[0]);
     }
 
     proptest! {

@@ -12,9 +12,10 @@ use std::{
 
 use copse_core::tree::{self, TreeError, path::PathError};
 use copse_proto::status::{Reason, Refusal};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
 
+use super::{MESSAGE_BYTES_MAX, files::PIECE_BYTES_MAX};
 use crate::error::{EncodeError, GetError, PutError, ReadError, Refusals};
 
 /// When a caller may try again what failed because nodes did not answer: about the time after
@@ -118,9 +119,18 @@ impl Failure {
         Refusal::new(Reason::TimedOut, format!("nothing {what} for {seconds} s")).into()
     }
 
-    /// The stream of requests broke: the transport's own code and words.
+    /// The stream of requests broke: the transport's own code and words, but for a message over the
+    /// limit, which it calls out of range as it calls nothing else that comes in.
     pub(super) fn from_stream(status: &Status) -> Self {
-        Refusal::from(status).into()
+        if status.code() != Code::OutOfRange {
+            return Refusal::from(status).into();
+        }
+        let problem = format!(
+            "a message has {MESSAGE_BYTES_MAX} bytes at most, {PIECE_BYTES_MAX} of them data ({})",
+            status.message()
+        );
+        let refusal = Refusal::new(Reason::Oversized, format!("data: {problem}"));
+        Self(Box::new(Inner { refusal, field: Some(("data", problem)) }))
     }
 
     /// A fault of this program.

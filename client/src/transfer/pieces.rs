@@ -2,10 +2,9 @@
 //!
 //! Owns those tasks, the bound on them, and what the journal is asked and told. Knows no tree and no
 //! order: each piece tells its extent to whoever waits for it. The one idea: what the journal knows
-//! is believed only when the network still holds it.
+//! is believed only when the network proves that it still holds it.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,7 +16,6 @@ use copse_core::{
     chunk::EncodedChunk, extent::Extent, geometry::Geometry, layout::Layout,
     limits::PACKED_BYTES_MAX,
 };
-use futures::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
 
 use super::{Counters, PutTarget, PutTreeError};
@@ -25,7 +23,6 @@ use crate::{
     encode::{PlaintextBuffer, PreparedChunk},
     journal::{Journal, JournalKey},
     local::{FileIdentity, FileReader, ReadFileError},
-    network::Network,
 };
 
 /// Pieces of files under way at once, at most: read, asked for, encoded or sent. Memory is bounded
@@ -48,6 +45,9 @@ pub(super) struct Pieces {
     /// Tasks that encode and store.
     jobs: JoinSet<Result<(), PutTreeError>>,
 }
+
+/// Where a piece is, or why the file that it belongs to cannot be put.
+pub(super) type Told = Result<Extent, ReadFileError>;
 
 /// A piece whose extent is noted in the journal when it is stored.
 #[derive(Clone)]
@@ -127,7 +127,7 @@ impl Pieces {
         &mut self,
         buffer: PlaintextBuffer,
         known: Option<Known>,
-    ) -> oneshot::Receiver<Extent> {
+    ) -> oneshot::Receiver<Told> {
         let (tell, extent) = oneshot::channel();
         let job = Job::of(self, known);
         self.jobs.spawn_on(async move { job.store(buffer, tell).await }, &self.runtime);
@@ -141,17 +141,18 @@ impl Pieces {
         self.jobs.spawn_on(async move { job.upload(prepared).await }, &self.runtime);
     }
 
-    /// A piece that was stored before; if it is not held any more, it is read and stored again.
-    pub(super) fn confirm(&mut self, known: Known, extent: Extent) -> oneshot::Receiver<Extent> {
+    /// A piece that was stored before; if it is not held any more, it is read and stored again. When
+    /// that fails, the file does, and the transfer goes on.
+    pub(super) fn confirm(&mut self, known: Known, extent: Extent) -> oneshot::Receiver<Told> {
         let (tell, receiver) = oneshot::channel();
         let job = Job::of(self, Some(known.clone()));
         let confirmed = self.confirmed.clone();
         let confirming = async move {
-            if is_whole(&job.target.network, &extent).await {
+            if job.target.uploader.is_whole(&extent).await {
                 confirmed.fetch_add(1, Ordering::Relaxed);
                 job.counters.add_known(known.bytes as u64);
                 // Nobody listens when the file was abandoned.
-                let _ = tell.send(extent);
+                let _ = tell.send(Ok(extent));
                 return Ok(());
             }
             let mut buffer = job.target.encoder.plaintext().await;
@@ -164,7 +165,13 @@ impl Pieces {
                 reader.read(known.bytes, &mut buffer)?;
                 Ok::<_, ReadFileError>(buffer)
             });
-            job.store(read.await??, tell).await
+            match read.await? {
+                Ok(buffer) => job.store(buffer, tell).await,
+                Err(error) => {
+                    let _ = tell.send(Err(error));
+                    Ok(())
+                }
+            }
         };
         self.jobs.spawn_on(confirming, &self.runtime);
         receiver
@@ -205,13 +212,13 @@ impl Job {
     async fn store(
         self,
         plaintext: PlaintextBuffer,
-        tell: oneshot::Sender<Extent>,
+        tell: oneshot::Sender<Told>,
     ) -> Result<(), PutTreeError> {
         let bytes = plaintext.len() as u64;
         let (prepared, extent) = self.target.encoder.bulk(self.geometry, plaintext).await?;
         let value = extent.encode();
         // Nobody listens when the file was abandoned.
-        let _ = tell.send(extent);
+        let _ = tell.send(Ok(extent));
         let (counters, journal) = (self.counters.clone(), self.journal.clone());
         self.upload(prepared).await?;
         Counters::add(&counters.bytes_done, bytes);
@@ -230,17 +237,4 @@ impl Job {
         self.target.uploader.submit(prepared).await.await?;
         Ok(())
     }
-}
-
-/// Whether the holders of a chunk have all its shards between them.
-async fn is_whole(network: &Network, extent: &Extent) -> bool {
-    let mut nodes = network.view().placement(&extent.chunk, extent.geometry);
-    nodes.sort_unstable();
-    nodes.dedup();
-    let asked = nodes.into_iter().map(|node| async move {
-        let held = network.has(node, &[extent.chunk]).await.unwrap_or_default();
-        held.into_iter().flatten().collect::<Vec<_>>()
-    });
-    let found: BTreeSet<_> = join_all(asked).await.into_iter().flatten().collect();
-    found.len() == extent.geometry.total()
 }

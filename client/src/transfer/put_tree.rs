@@ -14,7 +14,6 @@ use std::{
 
 use copse_core::{
     capability::Capability,
-    extent::Extent,
     geometry::Geometry,
     limits::PACKED_BYTES_MAX,
     tree::{Meta, Timestamp, TreeError, TreeWriter},
@@ -23,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Counters, Failures,
-    pieces::{Known, PIECES_MAX, Pieces},
+    pieces::{Known, PIECES_MAX, Pieces, Told},
 };
 use crate::{
     encode::{Encoder, PlaintextBuffer},
@@ -116,6 +115,41 @@ pub enum PutTreeError {
     Stopped,
 }
 
+/// Why a file was not put.
+enum Broken {
+    /// It cannot be read as one state: the transfer goes on without it.
+    File(ReadFileError),
+    /// The transfer ends.
+    Transfer(PutTreeError),
+}
+
+impl From<ReadFileError> for Broken {
+    fn from(error: ReadFileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<PutTreeError> for Broken {
+    fn from(error: PutTreeError) -> Self {
+        Self::Transfer(error)
+    }
+}
+
+impl From<TreeError> for Broken {
+    fn from(error: TreeError) -> Self {
+        Self::Transfer(error.into())
+    }
+}
+
+impl From<Broken> for PutTreeError {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::File(error) => Self::Read(error),
+            Broken::Transfer(error) => error,
+        }
+    }
+}
+
 impl From<tokio::task::JoinError> for PutTreeError {
     fn from(_: tokio::task::JoinError) -> Self {
         Self::Stopped
@@ -205,7 +239,7 @@ struct TreePut {
 /// The next piece of the open file.
 enum Pending {
     /// A chunk whose extent will be known when it is encoded.
-    Extent(oneshot::Receiver<Extent>),
+    Extent(oneshot::Receiver<Told>),
     /// The tail of the file.
     Bytes(PlaintextBuffer),
     /// Zeros.
@@ -338,42 +372,31 @@ impl TreePut {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(error)),
         };
-        match self.writer.begin_file(&entry.name, meta_of(&entry.metadata)) {
+        // Of the file that was opened: it may be another than the one that was listed.
+        match self.writer.begin_file(&entry.name, meta_of(&reader.metadata())) {
             Err(TreeError::Name(error)) => {
                 self.failures.add(&entry.path, &error);
                 return Ok(Ok(()));
             }
             result => result?,
         }
-        match self.pieces(&entry.path, &mut reader)? {
-            Ok(()) => {
-                self.end_file()?;
-                Ok(Ok(()))
-            }
-            Err(error) => {
+        match self.content(&entry.path, &mut reader) {
+            Ok(()) => Ok(Ok(())),
+            Err(Broken::File(error)) => {
                 self.pending.clear();
                 self.writer.abandon_file()?;
                 Ok(Err(error))
             }
+            Err(Broken::Transfer(error)) => Err(error),
         }
     }
 
-    fn pieces(
-        &mut self,
-        path: &Path,
-        reader: &mut FileReader,
-    ) -> Result<Result<(), ReadFileError>, PutTreeError> {
+    fn content(&mut self, path: &Path, reader: &mut FileReader) -> Result<(), Broken> {
         loop {
-            let segment = match reader.next(self.piece_bytes) {
-                Ok(segment) => segment,
-                Err(error) => return Ok(Err(error)),
-            };
-            match segment {
-                Segment::End => return Ok(Ok(())),
+            match reader.next(self.piece_bytes)? {
+                Segment::End => return self.end_file(),
                 Segment::Hole(bytes) => {
-                    if let Err(error) = reader.skip(bytes) {
-                        return Ok(Err(error));
-                    }
+                    reader.skip(bytes)?;
                     self.pending.push_back(Pending::Hole(bytes));
                     self.counters.add_known(bytes);
                 }
@@ -383,17 +406,13 @@ impl TreePut {
                         .as_ref()
                         .and_then(|known| Some((known.clone(), self.pieces.recall(known)?)))
                     {
-                        if let Err(error) = reader.skip(bytes as u64) {
-                            return Ok(Err(error));
-                        }
+                        reader.skip(bytes as u64)?;
                         let extent = self.pieces.confirm(known, extent);
                         self.wait_for_extent(extent)?;
                         continue;
                     }
                     let mut buffer = self.pieces.buffer();
-                    if let Err(error) = reader.read(bytes, &mut buffer) {
-                        return Ok(Err(error));
-                    }
+                    reader.read(bytes, &mut buffer)?;
                     self.piece(buffer, known)?;
                 }
             }
@@ -401,7 +420,7 @@ impl TreePut {
     }
 
     /// The next bytes of the open file: a chunk of their own, or packed if they are few.
-    fn piece(&mut self, buffer: PlaintextBuffer, known: Option<Known>) -> Result<(), PutTreeError> {
+    fn piece(&mut self, buffer: PlaintextBuffer, known: Option<Known>) -> Result<(), Broken> {
         if buffer.len() <= PACKED_BYTES_MAX {
             self.pending.push_back(Pending::Bytes(buffer));
             // It holds one of few buffers: nothing may wait behind it.
@@ -412,14 +431,14 @@ impl TreePut {
     }
 
     /// The next piece's extent will come; not too many may be missing.
-    fn wait_for_extent(&mut self, extent: oneshot::Receiver<Extent>) -> Result<(), PutTreeError> {
+    fn wait_for_extent(&mut self, extent: oneshot::Receiver<Told>) -> Result<(), Broken> {
         self.pending.push_back(Pending::Extent(extent));
         self.pieces.reap(PIECES_MAX)?;
         self.settle(PIECES_MAX)
     }
 
     /// Gives pieces to the tree, in order, until at most `left` wait for their extent.
-    fn settle(&mut self, left: usize) -> Result<(), PutTreeError> {
+    fn settle(&mut self, left: usize) -> Result<(), Broken> {
         while let Some(pending) = self.pending.front_mut() {
             if let Pending::Extent(receiver) = pending {
                 let extent = match receiver.try_recv() {
@@ -432,15 +451,15 @@ impl TreePut {
                             unreachable!("it was there");
                         };
                         let extent = self.pieces.wait_for(receiver);
-                        let Ok(extent) = extent else { return self.failed() };
-                        self.writer.push_extent(extent)?;
+                        let Ok(extent) = extent else { return Err(self.failed()) };
+                        self.writer.push_extent(extent?)?;
                         self.store_packs()?;
                         continue;
                     }
-                    Err(oneshot::error::TryRecvError::Closed) => return self.failed(),
+                    Err(oneshot::error::TryRecvError::Closed) => return Err(self.failed()),
                 };
                 self.pending.pop_front();
-                self.writer.push_extent(extent)?;
+                self.writer.push_extent(extent?)?;
             } else {
                 match self.pending.pop_front() {
                     Some(Pending::Bytes(buffer)) => {
@@ -457,17 +476,16 @@ impl TreePut {
     }
 
     /// A task ended without its extent: its error says why.
-    fn failed(&mut self) -> Result<(), PutTreeError> {
-        self.pieces.reap(0)?;
-        Err(PutTreeError::Stopped)
+    fn failed(&mut self) -> Broken {
+        Broken::Transfer(self.pieces.reap(0).err().unwrap_or(PutTreeError::Stopped))
     }
 
-    fn end_file(&mut self) -> Result<(), PutTreeError> {
+    fn end_file(&mut self) -> Result<(), Broken> {
         self.settle(0)?;
         self.writer.end_file()?;
         self.kinds.files += 1;
         Counters::add(&self.counters.files_done, 1);
-        self.store_packs()
+        Ok(self.store_packs()?)
     }
 
     /// Sends the packs that are closed on their way.

@@ -77,10 +77,39 @@ pub(crate) struct Faults {
     pub(crate) other_descriptor: AtomicBool,
     /// Signs receipts for another shard.
     pub(crate) wrong_receipt: AtomicBool,
+    /// Says that it holds every shard of every chunk. So does whoever it is a way to.
+    pub(crate) claims_everything: AtomicBool,
+    /// Does this before it next says what it holds: what happens under somebody's eyes.
+    pub(crate) before_has: Hook,
+    /// Does this before it next stores a shard.
+    pub(crate) before_put: Hook,
     /// Says that it holds these shards.
     pub(crate) phantoms: Mutex<Vec<ShardId>>,
     /// Hands all its shards to this node when one is next asked for, and says that it has none.
     pub(crate) moves_to: Mutex<Option<Arc<FakeNode>>>,
+}
+
+/// Something to be done once.
+#[derive(Default)]
+pub(crate) struct Hook(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Hook {
+    pub(crate) fn set(&self, what: impl FnOnce() + Send + 'static) {
+        *self.0.lock().expect("no panic") = Some(Box::new(what));
+    }
+
+    /// Whether it has been done, or was never set.
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.lock().expect("no panic").is_none()
+    }
+
+    fn run(&self) {
+        // Locked until it is done, so that done is done.
+        let mut hook = self.0.lock().expect("no panic");
+        if let Some(what) = hook.take() {
+            what();
+        }
+    }
 }
 
 /// What a fake node has seen.
@@ -362,6 +391,7 @@ impl FakeNode {
     }
 
     fn store(&self, header: &door::PutHeader, bytes: Bytes) -> Result<door::Receipt, Refusal> {
+        self.faults.before_put.run();
         self.seen.puts.fetch_add(1, Ordering::SeqCst);
         self.seen.put_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
         if self.faults.full.load(Ordering::SeqCst) {
@@ -511,10 +541,17 @@ impl Shards for FakeDoor {
         let target = self.0.target(&request.target)?;
         target.wait().await;
         target.seen.has.fetch_add(1, Ordering::SeqCst);
+        target.faults.before_has.run();
         let chunks = convert::has_chunks(&request).map_err(Refusal::from)?;
         let shards = target.shards.lock().expect("no panic");
         let phantoms = target.faults.phantoms.lock().expect("no panic");
+        let everything = [&self.0, &target]
+            .iter()
+            .any(|node| node.faults.claims_everything.load(Ordering::SeqCst));
         let held = |chunk: &ChunkId| {
+            if everything {
+                return convert::held(&(0..u8::MAX).map(ShardIndex).collect::<Vec<_>>());
+            }
             let all = shards.keys().chain(phantoms.iter());
             let indices: Vec<ShardIndex> =
                 all.filter(|id| id.chunk == *chunk).map(|id| id.index).collect();
