@@ -94,7 +94,7 @@ pub enum PutError {
     Quorum {
         /// The chunk.
         chunk: ChunkId,
-        /// Distinct shards on disk.
+        /// Distinct shards on disk, of those on one node no more than count (w−k).
         have: usize,
         /// The write quorum.
         need: usize,

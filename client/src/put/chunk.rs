@@ -92,7 +92,7 @@ impl Sending<'_> {
         let mut deadline = started;
         loop {
             let have = self.placement.durable();
-            if have >= geometry.write_quorum() {
+            if self.placement.counting() >= geometry.write_quorum() {
                 self.session.fills(self.chunk.id(), have, geometry.total());
                 self.say(Ok(Stored { chunk: self.chunk.id(), sent: held < have }));
             }
@@ -194,10 +194,11 @@ impl Sending<'_> {
         let geometry = self.chunk.geometry();
         let have = self.placement.durable();
         let mut error = None;
-        if have < geometry.write_quorum() {
+        let counting = self.placement.counting();
+        if counting < geometry.write_quorum() {
             let failed = PutError::Quorum {
                 chunk: self.chunk.id(),
-                have,
+                have: counting,
                 need: geometry.write_quorum(),
                 total: geometry.total(),
                 refusals: Refusals(self.placement.refusals()),

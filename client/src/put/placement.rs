@@ -67,6 +67,27 @@ impl Placement {
         self.slots.iter().filter(|slot| !slot.held.is_empty()).count()
     }
 
+    /// Distinct shards on disk, as far as they count for the write quorum w: of those on one node no more
+    /// than w−k, so that whichever node is lost next, k are left. Where there are so few nodes that not even
+    /// the preference list survives that, whoever puts has agreed to it, and all count.
+    pub(crate) fn counting(&self) -> usize {
+        let (k, w) = (self.geometry.data(), self.geometry.write_quorum());
+        let left_without = |node: &NodeId| {
+            let elsewhere = |slot: &&Slot| slot.held.iter().any(|holder| holder != node);
+            self.slots.iter().filter(elsewhere).count()
+        };
+        let planned_without = |node: &NodeId| {
+            let places = self.preferred.iter().take(self.slots.len());
+            places.filter(|place| *place != node).count()
+        };
+        if self.preferred.iter().any(|node| planned_without(node) < k) {
+            return self.durable();
+        }
+        let holders = self.slots.iter().flat_map(|slot| &slot.held);
+        let left = holders.map(left_without).min().unwrap_or(0);
+        self.durable().min(left + w - k)
+    }
+
     pub(crate) fn is_durable(&self, index: ShardIndex) -> bool {
         self.slots.get(index.as_usize()).is_some_and(|slot| !slot.held.is_empty())
     }
@@ -219,6 +240,30 @@ mod tests {
         assert_eq!(placement.durable(), 0);
         placement.held(ShardIndex(2), walk[0]);
         assert_eq!((placement.durable(), placement.missing().len()), (1, 3));
+    }
+
+    #[test]
+    fn shards_on_one_node_do_not_make_a_quorum() {
+        let counting = |code: &str, preferred: &[usize], held: &[usize]| {
+            let walk = nodes(6);
+            let preferred = preferred.iter().map(|at| walk[*at]).collect();
+            let geometry: Geometry = code.parse().expect("a geometry");
+            let mut placement = Placement::new(geometry, preferred, walk.clone());
+            for (index, at) in (0..).map(ShardIndex).zip(held) {
+                placement.held(index, walk[*at]);
+            }
+            placement.counting() >= geometry.write_quorum()
+        };
+        let all = [0, 1, 2, 3];
+        assert!(counting("1+3", &all, &[0, 1, 2]));
+        assert!(!counting("1+3", &all, &[1, 1, 1]), "all of it on one node");
+        assert!(counting("1+3", &all, &[1, 1, 0]), "one is left");
+        assert!(!counting("2+2", &all, &[0, 1]), "too few");
+        assert!(!counting("2+3", &[0, 1, 2, 3, 4], &[0, 0, 0, 1]), "one would be left of two");
+        assert!(counting("2+3", &[0, 1, 2, 3, 4], &[0, 0, 0, 1, 2]), "two are left");
+        // One node holds the chunk by plan: whoever puts it there was told.
+        assert!(counting("1+1", &[0, 0], &[0, 0]));
+        assert!(!counting("1+1", &[0, 0], &[0]));
     }
 
     #[test]
