@@ -193,13 +193,16 @@ impl State {
         others.find(|(_, held)| held.is_live()).map(|(&other, _)| other)
     }
 
-    /// The record of a new shard lands on that of another; in its own place is what was there.
-    fn misdirect(&mut self, held: &mut Held, onto: ShardId) {
+    /// The record of a new shard lands on that of another; in its own place is what was there. That may be
+    /// the right one, when such a write went the other way before.
+    fn misdirect(&mut self, id: ShardId, held: &mut Held, onto: ShardId) {
         let Some(victim) = self.shards.get_mut(&onto) else { return };
         std::mem::swap(&mut victim.descriptor, &mut held.descriptor);
         std::mem::swap(&mut victim.groups, &mut held.groups);
         std::mem::swap(&mut victim.data, &mut held.data);
-        (victim.damaged, held.damaged) = (true, true);
+        for (id, held) in [(onto, victim), (id, held)] {
+            held.damaged = shard::sound(id, &held.descriptor, &held.groups, &held.data).is_none();
+        }
     }
 
     /// Changes what a shard is, or takes it out, and keeps the arcs in step.
@@ -484,7 +487,7 @@ impl MemoryStore {
             damaged: false,
         };
         if let Some(onto) = state.wrong_place(id, 0) {
-            state.misdirect(&mut held, onto);
+            state.misdirect(id, &mut held, onto);
         }
         state.used_bytes += record_bytes;
         if let Some(old) = state.shards.insert(id, held) {
