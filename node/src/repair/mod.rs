@@ -16,7 +16,7 @@
 //! | `facts` | how nodes stand, at one moment |
 //! | `claims` | who says to hold what: the mirror |
 //! | `steward` | which arcs changed; planning them |
-//! | `jobs` | the queue, and doing what is in it |
+//! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `exchange` | shards to and from others, verified and proved |
 //! | `answers` | what others may ask, and when a shard is given away |
 //! | `audit`, `trust` | checking claims; who was caught |
