@@ -77,9 +77,9 @@ pub(crate) async fn check(
     drop(drawing);
     let mut report = report?;
     if session.global.json {
-        println!("{}", as_json(&report, options));
+        output::print(as_json(&report, options))?;
     } else {
-        print!("{}", as_text(&report, options));
+        output::print(as_text(&report, options).trim_end_matches('\n'))?;
         for failure in &mut report.unreadable.listed {
             if failure.path.as_os_str().is_empty() {
                 failure.path = if report.listed.is_some() { "the list" } else { "/" }.into();

@@ -4,7 +4,7 @@
 //! to standard error.
 
 // A command's output is its purpose.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 mod args;
 mod check;

@@ -20,10 +20,10 @@ pub(crate) async fn status(session: &Session) -> Result<ExitCode, CliError> {
     let (_, network) = session.connect().await?;
     let status = ask(&network).await;
     if session.global.json {
-        println!("{}", as_json(&network.id().to_string(), &status));
+        output::print(as_json(&network.id().to_string(), &status))?;
     } else {
         // Each piece of text that came from a node was made safe for the terminal.
-        print!("{}", text(&status));
+        output::print(text(&status).trim_end_matches('\n'))?;
     }
     Ok(ExitCode::from(code(&status)))
 }
