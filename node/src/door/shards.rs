@@ -198,6 +198,7 @@ impl PutStream {
     ) -> Result<Option<Arrived<door::PutRequest>>, Status> {
         let receiving = self.assembler.receiving();
         let complete_by = self.complete_by.filter(|_| receiving);
+        let mut inside_before = false;
         loop {
             let silent_at = Instant::now() + STALL_TIMEOUT;
             let until = complete_by.map_or(silent_at, |by| by.min(silent_at));
@@ -211,10 +212,12 @@ impl PutStream {
             let text = if until < silent_at {
                 "the shard comes too slowly: send it faster, or over fewer streams at once"
                     .to_owned()
-            } else if receiving || requests.inside_message() {
+            } else if receiving || inside_before {
                 format!("no data for {} s in the middle of a message", STALL_TIMEOUT.as_secs())
             } else {
-                // Between shards a client may be silent: it holds nothing.
+                // Between messages a client may be silent: it holds nothing. One that began just now has the
+                // same time again.
+                inside_before = requests.inside_message();
                 continue;
             };
             return Err(Refusal::new(Reason::TimedOut, text).into());
