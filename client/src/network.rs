@@ -92,11 +92,16 @@ impl View {
 
     /// The nodes that may hold shards of a chunk, the likeliest first: its preference list, then
     /// on along the ring, up to twice as many nodes as the chunk has shards. Writers replace a
-    /// holder only within this list, so that readers need not look further. At its end are nodes that
-    /// are leaving, as many at most: they are off the ring, and serve what they have not handed over
-    /// yet. Writers are refused there.
+    /// holder only within this list, so that readers need not look further as long as the ring stays
+    /// as it is. At its end are nodes that are leaving, as many at most: they are off the ring, and
+    /// serve what they have not handed over yet. Writers are refused there.
     pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
-        let most = 2 * geometry.total();
+        self.candidates_within(chunk, 2 * geometry.total())
+    }
+
+    /// The same, up to `most` nodes of the ring: newcomers push those that hold shards further along
+    /// the walk, until the shards have moved.
+    pub fn candidates_within(&self, chunk: &ChunkId, most: usize) -> Vec<NodeId> {
         let records = self.directory.iter().map(SignedRecord::record);
         let leaving = records
             .filter(|record| record.state == NodeState::Leaving)

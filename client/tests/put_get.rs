@@ -429,6 +429,27 @@ async fn shards_that_moved_are_found_by_asking_along_the_walk() {
     panic!("twenty reads in a row were hedged");
 }
 
+/// As after many joined at once: the newcomers lie before those that hold the shards.
+#[tokio::test]
+async fn shards_behind_many_newcomers_are_found() {
+    let fake = FakeNetwork::start(20).await;
+    let network = fake.connect().await;
+    let plaintext = bytes(13, 500_000);
+    let extent = store(&network, "1+1", &plaintext).await;
+    let view = network.view();
+    let walk: Vec<_> = view.ring.walk(Ring::arc(&extent.chunk)).collect();
+    // Behind the four nodes of the first look, and behind the eight of the next.
+    for (index, place) in [(0, 15), (1, 9)] {
+        fake.node(fake.holders(extent.chunk)[&ShardIndex(index)][0])
+            .move_all(fake.node(walk[place]));
+    }
+    assert!(
+        Downloader::new(network.clone()).read_extent(&extent).await.expect("reads") == plaintext
+    );
+    fake.node(walk[9]).lose(extent.chunk);
+    assert!(Downloader::new(network).read_extent(&extent).await.expect("reads") == plaintext);
+}
+
 #[tokio::test]
 async fn a_shard_that_moves_while_it_is_looked_for_is_found() {
     let fake = FakeNetwork::start(8).await;

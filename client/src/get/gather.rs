@@ -3,7 +3,8 @@
 //! Owns whom to ask, when to ask others too, and when to give up. Verified bytes come from `fetch`.
 //! The one idea: data shards are asked first, for just the wanted ranges; as soon as one of them is
 //! late, wrong or missing, the same columns are asked of enough others to rebuild it. Shards move
-//! while they are looked for, so before too few are too few, all are looked for again.
+//! while they are looked for, so before too few are too few, all are looked for again, each time
+//! twice as far along the ring.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -254,7 +255,9 @@ impl<'a> Gather<'a> {
         }
         let view = network.view();
         self.guesses = view.placement(&self.facts.id, self.facts.geometry);
-        self.candidates = view.candidates(&self.facts.id, self.facts.geometry);
+        // 2n, 4n, 8n and at last 16n nodes: many newcomers at once lie before those that hold.
+        let most = (2 * self.facts.geometry.total()) << self.looks;
+        self.candidates = view.candidates_within(&self.facts.id, most);
         self.survey = Survey::NotYet;
         self.silent.clear();
         for ask in &mut self.asks {

@@ -111,6 +111,9 @@ impl World {
                 if begins {
                     down[index].insert(number);
                     self.waiting.remove(&index);
+                    if matches!(fault, Fault::LoseDisk { .. }) {
+                        self.note_what_is_lost(index);
+                    }
                     let machine = &mut self.hosts[index];
                     if let Fault::PowerCut { forgotten_batches, .. } = fault {
                         machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);

@@ -31,6 +31,10 @@ use super::{
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A holder proves a shard, its disk is lost, and only then the proof arrives and another drops its
+/// own: so long a drop may be under way, the request and a slow disk.
+const DROP_UNDER_WAY: Duration = Duration::from_secs(10);
+
 /// Between two looks at what nodes say of themselves.
 const ASK_EVERY: u64 = 5;
 
@@ -152,11 +156,15 @@ impl World {
     }
 
     /// A shard that was sound on some disk still is on one, unless its disk was lost or lied: nobody
-    /// drops the last copy.
+    /// drops the last copy, as far as anybody can know.
     pub(super) fn nothing_was_deleted_on_doubt(&self) -> Result<(), Broken> {
         let now: BTreeSet<ShardId> =
             self.hosts.iter().flat_map(|host| host.disk().sound()).collect();
+        let time = self.trace.now();
         for shard in self.there.difference(&now) {
+            if self.lost_lately.get(shard).is_some_and(|until| time < *until) {
+                continue;
+            }
             // It was given to who seemed to have it, by a part of it that was not damaged.
             if !self.hosts.iter().any(|host| host.disk().is_damaged(*shard)) {
                 let text = format!("shard {} of chunk {}", shard.index.0, shard.chunk.short());
@@ -167,6 +175,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A disk is about to be lost, with all that others may have relied on.
+    pub(super) fn note_what_is_lost(&mut self, machine: usize) {
+        let now = self.trace.now();
+        self.lost_lately.retain(|_, until| now < *until);
+        for shard in self.hosts[machine].disk().sound() {
+            self.lost_lately.insert(shard, now + DROP_UNDER_WAY);
+        }
     }
 
     pub(super) fn remember_what_is_there(&mut self) {

@@ -166,6 +166,8 @@ pub(super) struct World {
     pub(super) waiting: BTreeSet<usize>,
     /// Shards that were on some disk, sound, the last time.
     pub(super) there: BTreeSet<ShardId>,
+    /// Shards of disks that were lost, and until when a drop that trusts in them may be under way.
+    pub(super) lost_lately: BTreeMap<ShardId, Duration>,
     pub(super) most: Most,
     /// Bytes of the heap before the world.
     empty_bytes: u64,
@@ -278,6 +280,7 @@ impl World {
             liars: BTreeMap::new(),
             waiting: BTreeSet::new(),
             there: BTreeSet::new(),
+            lost_lately: BTreeMap::new(),
             most: Most::default(),
             empty_bytes,
             left_bytes: None,
