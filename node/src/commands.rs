@@ -97,7 +97,9 @@ failures! {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let is_daemon = matches!(command, Command::Run(_));
+    let done = match command {
         Command::Init(args) => init(&args),
         Command::Run(args) => run(&args.node.dir, args.scrub_now),
         Command::Token(args) => token(&args),
@@ -106,13 +108,20 @@ pub fn main() -> ExitCode {
         Command::Scrub(args) => scrub(&args.dir),
         Command::Limits(args) => limits(&args),
     };
-    match done {
-        Ok(()) => ExitCode::from(Exit::Done as u8),
+    let exit = match done {
+        Ok(()) => Exit::Done,
         Err(failure) => {
             eprintln!("copse-node: {}", failure.message);
-            ExitCode::from(failure.exit as u8)
+            failure.exit
         }
+    };
+    if is_daemon {
+        // Threads that are still there may use RocksDB, whose statics an orderly end takes away under
+        // them: a node that had stopped well ended by SIGABRT ("pthread lock"). All that must be on the disk is there, and
+        // nothing is buffered: standard output is not used, standard error never is.
+        signal_hook::low_level::exit(exit as i32);
     }
+    ExitCode::from(exit as u8)
 }
 
 fn random(bytes: &mut [u8]) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -85,12 +85,16 @@ impl Home {
         let start = Instant::now();
         while run(&["status", "--dir", self.path()]).status.code() != Some(0) {
             let ended = running.0.try_wait().expect("a process");
-            let log = fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
+            let log = self.log();
             assert!(ended.is_none(), "the node ended: {ended:?}\n{log}");
             assert!(start.elapsed() < PATIENCE, "the node does not answer\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
         running
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
     }
 
     fn status(&self) -> Value {
@@ -114,11 +118,11 @@ impl Running {
         assert!(sent.success());
     }
 
-    fn ended(&mut self) -> Option<i32> {
+    fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(status) = self.0.try_wait().expect("a process") {
-                return status.code();
+                return status;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -163,7 +167,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     }
     assert!(home.status()["store"]["shards"].as_u64().expect("a number") >= 40);
     node.signal("-TERM");
-    assert_eq!(node.ended(), Some(0));
+    let ended = node.ended();
+    assert!(ended.success(), "{ended}\n{}", home.log());
 }
 
 #[tokio::test]
