@@ -61,14 +61,15 @@ pub(super) struct Rules {
     /// Worlds of this kind, whatever the seed would have it.
     #[arg(long)]
     kind: Option<Kind>,
-    /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+    /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time, 3
+    /// those of before nodes lied about what they hold to those who repair.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
     dice: u8,
 }
 
 impl Rules {
     fn spec(self, seed: u64) -> Spec {
-        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Third);
+        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Fourth);
         let mut spec = Spec::by(dice, seed, self.kind);
         spec.canary = self.canary;
         spec
@@ -83,7 +84,7 @@ impl Rules {
         if let Some(kind) = self.kind {
             arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
-        if self.dice != Dice::Third as u8 {
+        if self.dice != Dice::Fourth as u8 {
             arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
         }
         arguments

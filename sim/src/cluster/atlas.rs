@@ -147,6 +147,11 @@ pub enum Lie {
     StaleRecords,
     /// Whoever asks it what it has of a chunk, it has all shards.
     ClaimsAll,
+    /// It lists chunks that it has shards of with another geometry, and more shards of them than there
+    /// are.
+    Shapes,
+    /// It lists shards of chunks that nobody ever put.
+    Phantoms,
 }
 
 impl Lie {

@@ -222,6 +222,22 @@ pub(super) async fn is_at_full_strength(
     Ok(())
 }
 
+/// Whether all shards of every promised chunk are on some disk, whoever's: where there are liars, nobody
+/// can say where they belong.
+pub(super) fn nothing_is_missing(hosts: &[&Host], promised: &[Promised]) -> Result<(), Broken> {
+    let there: BTreeSet<ShardId> = hosts.iter().flat_map(|host| host.disk().sound()).collect();
+    for one in promised {
+        let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+        let missing = |index: &_| !there.contains(&ShardId { chunk, index: *index });
+        let missing = geometry.indices().filter(missing).count();
+        if missing > 0 {
+            let how = format!("of chunk {} {missing} shards are nowhere", chunk.short());
+            return Err(Broken::new(Promise::Strength, how));
+        }
+    }
+    Ok(())
+}
+
 /// Whether all who were told to leave have left, and hold nothing any more.
 pub(super) fn all_have_left(hosts: &[&Host]) -> Result<(), Broken> {
     match hosts.iter().find(|host| host.stays() == Stay::Leaving) {

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ShardId, ShardIndex},
+    ring::Ring,
 };
 use copse_node::{
     membership::memory::Memory,
@@ -26,7 +27,7 @@ use copse_node::{
     },
 };
 
-use super::{atlas::Lie, scene::Scene};
+use super::{atlas::Lie, claims::Claims, scene::Scene};
 
 /// What a read leaves behind in a node that never lets go of memory.
 const HOARD_BYTES: usize = 256 << 10;
@@ -62,6 +63,8 @@ pub(super) struct Mounted {
     scene: Scene,
     /// What clients store with, for one that claims to have all of it.
     geometry: Geometry,
+    /// What it lists, when it lies about that.
+    claims: Claims,
     /// Buffers of all reads, for a node that never lets go of them.
     hoard: Option<Mutex<Vec<Vec<u8>>>>,
 }
@@ -72,12 +75,13 @@ impl Mounted {
         lying: &Lying,
         scene: &Scene,
         geometry: Geometry,
+        claims: Claims,
         hoards: bool,
     ) -> Arc<Self> {
         let (disk, fence) = (Arc::clone(&files.disk), files.fence.clone());
         let (files, lying, scene) = (files.clone(), Arc::clone(lying), scene.clone());
         let hoard = hoards.then(Mutex::default);
-        Arc::new(Self { disk, fence, files, lying, scene, geometry, hoard })
+        Arc::new(Self { disk, fence, files, lying, scene, geometry, claims, hoard })
     }
 
     /// A shard that is not the wanted one, if there is any.
@@ -88,6 +92,10 @@ impl Mounted {
             None => self.disk.list(None, 1).await?.first().copied().unwrap_or(id),
         };
         self.disk.read(other, Want::Whole).await
+    }
+
+    fn lie(&self) -> Option<Lie> {
+        *self.lying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn readable(&self) -> Result<(), ReadError> {
@@ -116,8 +124,7 @@ impl ShardStore for Mounted {
         if let Some(hoard) = &self.hoard {
             hoard.lock().unwrap_or_else(PoisonError::into_inner).push(vec![0; HOARD_BYTES]);
         }
-        let lie = *self.lying.lock().unwrap_or_else(PoisonError::into_inner);
-        match lie {
+        match self.lie() {
             None => {}
             Some(Lie::Ghosts) => return Err(ReadError::NotHeld { id }),
             Some(Lie::WrongBytes) => {
@@ -131,7 +138,13 @@ impl ShardStore for Mounted {
             }
             Some(Lie::OtherShards) => return self.another(id).await,
             // Those lie elsewhere.
-            Some(Lie::FalseWitness | Lie::StaleRecords | Lie::ClaimsAll) => {}
+            Some(
+                Lie::FalseWitness
+                | Lie::StaleRecords
+                | Lie::ClaimsAll
+                | Lie::Shapes
+                | Lie::Phantoms,
+            ) => {}
         }
         Ok(read)
     }
@@ -152,10 +165,15 @@ impl ShardStore for Mounted {
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
         self.readable()?;
-        if *self.lying.lock().unwrap_or_else(PoisonError::into_inner) == Some(Lie::ClaimsAll) {
-            return Ok(self.geometry.indices().collect());
+        match self.lie() {
+            Some(Lie::ClaimsAll) => Ok(self.geometry.indices().collect()),
+            Some(lie @ (Lie::Shapes | Lie::Phantoms)) => {
+                let mut listed = self.claims.of_arc(lie, &self.disk, Ring::arc(&chunk)).await?;
+                listed.retain(|shard| shard.id.chunk == chunk);
+                Ok(listed.into_iter().map(|shard| shard.id.index).collect())
+            }
+            _ => self.disk.held(chunk).await,
         }
-        self.disk.held(chunk).await
     }
 
     async fn list(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<ShardId>, ReadError> {
@@ -165,7 +183,10 @@ impl ShardStore for Mounted {
 
     async fn arc_changes(&self, since: Option<StoreRevision>) -> Result<ArcChanges, ReadError> {
         self.readable()?;
-        self.disk.arc_changes(since).await
+        match self.lie() {
+            Some(lie @ (Lie::Shapes | Lie::Phantoms)) => self.claims.changes(lie, &self.disk).await,
+            _ => self.disk.arc_changes(since).await,
+        }
     }
 
     async fn list_arc(
@@ -175,7 +196,15 @@ impl ShardStore for Mounted {
         limit: usize,
     ) -> Result<Vec<HeldShard>, ReadError> {
         self.readable()?;
-        self.disk.list_arc(arc, after, limit).await
+        match self.lie() {
+            Some(lie @ (Lie::Shapes | Lie::Phantoms)) => {
+                let mut listed = self.claims.of_arc(lie, &self.disk, arc).await?;
+                listed.retain(|shard| after.is_none_or(|after| after < shard.id));
+                listed.truncate(limit);
+                Ok(listed)
+            }
+            _ => self.disk.list_arc(arc, after, limit).await,
+        }
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use super::{
     atlas::Lie,
+    claims::Claims,
     disk::{Books, Fence, Files, Lying, Mounted, PeersFile},
     entropy::EPOCH,
     net::{Machine, Net, address},
@@ -198,7 +199,14 @@ impl Host {
                 runtime: Arc::new(PausedRuntime),
             },
             listener: Box::new(Door::listen(net, self.config.grpc.listen)),
-            store: Mounted::new(&files, &self.lying, &self.scene, self.geometry, self.hoards),
+            store: Mounted::new(
+                &files,
+                &self.lying,
+                &self.scene,
+                self.geometry,
+                Claims::of(self.id),
+                self.hoards,
+            ),
             memory: Some(self.peers.mounted(&files)),
             seed: Seed::new(self.seed),
             random,

@@ -23,6 +23,9 @@ pub enum Kind {
     Outage,
     /// Machines lose their disks, and when everything has grown back, others do.
     Waves,
+    /// Nodes lie about what they hold, as long as they are trusted and longer, and others lose their
+    /// disks.
+    Lies,
 }
 
 impl Kind {
@@ -33,6 +36,7 @@ impl Kind {
             Self::ReadStorm => "read-storm",
             Self::Outage => "outage",
             Self::Waves => "waves",
+            Self::Lies => "lies",
         }
     }
 }
@@ -44,6 +48,7 @@ impl fmt::Display for Kind {
             Self::ReadStorm => "a storm of reads",
             Self::Outage => "an outage",
             Self::Waves => "waves of losses",
+            Self::Lies => "losses among liars",
         })
     }
 }
@@ -60,6 +65,12 @@ pub const STORM_MIN: Duration = Duration::from_secs(120);
 const STORMS: f64 = 0.1;
 const OUTAGES: f64 = 0.1;
 const WAVES: f64 = 0.06;
+const LIES: f64 = 0.06;
+
+/// How long lies last before a disk is lost among them: others have mirrored what is claimed; and how
+/// long afterwards, within which everything must have grown back.
+const LIES_BEFORE: Duration = Duration::from_secs(60);
+const LIES_AFTER: Duration = Duration::from_secs(900);
 
 /// Between two waves in the plan; in the world the next comes when everything has grown back.
 const BETWEEN_WAVES: Duration = Duration::from_secs(60);
@@ -104,6 +115,11 @@ pub fn kind(rng: &mut Xoshiro) -> Kind {
 /// Whether a seed's world is waves of losses, from a stream of its own.
 pub fn is_waves(rng: &mut Xoshiro) -> bool {
     rng.chance(WAVES)
+}
+
+/// Whether a seed's world is one of lies, from a stream of its own.
+pub fn is_lies(rng: &mut Xoshiro) -> bool {
+    rng.chance(LIES)
 }
 
 /// A moment while faults last, and how long it is to their end, or less.
@@ -324,6 +340,25 @@ pub fn draw_waves(bounds: &Bounds, spare: usize, rng: &mut Xoshiro) -> Vec<Plann
             }
         }
     }
+    plan.sort_by_key(|planned| planned.at);
+    plan
+}
+
+/// Lies: one node, or as many as a chunk may lose when it is acknowledged, begin to lie about what they
+/// hold; then one that does not lie loses its disk.
+pub fn draw_lies(bounds: &Bounds, rng: &mut Xoshiro) -> Vec<Planned> {
+    let mut all: Vec<Number> = (0..bounds.hosts).collect();
+    let mut plan = Vec::new();
+    for _ in 0..1 + rng.below(bounds.losses_max.max(1)) {
+        let host = all.swap_remove(rng.below(all.len()));
+        let how = if rng.chance(0.5) { Lie::Shapes } else { Lie::Phantoms };
+        let at = bounds.from + (LIES_BEFORE / 2).mul_f64(rng.unit());
+        let lasts = bounds.from + LIES_BEFORE + LIES_AFTER - at;
+        plan.push(Planned { at, lasts, fault: Fault::Lie { host, how } });
+    }
+    let host = all.swap_remove(rng.below(all.len()));
+    let (at, lasts) = (bounds.from + LIES_BEFORE, AWAY_MAX.mul_f64(rng.unit()));
+    plan.push(Planned { at, lasts, fault: Fault::LoseDisk { host } });
     plan.sort_by_key(|planned| planned.at);
     plan
 }

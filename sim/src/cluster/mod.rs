@@ -35,6 +35,7 @@
 
 pub mod atlas;
 pub mod check;
+mod claims;
 mod client;
 mod disk;
 pub mod entropy;

@@ -82,8 +82,10 @@ pub enum Dice {
     First = 1,
     /// Before disks took time, clients died wholly, and the scrub was left alone with rot.
     Second = 2,
-    /// All there is.
+    /// Before nodes lied about what they hold to those who repair.
     Third = 3,
+    /// All there is.
+    Fourth = 4,
 }
 
 impl Dice {
@@ -93,6 +95,7 @@ impl Dice {
             1 => Some(Self::First),
             2 => Some(Self::Second),
             3 => Some(Self::Third),
+            4 => Some(Self::Fourth),
             _ => None,
         }
     }
@@ -116,7 +119,7 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        Self::by(Dice::Third, seed, None)
+        Self::by(Dice::Fourth, seed, None)
     }
 
     /// A world without faults, of so many nodes with the product's own times under a usual load: to
@@ -180,7 +183,13 @@ impl Spec {
             let drawn = kinds::kind(&mut further);
             let mut waves = Xoshiro::new(seed, "cluster waves");
             let is_waves = dice > Dice::Second && kinds::is_waves(&mut waves);
-            kind = wanted.unwrap_or(if is_waves { Kind::Waves } else { drawn });
+            let mut lies = Xoshiro::new(seed, "cluster lies");
+            let is_lies = dice > Dice::Third && kinds::is_lies(&mut lies);
+            kind = wanted.unwrap_or(match (is_lies, is_waves) {
+                (true, _) => Kind::Lies,
+                (false, true) => Kind::Waves,
+                (false, false) => drawn,
+            });
             match kind {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
                 Kind::ReadStorm => {
@@ -197,6 +206,10 @@ impl Spec {
                     joiners = 0;
                     let spare = geometry.total() - geometry.data();
                     faults = kinds::draw_waves(&bounds, spare, &mut waves);
+                }
+                Kind::Lies => {
+                    joiners = 0;
+                    faults = kinds::draw_lies(&bounds, &mut lies);
                 }
             }
         }

@@ -19,8 +19,9 @@ use copse_node::{byte_size::ByteSize, config::Config};
 use copse_proto::door::InfoReply;
 
 use super::{
-    atlas::Fault,
+    atlas::{Fault, Lie, Planned},
     check::{Broken, Promise},
+    claims::PHANTOMS,
     host::Host,
     net::Machine,
     scene::Written,
@@ -238,7 +239,12 @@ impl World {
         }
         let network = self.settings.network;
         let parallel = Config::new(network, ByteSize(1 << 30)).repair.parallel as u64;
-        let jobs_max = JOBS_OF_CHUNK * self.scene.written().len() as u64;
+        let makes_up = |(_, planned): &(usize, &Planned)| {
+            matches!(planned.fault, Fault::Lie { how: Lie::Phantoms, .. })
+        };
+        let made_up =
+            self.spec.active_faults().filter(makes_up).count() as u64 * u64::from(PHANTOMS);
+        let jobs_max = JOBS_OF_CHUNK * (self.scene.written().len() as u64 + made_up);
         for host in &self.hosts {
             let Some(info) = host.info().await else { continue };
             let Some(repair) = &info.repair else { continue };

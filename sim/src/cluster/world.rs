@@ -324,13 +324,20 @@ impl World {
         }
         self.note_who_serves();
         let storm = match self.spec.kind {
-            Kind::Outage | Kind::Waves => {
+            Kind::Outage | Kind::Waves | Kind::Lies => {
                 let busy = self.spec.busy.min(BUSY_BEFORE_LOSSES);
                 self.wait_until(self.trace.now() + busy).await?;
                 clients.shutdown().await;
                 self.until_grown_back(&network, self.trace.now()).await?;
                 if self.spec.kind == Kind::Waves {
                     self.waves(&network).await?;
+                    None
+                } else if self.spec.kind == Kind::Lies {
+                    let later = self.trace.now();
+                    self.trace.note(format_args!("whole: now the lies"));
+                    self.strike(later, Duration::ZERO..Duration::MAX).await?;
+                    let hosts: Vec<&Host> = self.hosts.iter().collect();
+                    check::nothing_is_missing(&hosts, &self.ledger.promised())?;
                     None
                 } else {
                     let later = self.trace.now();
