@@ -366,7 +366,7 @@ impl fmt::Display for CutOff {
                 )
             }
             Self::Settling { left } => {
-                write!(f, "enough answer since a moment ago; still for {}", Span(*left))
+                write!(f, "enough answer again; on guard for {} more", Span(*left))
             }
         }
     }

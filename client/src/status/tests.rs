@@ -177,6 +177,22 @@ fn who_did_not_answer_is_part_of_the_truth_unless_others_took_over() {
 }
 
 #[test]
+fn shards_of_which_no_node_has_counted_the_chunks_yet_are_not_taken_for_an_empty_network() {
+    let check = |shards: u64, verdict: Verdict, headline: &str| {
+        let mut sum = Sum::new(&active(1));
+        let mut info = well(0, Vec::new());
+        repair_mut(&mut info).chunks.clear();
+        info.store.get_or_insert_default().shards = shards;
+        sum.heard(key(1).id(), &info);
+        let status = sum.finish();
+        assert_eq!(status.verdict(), verdict);
+        assert!(status.headline().starts_with(headline), "{}", status.headline());
+    };
+    check(0, Verdict::Empty, "there are no chunks yet");
+    check(8, Verdict::Uncounted, "the chunks are not counted yet");
+}
+
+#[test]
 fn a_dispute_matters_only_between_there_and_gone() {
     let mut sum = Sum::new(&active(4));
     sum.heard(key(1).id(), &well(1, vec![peer(4, "alive"), peer(3, "alive")]));

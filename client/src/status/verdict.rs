@@ -63,7 +63,7 @@ impl NetworkStatus {
             Verdict::Held
         } else if chunks.thin > 0 {
             Verdict::Thin
-        } else if self.uncounted > 0 {
+        } else if self.uncounted > 0 || (chunks.total == 0 && self.shards > 0) {
             Verdict::Uncounted
         } else if chunks.total == 0 {
             Verdict::Empty
@@ -122,6 +122,9 @@ impl fmt::Display for Headline<'_> {
                 Count(chunks.thin)
             ),
             Verdict::Thin => self.repairing(f, ""),
+            Verdict::Uncounted if chunks.total == 0 && status.uncounted == 0 => f.write_str(
+                "the chunks are not counted yet: nodes count when they plan, a while after they start",
+            ),
             Verdict::Uncounted if chunks.total == 0 => f.write_str("no chunk was counted"),
             Verdict::Uncounted => write!(f, "all {total} chunks counted have all their shards"),
             Verdict::Empty => f.write_str("there are no chunks yet"),

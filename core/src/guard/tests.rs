@@ -153,7 +153,7 @@ fn a_guard_lets_go_only_when_all_had_the_time_to_be_heard() {
     assert!(at(&last(16, &[silent(0); 9]), 1000).starts_with("cut off: only 7"));
     assert_eq!(
         at(&last(16, &[silent(0); 4]), 1030),
-        "cut off: enough answer since a moment ago; still for 4 min 30 s"
+        "cut off: enough answer again; on guard for 4 min 30 s more"
     );
     assert!(at(&last(16, &[silent(0); 3]), 1300).starts_with("evictions are frozen: 3 of 16"));
     assert_eq!(

@@ -46,12 +46,6 @@ pub fn available(machines: u64, down: u64, total: u64, needed: u64) -> f64 {
     1.0 - ln_missing.exp()
 }
 
-/// The same source: mean time to loss of a block when every epoch the shards are made again on
-/// fresh machines, in the unit of `epoch`: e·(1−P_b)/P_b for the probability P_b to be lost in one.
-pub fn block_mttf(epoch: f64, lost_per_epoch: f64) -> f64 {
-    epoch * (1.0 - lost_per_epoch) / lost_per_epoch
-}
-
 /// Cidon et al., "Copysets" (ATC 2013): probability that some data is lost when `failed` of
 /// `nodes` nodes fail at once and data lie on `copysets` different sets of `copies` nodes:
 /// 1 − (1 − C(F,R)/C(N,R))^sets.

@@ -4,7 +4,7 @@
 //! overstates loss 3 to 180 times against the binomial one; the loss ratio is per repair interval
 //! (about 12 hours), not per year.
 
-use crate::logmath::{ln_binomial_from, ln_factorial, ln_sum};
+use crate::logmath::{ln_factorial, ln_sum};
 
 /// Section 3.4: the probability that at most n−k of n shards are lost when their number is Poisson
 /// with mean `churn`·n: e^−l Σ i=0..n−k l^i/i!.
@@ -18,12 +18,6 @@ pub fn durability_poisson(data: u64, total: u64, churn: f64) -> f64 {
     } else {
         ln_sum(kept.map(term)).exp()
     }
-}
-
-/// The same with the right law: ln of the probability that more than n−k of n independent shards
-/// are lost.
-pub fn ln_loss_binomial(data: u64, total: u64, churn: f64) -> f64 {
-    ln_binomial_from(total, total - data + 1, churn)
 }
 
 /// ln of the loss ratio of Giroire et al. (GLOBECOM 2010) as printed in the appendix: LR =

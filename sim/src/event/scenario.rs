@@ -39,13 +39,6 @@ pub struct Outages {
     pub sigma: f64,
 }
 
-impl Outages {
-    /// Mean length of an absence.
-    pub fn mean_hours(self) -> f64 {
-        self.median_hours * (self.sigma * self.sigma / 2.0).exp()
-    }
-}
-
 /// Whom a calamity strikes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Victims {

@@ -158,7 +158,10 @@ fn repair(status: &NetworkStatus) -> Vec<(&'static str, String)> {
     }
     if !status.cut_off.is_empty() {
         let nodes: Vec<String> = status.cut_off.iter().map(|node| node.short()).collect();
-        lines.push(("cut off", format!("{} see less than half of the network", nodes.join(", "))));
+        lines.push((
+            "cut off",
+            format!("{} see less than half of the network, or did a moment ago", nodes.join(", ")),
+        ));
     }
     lines
 }
