@@ -10,7 +10,8 @@
 //! ```
 //! | module | owns |
 //! |---|---|
-//! | `listen` | addresses, the socket's permissions, the number of connections |
+//! | `listen` | addresses, the socket's permissions |
+//! | `places` | the number of connections, and which one makes room for another |
 //! | `token` | who may call |
 //! | `health` | health and reflection |
 //! | `files` | the service: its messages and how many calls run at once |
@@ -22,6 +23,7 @@ mod failure;
 mod files;
 mod health;
 mod listen;
+mod places;
 mod put;
 mod token;
 mod walk;
