@@ -15,6 +15,7 @@
 //! | `token` | who may call |
 //! | `health` | health and reflection |
 //! | `files` | the service: its messages and how many calls run at once |
+//! | `outlet` | answers on their way to a caller, and how long they wait for it |
 //! | `walk` | listing with prefix and depth |
 //! | `put` | what callers store |
 //! | `failure` | errors to gRPC codes and details |
@@ -23,6 +24,7 @@ mod failure;
 mod files;
 mod health;
 mod listen;
+mod outlet;
 mod places;
 mod put;
 mod token;
