@@ -243,7 +243,7 @@ mod tests {
             assert_eq!(places.available_permits(), 0);
         }
         assert!(answers.next().await.is_none());
-        places.acquire().await.expect("never closed");
+        drop(places.acquire().await.expect("never closed"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -253,7 +253,7 @@ mod tests {
             let (mut answers, places, made) = call(count);
             answers.next().await.expect("one").expect("good");
             drop(answers);
-            places.acquire().await.expect("never closed");
+            drop(places.acquire().await.expect("never closed"));
             assert!(made.lock().expect("no panic").iter().all(|answer| answer.upgrade().is_none()));
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
