@@ -8,7 +8,6 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::Bytes;
 use copse_core::tree::{Entry, FileRange, Reading, Source, Stretch};
-use futures::{Stream, stream};
 
 use crate::{error::ReadError, get::Downloader, task::Task};
 
@@ -116,13 +115,6 @@ impl FileReader {
             }
             Some(Waiting::Failed(error)) => self.fail(error),
         }
-    }
-
-    /// The parts of the file as a stream, which ends at the first error.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Block, ReadError>> + Send {
-        stream::try_unfold(self, |mut reader| async move {
-            Ok(reader.next().await?.map(|block| (block, reader)))
-        })
     }
 
     fn fail(&mut self, error: ReadError) -> Result<Option<Block>, ReadError> {

@@ -55,7 +55,8 @@ impl Prover {
         Self { random: Mutex::new(Some(Random::new(seed, "copse check"))), ..Self::new(network) }
     }
 
-    /// Has a node prove one random group of a shard.
+    /// Has a node prove one random group of a shard. A node that is silent or trickles has failed after a
+    /// minute at the latest: that is what reaching it, its header and a group may take.
     pub(crate) async fn prove(
         &self,
         facts: &Arc<ChunkFacts>,

@@ -24,7 +24,7 @@ use crate::{
 const NODES_AHEAD: usize = 4;
 
 /// Directories open at once in a walk; PATH_MAX of Linux allows no deeper tree of one-letter names.
-const DEPTH_MAX: usize = 2048;
+pub const DEPTH_MAX: usize = 2048;
 
 /// A tree in the network. Cheap to clone; all clones share what was read.
 #[derive(Clone)]

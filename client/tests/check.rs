@@ -332,6 +332,32 @@ async fn a_folder_that_cannot_be_read_is_named_and_the_chunk_counted() {
 }
 
 #[tokio::test]
+async fn a_replica_on_one_node_counts_once_whatever_the_node_claims() {
+    let stored = stored(6, "1+2").await;
+    let chunk = stored.large.chunk;
+    stored.lose(chunk, &[1, 2]);
+    let liar = stored.fake.node(stored.holder(chunk, 0));
+    let all = (0..3).map(|index| ShardId { chunk, index: ShardIndex(index) });
+    // It can prove each: they are the same bytes.
+    {
+        let mut shards = liar.shards.lock().expect("no panic");
+        let first = shards.keys().find(|id| id.chunk == chunk).copied().expect("it holds one");
+        let held = shards[&first].clone();
+        shards.extend(all.map(|id| (id, held.clone())));
+    }
+    for options in [LOOK, DEEP] {
+        let report = stored.check(options).await;
+        assert_eq!((report.count(Strength::Whole), report.count(Strength::Thin)), (2, 1));
+        assert_eq!((report.weakest[0].chunk, report.weakest[0].have), (chunk, 1));
+        assert_eq!(report.frail, 1);
+        assert_eq!(report.survives.map(|survives| survives.nodes), Some(0));
+    }
+    let report = stored.check(DEEP_REPAIR).await;
+    assert_eq!((report.count(Strength::Whole), report.mended_count), (3, 1));
+    assert_eq!(report.survives.map(|survives| survives.nodes), Some(2));
+}
+
+#[tokio::test]
 async fn replicas_are_made_again_without_a_key() {
     let fake = FakeNetwork::start(8).await;
     let network = fake.connect().await;

@@ -17,7 +17,7 @@ use std::{
     process::Stdio,
 };
 
-use cluster::{Cluster, census, noise, text, until};
+use cluster::{Cluster, census, noise, settle, text, until};
 
 /// Exit codes of the client, as its help names them.
 const PARTIAL: i32 = 3;
@@ -209,6 +209,7 @@ fn putting_unchanged_data_again_sends_nothing() {
     let cluster = Cluster::start(4);
     let folder = cluster.dir.path().join("folder");
     make_folder(&folder);
+    settle(&folder.join("sub/deep/large"));
     let put = || {
         let output = cluster.copse(["put".as_ref(), "--json".as_ref(), folder.as_os_str()]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -236,6 +237,7 @@ fn an_interrupted_put_goes_on_without_sending_again() {
     let cluster = Cluster::start(4);
     let file = cluster.dir.path().join("file");
     fs::write(&file, noise(8, 200 << 20)).expect("written");
+    settle(&file);
     let mut child = cluster
         .command()
         .arg("put")

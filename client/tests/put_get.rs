@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use copse_client::{
     encode::{Budget, Encoder, PreparedChunk},
@@ -18,6 +21,7 @@ use copse_core::{
     geometry::Geometry,
     ids::{NodeId, ShardId, ShardIndex},
     layout::Layout,
+    ring::Ring,
     seal::ConvergenceSecret,
 };
 
@@ -276,6 +280,25 @@ async fn a_hung_holder_does_not_keep_a_chunk_from_being_whole() {
     }
     let redundancy = uploader.flush().await.expect("flushed");
     assert_eq!((redundancy.worst, redundancy.thin_chunks), (Some((6, 6)), 0));
+    until("memory is free again", || encoder.budget().in_use() == 0).await;
+}
+
+#[tokio::test]
+async fn a_holder_that_answers_what_it_was_not_sent_does_not_hold_up_a_put() {
+    let fake = FakeNetwork::start(7).await;
+    let network = fake.connect().await;
+    let liar = &fake.nodes[1];
+    liar.faults.wrong_tags.store(true, Ordering::SeqCst);
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    for seed in 0..4 {
+        let (chunk, _) = encode(&encoder, "3+3", &bytes(seed, 300_000)).await;
+        uploader.submit(chunk).await.await.expect("stored");
+    }
+    let flushed = tokio::time::timeout(Duration::from_secs(30), uploader.flush());
+    let redundancy = flushed.await.expect("it ends").expect("flushed");
+    assert_eq!((redundancy.worst, redundancy.thin_chunks), (Some((6, 6)), 0));
+    assert!(network.holder(liar.id).is_distrusted());
     until("memory is free again", || encoder.budget().in_use() == 0).await;
 }
 

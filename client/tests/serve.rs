@@ -384,6 +384,37 @@ async fn over_tcp_nobody_calls_without_the_token() {
 }
 
 #[tokio::test]
+async fn connections_without_a_call_lock_nobody_out() {
+    let fake = FakeNetwork::start(4).await;
+    let network = fake.connect().await;
+    let (capability, ..) = everything(&network).await;
+    let served = Served::start(&network, &capability, Some("127.0.0.1:0")).await;
+    let place = served.address.strip_prefix("http://").expect("an address");
+    let endpoint = || Endpoint::from_shared(served.address.clone()).expect("an address");
+    let call = async {
+        // More than there are places: those that say nothing, and those that have no token.
+        let mut silent = Vec::new();
+        let mut strangers = Vec::new();
+        for _ in 0..70 {
+            silent.push(tokio::net::TcpStream::connect(place).await.expect("connects"));
+            let stranger = endpoint().connect().await.expect("connects");
+            let mut probe = HealthClient::new(stranger.clone());
+            let request = HealthCheckRequest::default();
+            let watched = probe.watch(request).await.expect("answers").into_inner();
+            strangers.push((stranger, watched));
+        }
+        let channel = endpoint().connect().await.expect("connects");
+        let mut files = FilesClient::with_interceptor(channel, |mut request: Request<()>| {
+            let header = format!("Bearer {TOKEN}").parse().expect("ascii");
+            request.metadata_mut().insert("authorization", header);
+            Ok(request)
+        });
+        files.stat(StatRequest::default()).await.expect("the token is right");
+    };
+    tokio::time::timeout(Duration::from_secs(60), call).await.expect("nobody is in the way");
+}
+
+#[tokio::test]
 async fn health_and_both_versions_of_reflection_answer() {
     macro_rules! reflection {
         ($version:ident, $channel:expr) => {{

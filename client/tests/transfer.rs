@@ -16,6 +16,7 @@ use copse_client::{
     encode::{Budget, Encoder},
     get::Downloader,
     journal::Journal,
+    local::FileReader,
     network::Network,
     put::{PutOptions as SessionOptions, Uploader},
     transfer::{Failure, PutOptions, PutOutcome, PutTarget, PutTreeError, put_paths},
@@ -28,7 +29,7 @@ use copse_core::{
 };
 use futures::TryStreamExt as _;
 
-use support::{FakeNetwork, FakeNode, PlainConnector, bytes};
+use support::{FakeNetwork, FakeNode, PlainConnector, bytes, until};
 
 /// A folder to put, and the journal of whoever puts it.
 struct Local {
@@ -51,6 +52,14 @@ impl Local {
         fs::create_dir_all(path.parent().expect("in the folder")).expect("made");
         fs::write(&path, content).expect("written");
         path
+    }
+
+    /// Waits until a file has been as it is for so long that it is known by its times.
+    async fn settle(&self, path: &Path) {
+        until("the file is known by its times", || {
+            FileReader::open(path).expect("readable").is_settled()
+        })
+        .await;
     }
 
     /// Puts paths as a new process would.
@@ -104,6 +113,7 @@ async fn a_holder_that_does_not_answer_holds_up_no_known_piece() {
     let fake = FakeNetwork::start(6).await;
     let local = Local::new();
     let file = local.write("file", &bytes(1, 10 << 20));
+    local.settle(&file).await;
     let first = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     asked(&fake, fake.nodes[3].id);
 
@@ -132,6 +142,7 @@ async fn a_known_piece_is_believed_stored_only_when_it_is_shown() {
     let fake = FakeNetwork::start(6).await;
     let local = Local::new();
     let file = local.write("file", &bytes(2, 10 << 20));
+    local.settle(&file).await;
     let first = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     let again = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     assert_eq!((again.confirmed_chunks, again.progress.sent_bytes), (2, 0));
@@ -151,11 +162,29 @@ async fn a_known_piece_is_believed_stored_only_when_it_is_shown() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_written_just_now_is_not_known() {
+    let fake = FakeNetwork::start(6).await;
+    let local = Local::new();
+    // On a machine that pauses it is no longer new when it is put: then once more.
+    for seed in 100..120 {
+        let file = local.write("file", &bytes(seed, 3 << 20));
+        local.put(&fake.connect().await, &[&file]).await.expect("stored");
+        let again = local.put(&fake.connect().await, &[&file]).await.expect("stored");
+        let is_new = !FileReader::open(&file).expect("readable").is_settled();
+        if is_new {
+            assert_eq!(again.confirmed_chunks, 0, "another content could look the same");
+            return;
+        }
+    }
+    panic!("each of twenty puts took longer than two seconds");
+}
+
+#[tokio::test]
 async fn a_known_file_that_changes_before_it_is_read_again_fails_alone() {
     let fake = FakeNetwork::start(6).await;
     let local = Local::new();
     local.write("a/changes", &bytes(3, 10 << 20));
-    local.write("b/stays", &bytes(4, 3 << 20));
+    local.settle(&local.write("b/stays", &bytes(4, 3 << 20))).await;
     let folder = local.path("");
     local.put(&fake.connect().await, &[&folder]).await.expect("stored");
 
@@ -188,6 +217,7 @@ async fn a_file_is_stored_with_the_mode_and_time_of_what_was_read() {
     let fake = FakeNetwork::start(6).await;
     let local = Local::new();
     let before = local.write("before", &bytes(6, 3 << 20));
+    local.settle(&before).await;
     let later = local.write("later", b"as it was listed");
     local.put(&fake.connect().await, &[&before, &later]).await.expect("stored");
 
@@ -246,6 +276,7 @@ async fn a_file_that_cannot_be_read_is_left_out() {
     let fake = FakeNetwork::start(6).await;
     let local = Local::new();
     let before = local.write("before", &bytes(8, 3 << 20));
+    local.settle(&before).await;
     let later = local.write("later", b"a file when it was listed");
     local.put(&fake.connect().await, &[&before, &later]).await.expect("stored");
     let name = later.clone();

@@ -139,7 +139,7 @@ impl Checker {
         questions: BTreeMap<NodeId, Vec<usize>>,
         deep: bool,
     ) {
-        let mut claims: Vec<Claim> = Vec::new();
+        let mut said: Vec<(usize, Vec<ShardIndex>, NodeId)> = Vec::new();
         {
             let chunks: Vec<ChunkRef> = found.iter().map(|health| health.chunk).collect();
             let chunks = &chunks;
@@ -152,22 +152,33 @@ impl Checker {
             while let Some((node, places, answer)) = answers.next().await {
                 match answer {
                     Ok(held) => {
-                        for (at, indices) in places.into_iter().zip(held) {
-                            for index in indices {
-                                if found[at].add(index, node) {
-                                    self.note(node, |report| report.claims += 1);
-                                    claims.push((at, index, node));
-                                } else {
-                                    self.note_false(node, "it claims a shard that cannot be");
-                                }
-                            }
-                        }
+                        said.extend(
+                            places.into_iter().zip(held).map(|(at, held)| (at, held, node)),
+                        );
                     }
                     Err(refusal) => {
                         self.note_silent(node, &refusal);
                         places.into_iter().for_each(|at| found[at].add_silent(node));
                     }
                 }
+            }
+        }
+        // Whoever claims little comes first, and the same claims count in whatever order they came.
+        said.sort_unstable_by_key(|(at, held, node)| (*at, held.len(), *node));
+        let view = self.network.view();
+        let mut claims: Vec<Claim> = Vec::new();
+        for (at, held, node) in said {
+            let chunk = found[at].chunk;
+            let (real, false_ones): (Vec<_>, Vec<_>) =
+                held.into_iter().partition(|index| index.as_usize() < chunk.geometry.total());
+            for _ in false_ones {
+                self.note_false(node, "it claims a shard that cannot be");
+            }
+            let preferred = view.placement(&chunk.id, chunk.geometry);
+            for index in found[at].credible(&preferred, node, real) {
+                found[at].add(index, node);
+                self.note(node, |report| report.claims += 1);
+                claims.push((at, index, node));
             }
         }
         if deep {

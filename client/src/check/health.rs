@@ -92,13 +92,31 @@ impl ChunkHealth {
         Self { chunk, holders: BTreeMap::new(), silent: BTreeSet::new() }
     }
 
-    /// A node holds a shard. False when the chunk has no such shard.
-    pub(super) fn add(&mut self, index: ShardIndex, node: NodeId) -> bool {
-        let exists = index.as_usize() < self.chunk.geometry.total();
-        if exists {
-            self.holders.entry(index).or_default().insert(node);
+    /// A node holds a shard that the chunk has.
+    pub(super) fn add(&mut self, index: ShardIndex, node: NodeId) {
+        debug_assert!(index.as_usize() < self.chunk.geometry.total());
+        self.holders.entry(index).or_default().insert(node);
+    }
+
+    /// What of a node's claims, of shards that the chunk has, can count. Of replicas, which are all the same bytes, it is one, or those whose
+    /// places on the `preferred` list are its own: who has one can prove every one. One that no other node has
+    /// comes first.
+    pub(super) fn credible(
+        &self,
+        preferred: &[NodeId],
+        node: NodeId,
+        claims: Vec<ShardIndex>,
+    ) -> Vec<ShardIndex> {
+        if self.chunk.geometry.data() > 1 || claims.len() < 2 {
+            return claims;
         }
-        exists
+        let is_own = |index: &ShardIndex| preferred.get(index.as_usize()) == Some(&node);
+        let own: Vec<ShardIndex> = claims.iter().copied().filter(is_own).collect();
+        if !own.is_empty() {
+            return own;
+        }
+        let new = claims.iter().find(|index| !self.holders.contains_key(index));
+        new.or(claims.first()).into_iter().copied().collect()
     }
 
     /// A node does not hold a shard after all.
@@ -215,7 +233,7 @@ mod tests {
         let mut health = ChunkHealth::new(chunk(geometry));
         for (index, nodes) in (0..).map(ShardIndex).zip(holders) {
             for number in *nodes {
-                assert!(health.add(index, node(*number)));
+                health.add(index, node(*number));
             }
         }
         health
@@ -225,7 +243,6 @@ mod tests {
     fn a_chunk_is_as_strong_as_its_different_shards() {
         let mut health = held("2+2", &[&[1], &[2], &[3], &[4]]);
         assert_eq!((health.strength(), health.have()), (Strength::Whole, 4));
-        assert!(!health.add(ShardIndex(4), node(1)), "no such shard");
         health.add(ShardIndex(3), node(5));
         health.remove(ShardIndex(3), node(4));
         assert_eq!(health.strength(), Strength::Whole, "another holds it too");
@@ -238,6 +255,25 @@ mod tests {
         health.add_silent(node(2));
         assert_eq!(health.strength(), Strength::Waiting);
         assert_eq!(health.survives(&Zones::default()), None);
+    }
+
+    #[test]
+    fn of_replicas_on_one_node_one_counts_or_its_own_places() {
+        let all = || (0..3).map(ShardIndex).collect::<Vec<_>>();
+        let mut replicas = held("1+2", &[]);
+        let spread = [node(1), node(2), node(3)];
+        assert_eq!(replicas.credible(&spread, node(2), all()), [ShardIndex(1)]);
+        assert_eq!(
+            replicas.credible(&[node(1), node(2), node(2)], node(2), all()),
+            [ShardIndex(1), ShardIndex(2)]
+        );
+        // One that is on no place's list has taken somebody's: of whom nobody has another.
+        assert_eq!(replicas.credible(&spread, node(9), all()), [ShardIndex(0)]);
+        replicas.add(ShardIndex(0), node(1));
+        assert_eq!(replicas.credible(&spread, node(9), all()), [ShardIndex(1)]);
+        assert_eq!(replicas.credible(&spread, node(9), vec![ShardIndex(0)]), [ShardIndex(0)]);
+        // Other shards are different bytes: each is proved for itself.
+        assert_eq!(held("2+1", &[]).credible(&spread, node(2), all()), all());
     }
 
     #[test]

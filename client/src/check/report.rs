@@ -78,6 +78,8 @@ pub struct CheckReport {
     pub by_shards: BTreeMap<(Geometry, usize), u64>,
     /// Chunks by strength.
     pub by_strength: BTreeMap<Strength, u64>,
+    /// Chunks with shards to spare by their geometry that can be read and do not survive the loss of one node.
+    pub frail: u64,
     /// What every chunk survives; none when one cannot be read, or there is none.
     pub survives: Option<Survives>,
     /// The weakest chunks, the weakest first.
@@ -144,6 +146,9 @@ impl CheckReport {
             (_, Some(least), Some(survives)) => Some(least.min(survives)),
             _ => None,
         };
+        if geometry.parity() > 0 && survives.is_some_and(|survives| survives.nodes == 0) {
+            self.frail += 1;
+        }
         self.chunks += 1;
         *self.by_shards.entry((geometry, have)).or_default() += 1;
         *self.by_strength.entry(strength).or_default() += 1;

@@ -18,14 +18,11 @@ use crate::{
     error::ReadError,
     task::Task,
     transfer::Counters,
-    tree_read::{OpenDirectory, TreeReader},
+    tree_read::{DEPTH_MAX, OpenDirectory, TreeReader},
 };
 
 /// What was found and not yet taken, at most: a few hundred bytes each.
 const FOUND_MAX: usize = 1024;
-
-/// Directories in each other, at most, as elsewhere in reading.
-const DEPTH_MAX: usize = 2048;
 
 /// Something on the way through a tree.
 pub(super) enum Found {

@@ -1,13 +1,15 @@
 //! Reading one file from its first byte to its last, holes told apart from data.
 //!
 //! Owns the promise that what was read is one state of the file: size, time and inode are compared
-//! before and after, and a file that changed meanwhile is an error, not a mixture.
+//! before and after, and a file that changed meanwhile is an error, not a mixture. Times have a grain: what
+//! was changed a moment ago can be changed again without a trace, and is not known by its identity.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::SeekFrom as HoleSeek;
@@ -55,7 +57,25 @@ pub struct FileIdentity {
     pub ctime: (i64, i64),
 }
 
+/// A change within this time of another may leave the file's times as they are: FAT counts in steps of two
+/// seconds, others in milliseconds, and the clock of a server may be a little behind ours.
+const GRAIN: Duration = Duration::from_secs(2);
+
 impl FileIdentity {
+    /// Whether another content than what is there at a moment has another identity: the last change must be
+    /// some time ago.
+    fn is_settled(&self, at: SystemTime) -> bool {
+        let Ok(since) = at.duration_since(UNIX_EPOCH) else { return false };
+        let is_past = |(seconds, nanos): (i64, i64)| {
+            let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
+                // Before 1970.
+                return true;
+            };
+            Duration::new(seconds, nanos).saturating_add(GRAIN) < since
+        };
+        is_past(self.mtime) && is_past(self.ctime)
+    }
+
     fn of(metadata: &fs::Metadata) -> Self {
         Self {
             inode: (metadata.dev(), metadata.ino()),
@@ -87,6 +107,7 @@ pub struct FileReader {
     path: PathBuf,
     file: File,
     identity: FileIdentity,
+    settled: bool,
     metadata: Metadata,
     /// Next byte to read.
     at: u64,
@@ -107,15 +128,18 @@ impl FileReader {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(io)?;
+        let now = SystemTime::now();
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(ReadFileError::Changed { path: path.to_owned() });
         }
         // A file with all its blocks has no holes worth asking the kernel about.
         let sparse = metadata.blocks().saturating_mul(512) < metadata.size();
+        let identity = FileIdentity::of(&metadata);
         Ok(Self {
             path: path.to_owned(),
-            identity: FileIdentity::of(&metadata),
+            identity,
+            settled: identity.is_settled(now),
             metadata: Metadata::of(&metadata),
             file,
             at: 0,
@@ -127,6 +151,12 @@ impl FileReader {
     /// The state of the file that is being read.
     pub fn identity(&self) -> FileIdentity {
         self.identity
+    }
+
+    /// Whether that state had been there for a while when it was opened. If not, a later one may look the
+    /// same.
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Mode, time and size of that state: what is read has these, whatever was at the path before.
@@ -223,8 +253,16 @@ impl FileReader {
     }
 
     fn end(&mut self) -> Result<Segment, ReadFileError> {
+        self.check().map(|()| Segment::End)
+    }
+
+    /// Makes sure that all that was read until now is of the state that was opened.
+    ///
+    /// # Errors
+    /// When it changed, or the system refuses.
+    pub fn check(&self) -> Result<(), ReadFileError> {
         let now = self.file.metadata().map_err(|source| self.io(source))?;
-        if FileIdentity::of(&now) == self.identity { Ok(Segment::End) } else { Err(self.changed()) }
+        if FileIdentity::of(&now) == self.identity { Ok(()) } else { Err(self.changed()) }
     }
 
     fn io(&self, source: io::Error) -> ReadFileError {
@@ -314,6 +352,43 @@ mod tests {
             };
             assert!(matches!(error, ReadFileError::Changed { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_piece_that_was_read_while_the_file_changed_is_noticed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("f");
+        fs::write(&path, vec![1; 200_000]).expect("writable");
+        let mut reader = FileReader::open(&path).expect("readable");
+        let mut buffer = Vec::new();
+        reader.read(100_000, &mut buffer).expect("readable");
+        reader.check().expect("nothing happened");
+        fs::write(&path, vec![2; 200_001]).expect("writable");
+        reader.read(100_000, &mut buffer).expect("readable");
+        assert!(matches!(reader.check(), Err(ReadFileError::Changed { .. })));
+    }
+
+    #[test]
+    fn what_was_changed_a_moment_ago_is_not_known_by_its_times() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let check = |mtime, ctime, expected| {
+            let identity = FileIdentity { inode: (1, 2), size: 3, mtime, ctime };
+            assert_eq!(identity.is_settled(now), expected, "{mtime:?} {ctime:?}");
+        };
+        let long_ago = (1_000_000, 0);
+        check(long_ago, (999_999_997, 999_999_999), true);
+        check(long_ago, (999_999_998, 0), false);
+        check(long_ago, (1_000_000_000, 0), false);
+        check((999_999_999, 0), long_ago, false);
+        // Set by hand; and of a clock that is ahead.
+        check((-1, 5), long_ago, true);
+        check(long_ago, (2_000_000_000, 0), false);
+        check(long_ago, (i64::MAX, 0), false);
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("f");
+        fs::write(&path, "x").expect("writable");
+        assert!(!FileReader::open(&path).expect("readable").is_settled(), "it is new");
     }
 
     #[test]

@@ -190,7 +190,10 @@ impl Driver {
             };
             let node = self.node.short();
             tracing::debug!(%node, %refusal, shards = sent.len(), "a put stream failed");
-            self.holder.failed(refusal.to_string());
+            match refusal.reason() {
+                Reason::BadReply => self.holder.lied(refusal.to_string()),
+                _ => self.holder.failed(refusal.to_string()),
+            }
             // Everything that went into the stream, and what waits behind it, is for others now.
             let waiting = std::iter::from_fn(|| queue.try_recv().ok());
             for sent in sent.into_values().chain(waiting.map(Sent::new)) {
@@ -253,8 +256,12 @@ impl Driver {
                 // Not before the first shard is in the stream: the node may wait for it.
                 reply = replies.next(), if self.tag > opened_at => match reply {
                     Some(Ok(reply)) => {
+                        // Answers to nothing are no progress: they could go on for ever.
+                        let Some(done) = sent.remove(&reply.tag) else {
+                            let message = "an answer to a shard that it was not sent";
+                            return End::Failed(Refusal::new(Reason::BadReply, message));
+                        };
                         progress.at = Instant::now();
-                        let Some(done) = sent.remove(&reply.tag) else { continue };
                         in_flight -= done.shard_bytes;
                         self.answered(&done, reply);
                     }

@@ -2,9 +2,9 @@
 //!
 //! Owns the messages: what is checked in a request, how large an answer may be, how many calls run at
 //! once. Reading and storing are others' business. One idea: nothing is held for a caller that does
-//! not take it; after a minute its place goes to the next.
+//! not take it; after a minute its place goes to the next (`outlet`).
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copse_core::tree::{Entry, Kind, Name, path};
@@ -12,15 +12,17 @@ use copse_proto::files::{
     self, ListRequest, ListResponse, PutRequest, PutResponse, ReadRequest, ReadResponse,
     StatRequest, StatResponse, files_server,
 };
+use prost::Message as _;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    MESSAGE_BYTES_MAX,
     failure::{Failure, RequestId},
+    outlet::{Answers, Ended, Outlet, TAKE_TIMEOUT, run},
     put::Puts,
     walk::Walk,
 };
@@ -35,9 +37,16 @@ pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Entries of one message of a list.
 const ENTRIES_MAX: usize = 1000;
 
-/// A message of a list with this many bytes of names is sent without waiting for more. One entry
-/// may have half a MiB on top: together under the 2 MiB of a message.
+/// A message of a list that would have more bytes is sent without the entry that is one too many. Only an
+/// entry that is larger alone makes a larger one.
 const ENTRIES_BYTES: usize = 512 << 10;
+
+/// What an entry costs in its message beside its own bytes: a key, and the length of up to 2 MiB.
+const ENTRY_COST_BYTES: usize = 1 + 4;
+
+/// What is told in `path` of a path that is not UTF-8, in bytes, when the entry would be too large for a
+/// message: U+FFFD is three bytes in the place of one. All of it is in `path_bytes`.
+const LOSSY_BYTES_MAX: usize = 4 << 10;
 
 /// Entries found are sent after this time though there are less than fit.
 const LIST_FLUSH: Duration = Duration::from_millis(100);
@@ -58,12 +67,6 @@ const READ_AHEAD_BYTES: usize = 8 << 20;
 /// Listings at once: each holds a node of every level of its walk.
 const LISTS_MAX: usize = 32;
 
-/// A caller that takes nothing for this long is given up: others wait for its place.
-const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Messages made and not taken yet.
-const READY_MAX: usize = 2;
-
 static ZEROS: [u8; PIECE_BYTES_MAX] = [0; PIECE_BYTES_MAX];
 
 /// The service. Cheap to clone.
@@ -81,9 +84,6 @@ struct Inner {
     large_reads: Arc<Semaphore>,
     lists: Arc<Semaphore>,
 }
-
-/// Answers on their way to the caller.
-type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 impl Files {
     pub(super) fn new(tree: TreeReader, base: Vec<Name>, puts: Puts) -> Self {
@@ -118,7 +118,10 @@ impl Files {
     }
 
     /// Everything about a list that can be refused before it starts.
-    async fn begin_list(&self, request: ListRequest) -> Result<List, Failure> {
+    async fn begin_list(
+        &self,
+        request: ListRequest,
+    ) -> Result<(OwnedSemaphorePermit, List), Failure> {
         let place = acquire(&self.inner.lists).await?;
         let names = names_of(&request.path, &request.path_bytes)?;
         let entry = self.entry(&names).await?;
@@ -131,11 +134,14 @@ impl Files {
         }
         let tree = self.inner.tree.clone();
         let walk = Walk::new(tree, &entry, request.recursive, request.prefix.into_bytes())?;
-        Ok(List { walk, base, path: path::display(&names), _place: place })
+        Ok((place, List { walk, base, path: path::display(&names) }))
     }
 
     /// Everything about a read that can be refused before it starts.
-    async fn begin_read(&self, request: ReadRequest) -> Result<Read, Failure> {
+    async fn begin_read(
+        &self,
+        request: ReadRequest,
+    ) -> Result<(OwnedSemaphorePermit, Read), Failure> {
         let names = names_of(&request.path, &request.path_bytes)?;
         let entry = self.entry(&names).await?;
         let path = path::display(&names);
@@ -153,7 +159,7 @@ impl Files {
         let place = acquire(places).await?;
         let downloader = self.inner.tree.downloader().clone();
         let reader = FileReader::new(downloader, &entry, start..end)?.read_ahead(READ_AHEAD_BYTES);
-        Ok(Read { reader, offset: start, path, _place: place })
+        Ok((place, Read { reader, offset: start, path }))
     }
 }
 
@@ -174,8 +180,8 @@ impl files_server::Files for Files {
     ) -> Result<Response<Self::ListStream>, Status> {
         let id = RequestId::of(request.metadata());
         let list = self.begin_list(request.into_inner()).await;
-        let list = list.map_err(|failure| failure.into_status(&id))?;
-        Ok(Response::new(run(id, |answers| list.run(answers))))
+        let (place, list) = list.map_err(|failure| failure.into_status(&id))?;
+        Ok(Response::new(run(id, place, |answers| list.run(answers))))
     }
 
     async fn read(
@@ -184,8 +190,8 @@ impl files_server::Files for Files {
     ) -> Result<Response<Self::ReadStream>, Status> {
         let id = RequestId::of(request.metadata());
         let read = self.begin_read(request.into_inner()).await;
-        let read = read.map_err(|failure| failure.into_status(&id))?;
-        Ok(Response::new(run(id, |answers| read.run(answers))))
+        let (place, read) = read.map_err(|failure| failure.into_status(&id))?;
+        Ok(Response::new(run(id, place, |answers| read.run(answers))))
     }
 
     async fn put(
@@ -204,30 +210,53 @@ struct List {
     /// Path of the directory, with a slash behind it unless it is the root.
     base: Vec<u8>,
     path: String,
-    _place: OwnedSemaphorePermit,
 }
 
 impl List {
     async fn run(mut self, answers: Outlet<ListResponse>) -> Result<(), Ended> {
-        let mut entries = Vec::new();
-        let (mut bytes, mut since) = (0, Instant::now());
+        let mut batch = Batch::default();
+        let mut since = Instant::now();
         loop {
             let next = self.walk.next().await;
             let next = next.map_err(|error| Failure::from(error).at(&self.path))?;
             let Some((path, entry)) = next else { break };
             let path = [&self.base[..], &path].concat();
-            bytes += path.len();
-            entries.push(wire_entry(&path, &entry));
-            let full = entries.len() == ENTRIES_MAX || bytes >= ENTRIES_BYTES;
-            if full || since.elapsed() >= LIST_FLUSH {
-                answers.give(ListResponse { entries: std::mem::take(&mut entries) }).await?;
-                (bytes, since) = (0, Instant::now());
+            let full = batch.add(wire_entry(&path, &entry));
+            let late = (since.elapsed() >= LIST_FLUSH).then(|| batch.take());
+            for entries in [full, late].into_iter().flatten() {
+                answers.give(ListResponse { entries }).await?;
+                since = Instant::now();
             }
         }
+        let entries = batch.take();
         if !entries.is_empty() {
             answers.give(ListResponse { entries }).await?;
         }
         Ok(())
+    }
+}
+
+/// The entries of one message of a list.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<files::Entry>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds an entry. Gives those before it, when there is no room for it with them.
+    fn add(&mut self, entry: files::Entry) -> Option<Vec<files::Entry>> {
+        let bytes = entry.encoded_len() + ENTRY_COST_BYTES;
+        let full = self.entries.len() == ENTRIES_MAX || self.bytes + bytes > ENTRIES_BYTES;
+        let before = (full && !self.entries.is_empty()).then(|| self.take());
+        self.bytes += bytes;
+        self.entries.push(entry);
+        before
+    }
+
+    fn take(&mut self) -> Vec<files::Entry> {
+        self.bytes = 0;
+        mem::take(&mut self.entries)
     }
 }
 
@@ -236,7 +265,6 @@ struct Read {
     reader: FileReader,
     offset: u64,
     path: String,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Read {
@@ -268,57 +296,6 @@ impl Read {
         self.offset += data.len() as u64;
         answers.give(ReadResponse { offset, data }).await
     }
-}
-
-/// Why a stream of answers ended early.
-enum Ended {
-    /// The caller is told.
-    Failed(Failure),
-    /// The caller went away.
-    Gone,
-}
-
-impl<E: Into<Failure>> From<E> for Ended {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-/// Where answers go, as fast as the caller takes them.
-struct Outlet<T>(mpsc::Sender<Result<T, Status>>);
-
-impl<T> Outlet<T> {
-    async fn give(&self, answer: T) -> Result<(), Ended> {
-        match timeout(TAKE_TIMEOUT, self.0.reserve()).await {
-            Ok(Ok(place)) => {
-                place.send(Ok(answer));
-                Ok(())
-            }
-            Ok(Err(_)) => Err(Ended::Gone),
-            Err(_) => Err(Failure::idle("was taken", TAKE_TIMEOUT).into()),
-        }
-    }
-}
-
-/// Runs what gives answers as a task of its own, which holds its place only as long as it runs.
-fn run<T, F>(id: RequestId, work: impl FnOnce(Outlet<T>) -> F) -> Answers<T>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<(), Ended>> + Send + 'static,
-{
-    let (answers, stream) = mpsc::channel(READY_MAX);
-    let work = work(Outlet(answers.clone()));
-    tokio::spawn(async move {
-        let ended = tokio::select! {
-            ended = work => ended,
-            () = answers.closed() => return,
-        };
-        if let Err(Ended::Failed(failure)) = ended {
-            // Nobody listens when the caller went away.
-            let _ = answers.send(Err(failure.into_status(&id))).await;
-        }
-    });
-    ReceiverStream::new(stream)
 }
 
 /// A place among the calls of one kind; waits for one, but not for ever.
@@ -353,7 +330,7 @@ fn wire_entry(path: &[u8], entry: &Entry) -> files::Entry {
         Ok(path) => (path.to_owned(), Vec::new()),
         Err(_) => (String::from_utf8_lossy(path).into_owned(), path.to_vec()),
     };
-    files::Entry {
+    let mut entry = files::Entry {
         path,
         path_bytes,
         kind: kind.into(),
@@ -362,5 +339,63 @@ fn wire_entry(path: &[u8], entry: &Entry) -> files::Entry {
         mtime_seconds: entry.meta.modified.seconds(),
         mtime_nanos: entry.meta.modified.nanoseconds(),
         symlink_target,
+    };
+    if entry.encoded_len() + ENTRY_COST_BYTES > MESSAGE_BYTES_MAX && !entry.path_bytes.is_empty() {
+        let end = (0..=LOSSY_BYTES_MAX).rev().find(|at| entry.path.is_char_boundary(*at));
+        entry.path.truncate(end.unwrap_or(0));
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_core::tree::{Attributes, Meta, Timestamp};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn link(target: Vec<u8>) -> Entry {
+        let modified = Timestamp::new(1_000_000_000, 7).expect("a time");
+        let meta = Meta { mode: 0o777, modified, attributes: Attributes::default() };
+        let name = Name::new(b"a").expect("a name");
+        Entry { name, kind: Kind::Symlink { target }, meta }
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_of_a_list_is_larger_than_a_message_may_be(
+            sizes in prop::collection::vec((0..100_000usize, any::<bool>(), 0..4096usize), 1..60),
+        ) {
+            let mut batch = Batch::default();
+            let mut messages = Vec::new();
+            for (length, text, target) in &sizes {
+                let path = vec![if *text { b'a' } else { 0xff }; *length];
+                messages.extend(batch.add(wire_entry(&path, &link(vec![b'x'; *target]))));
+            }
+            messages.push(batch.take());
+            let count: usize = messages.iter().map(Vec::len).sum();
+            prop_assert_eq!(count, sizes.len());
+            for entries in messages {
+                prop_assert!(!entries.is_empty());
+                let response = ListResponse { entries };
+                let bytes = response.encoded_len();
+                prop_assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes}");
+                prop_assert!(bytes <= ENTRIES_BYTES || response.entries.len() == 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_path_there_can_be_fits_a_message_and_is_whole_in_it() {
+        // Names of 255 bytes, 2,048 of them, none of them text.
+        let path = vec![0xff; 256 * path::PATH_NAMES_MAX];
+        let entry = wire_entry(&path, &link(vec![b'x'; 4096]));
+        assert_eq!(entry.path_bytes, path);
+        assert!(entry.path.len() <= LOSSY_BYTES_MAX && !entry.path.is_empty());
+        let response = ListResponse { entries: vec![entry] };
+        assert!(response.encoded_len() <= MESSAGE_BYTES_MAX);
+        // One that fits is told as ever.
+        let entry = wire_entry(&path[..100_000], &link(Vec::new()));
+        assert_eq!(entry.path.len(), 300_000);
     }
 }

@@ -1,7 +1,7 @@
 //! Where the gateway listens: an address of this machine, or a unix socket.
 //!
-//! Owns the listening socket, its permissions, and the number of connections. Refuses to listen for
-//! other machines without a token, and to take a socket away from somebody. One idea: a socket
+//! Owns the listening socket, its permissions, and the first words of each connection. Refuses to listen
+//! for other machines without a token, and to take a socket away from somebody. One idea: a socket
 //! appears under its name only when nobody but its owner can open it.
 
 use std::{
@@ -20,13 +20,20 @@ use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
+
+use super::places::{Caller, Place, Places};
 
 /// Connections at one time. Each may hold up to 32 MiB of a put on its way, so this is not large;
 /// one gRPC channel is one connection, whatever the number of its calls.
 const CONNECTIONS_MAX: usize = 64;
+
+/// How long a caller may say nothing at first: HTTP/2 begins with words of the caller, and only then asks by
+/// itself whether the caller is still there.
+const FIRST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait after the system refused to accept, mostly for want of file descriptors: long
 /// enough not to spin, short enough not to be noticed.
@@ -105,7 +112,7 @@ pub enum ListenError {
 pub struct Listener {
     socket: Socket,
     address: Address,
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
     /// The name of a unix socket and which file it is; removed with the listener.
     _name: Option<SocketName>,
 }
@@ -122,7 +129,7 @@ impl Listener {
     /// # Errors
     /// When other machines could connect unguarded, the place is taken, or the system refuses.
     pub async fn bind(address: &Address, guarded: bool) -> Result<Self, ListenError> {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new(CONNECTIONS_MAX);
         let refused = |source| ListenError::Io { address: address.clone(), source };
         match address {
             Address::Tcp(wanted) => {
@@ -131,7 +138,7 @@ impl Listener {
                 }
                 let listener = TcpListener::bind(wanted).await.map_err(refused)?;
                 let address = Address::Tcp(listener.local_addr().map_err(refused)?);
-                Ok(Self { socket: Socket::Tcp(listener), address, connections, _name: None })
+                Ok(Self { socket: Socket::Tcp(listener), address, places, _name: None })
             }
             Address::Unix(path) => {
                 make_room(path).await?;
@@ -141,7 +148,7 @@ impl Listener {
                         _ => refused(source),
                     })?;
                 let socket = Socket::Unix(listener);
-                Ok(Self { socket, address: address.clone(), connections, _name: Some(name) })
+                Ok(Self { socket, address: address.clone(), places, _name: Some(name) })
             }
         }
     }
@@ -151,19 +158,19 @@ impl Listener {
         &self.address
     }
 
-    /// The connections as they come. With all places taken nothing is accepted: callers wait in the
-    /// system's queue.
+    /// The connections as they come. With all places taken, one on which no call runs makes room; when
+    /// calls run on all, one caller waits here and the others in the system's queue.
     pub(super) fn connections(&self) -> impl Stream<Item = io::Result<Connection>> + Send {
         stream::unfold(self, |listener| async move {
-            let Ok(place) = Arc::clone(&listener.connections).acquire_owned().await else {
-                return None;
-            };
             loop {
                 match listener.accept().await {
-                    Ok(io) => return Some((Ok(Connection { io, _place: place }), listener)),
+                    Ok(io) => {
+                        let place = listener.places.take().await;
+                        return Some((Ok(Connection::new(io, place)), listener));
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
@@ -259,13 +266,36 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 /// A connection. Its place is free again when it is dropped.
 pub(super) struct Connection {
     io: Box<dyn Io>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Until the caller's first words.
+    silent: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    fn new(io: Box<dyn Io>, place: Place) -> Self {
+        let cut = Box::pin(place.cut().clone().cancelled_owned());
+        Self { io, place, cut, silent: Some(Box::pin(sleep(FIRST_WORDS_TIMEOUT))) }
+    }
+
+    /// Whether it may go on.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it made room for another"));
+        }
+        if self.silent.as_mut().is_some_and(|silent| silent.as_mut().poll(cx).is_ready()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "not a word at first"));
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Caller {
+        self.place.caller().clone()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -274,16 +304,24 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.check(cx)?;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.silent = None;
+        }
+        read
     }
 }
 
+// Checked here, too: from a caller that takes nothing HTTP/2 does not read on.
 impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -292,6 +330,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -300,6 +339,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -310,6 +350,9 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -327,6 +370,32 @@ mod tests {
         for wrong in ["", "7402", "127.0.0.1", "unix:", "unix:///", "unix:/run/", "example:1"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong:?} was taken for an address");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_word_is_closed_and_one_with_a_word_is_not() {
+        let places = Places::new(2);
+        let (_caller, io) = tokio::io::duplex(64);
+        let mut silent = Connection::new(Box::new(io), places.take().await);
+        let (mut caller, io) = tokio::io::duplex(64);
+        let mut talking = Connection::new(Box::new(io), places.take().await);
+        let started = tokio::time::Instant::now();
+        caller.write_all(b"PRI").await.expect("there is room");
+        let mut words = [0; 3];
+        talking.read_exact(&mut words).await.expect("the first words");
+        let error = silent.read_exact(&mut words).await.expect_err("closed");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), FIRST_WORDS_TIMEOUT.as_secs());
+        tokio::time::timeout(10 * FIRST_WORDS_TIMEOUT, talking.read_exact(&mut words))
+            .await
+            .expect_err("it goes on");
+
+        // Places are short: whoever is read from or written to is told.
+        drop(silent);
+        let _others = places.take().await;
+        assert!(places.take().now_or_never().is_none());
+        let error = talking.write_all(&[0; 100]).await.expect_err("closed");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

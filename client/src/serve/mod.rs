@@ -10,10 +10,12 @@
 //! ```
 //! | module | owns |
 //! |---|---|
-//! | `listen` | addresses, the socket's permissions, the number of connections |
+//! | `listen` | addresses, the socket's permissions |
+//! | `places` | the number of connections, and which one makes room for another |
 //! | `token` | who may call |
 //! | `health` | health and reflection |
 //! | `files` | the service: its messages and how many calls run at once |
+//! | `outlet` | answers on their way to a caller, and how long they wait for it |
 //! | `walk` | listing with prefix and depth |
 //! | `put` | what callers store |
 //! | `failure` | errors to gRPC codes and details |
@@ -22,6 +24,8 @@ mod failure;
 mod files;
 mod health;
 mod listen;
+mod outlet;
+mod places;
 mod put;
 mod token;
 mod walk;

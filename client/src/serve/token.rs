@@ -1,16 +1,20 @@
 //! Who may call: those who show the bearer token.
 //!
 //! Owns the token and the check in front of every service. Refuses tokens that could be guessed. One
-//! idea: the check is made once, before a call reaches any service, so that none can forget it.
+//! idea: the check is made once, before a call reaches any service, so that none can forget it. What it
+//! admits counts for the place of its connection as long as it runs.
 
-use std::{convert::Infallible, fmt, fs, io, path::Path, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, fmt, fs, io, path::Path, path::PathBuf, pin::Pin, sync::Arc};
 
 use blake3::Hash;
+use bytes::Bytes;
 use copse_proto::{
     routes::Routes,
     status::{Reason, Refusal},
 };
+use http_body::{Frame, SizeHint};
 use tonic::{
+    Status,
     body::Body,
     codegen::{BoxFuture, Context, Poll, Service, http},
     metadata::MetadataMap,
@@ -20,6 +24,7 @@ use zeroize::Zeroizing;
 use super::{
     failure::{Failure, RequestId},
     health,
+    places::{Call, Caller},
 };
 
 /// A token of fewer characters can be guessed.
@@ -125,8 +130,33 @@ impl Guarded {
     }
 
     fn admits(&self, request: &http::Request<Body>) -> bool {
-        let open = || request.uri().path().starts_with(health::PATH);
-        self.token.as_ref().is_none_or(|token| token.admits(request.headers()) || open())
+        self.token.as_ref().is_none_or(|token| token.admits(request.headers()))
+    }
+}
+
+/// The body of an answer; the call runs until all of it is taken.
+struct Running {
+    body: Body,
+    _call: Option<Call>,
+}
+
+impl http_body::Body for Running {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -141,6 +171,13 @@ impl Service<http::Request<Body>> for Guarded {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if self.admits(&request) {
+            let call = request.extensions().get::<Caller>().map(Caller::begin);
+            let answer = self.routes.call(request);
+            return Box::pin(async move {
+                Ok(answer.await?.map(|body| Body::new(Running { body, _call: call })))
+            });
+        }
+        if request.uri().path().starts_with(health::PATH) {
             return self.routes.call(request);
         }
         let refusal = Refusal::new(

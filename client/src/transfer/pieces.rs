@@ -90,9 +90,10 @@ impl Pieces {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// What the journal would call this piece; nothing for pieces that are packed.
+    /// What the journal would call this piece; nothing for pieces that are packed, and of files that were
+    /// changed just now: another content could have the same name.
     pub(super) fn known(&self, path: &Path, reader: &FileReader, bytes: usize) -> Option<Known> {
-        if bytes <= PACKED_BYTES_MAX || self.journal.is_none() {
+        if bytes <= PACKED_BYTES_MAX || self.journal.is_none() || !reader.is_settled() {
             return None;
         }
         let offset = reader.offset();
@@ -163,6 +164,7 @@ impl Pieces {
                 }
                 reader.skip(known.offset)?;
                 reader.read(known.bytes, &mut buffer)?;
+                reader.check()?;
                 Ok::<_, ReadFileError>(buffer)
             });
             match read.await? {

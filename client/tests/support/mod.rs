@@ -75,6 +75,8 @@ pub(crate) struct Faults {
     pub(crate) other_shard: AtomicBool,
     /// Serves another chunk's descriptor.
     pub(crate) other_descriptor: AtomicBool,
+    /// Answers puts that nobody made, and no other.
+    pub(crate) wrong_tags: AtomicBool,
     /// Signs receipts for another shard.
     pub(crate) wrong_receipt: AtomicBool,
     /// Says that it holds every shard of every chunk. So does whoever it is a way to.
@@ -501,6 +503,15 @@ impl Shards for FakeDoor {
                     descriptor.shard_bytes() == bytes.len()
                 });
                 if complete && let Some((header, bytes)) = current.take() {
+                    if node.faults.wrong_tags.load(Ordering::SeqCst) {
+                        for tag in (0..=u64::MAX).rev() {
+                            let reply = door::PutReply { tag, outcome: None };
+                            if replies.send(Ok(reply)).await.is_err() {
+                                return;
+                            }
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                    }
                     let stored = match node.target(&header.target) {
                         Ok(target) => {
                             target.wait().await;

@@ -137,7 +137,7 @@ pub(crate) enum Command {
         (0, "every chunk has all its shards"),
         (PARTIAL, "some of the tree could not be looked into, for another reason"),
         (DATA_LOSS, "some chunks cannot be read"),
-        (DEGRADED, "some chunks lack shards, all can be read"),
+        (DEGRADED, "all can be read, with shards missing or on too few nodes"),
     ]))]
     Check {
         /// A capability, or a path in one: CAPABILITY/some/path; or a verify capability

@@ -100,7 +100,7 @@ fn code(report: &CheckReport) -> u8 {
     let unread = report.count(Strength::Lost) + report.count(Strength::Waiting);
     if unread > 0 || report.unreadable_for_loss {
         DATA_LOSS
-    } else if report.count(Strength::Thin) > 0 {
+    } else if report.count(Strength::Thin) > 0 || report.frail > 0 {
         DEGRADED
     } else if report.unreadable.count > 0 {
         PARTIAL
@@ -122,6 +122,11 @@ fn headline(report: &CheckReport, options: CheckOptions) -> String {
         )
     } else if report.count(Strength::Thin) > 0 {
         format!("{} of {total} chunks lack shards; all can be read{advice}", of(Strength::Thin))
+    } else if report.frail > 0 {
+        format!(
+            "all {total} chunks have all their shards, but {} of them do not survive the loss of one node",
+            Count(report.frail)
+        )
     } else {
         format!("all {total} chunks have all their shards")
     };
@@ -281,6 +286,7 @@ fn as_json(report: &CheckReport, options: CheckOptions) -> Value {
         "thin": report.count(Strength::Thin),
         "waiting": report.count(Strength::Waiting),
         "lost": report.count(Strength::Lost),
+        "frail": report.frail,
         "survives_nodes": report.survives.map(|survives| survives.nodes),
         "survives_zones": report.survives.map(|survives| survives.zones),
         "by_shards": report.by_shards.iter().map(|((geometry, have), chunks)| json!({
@@ -366,6 +372,11 @@ mod tests {
             let shown = as_text(&report, CheckOptions::default());
             assert!(shown.starts_with(line), "{shown}");
         }
+        let mut frail = report(&[(Whole, 3)]);
+        frail.frail = 2;
+        assert_eq!(code(&frail), DEGRADED);
+        let shown = as_text(&frail, CheckOptions::default());
+        assert!(shown.contains("but 2 of them do not survive the loss of one node"), "{shown}");
         let mut unread = report(&[(Whole, 1)]);
         unread.unreadable.add(std::path::Path::new("a"), &"torn");
         assert_eq!(code(&unread), PARTIAL);

@@ -169,7 +169,8 @@ impl From<RestoreError> for CliError {
     fn from(error: RestoreError) -> Self {
         let code = match &error {
             RestoreError::Exists(_) | RestoreError::OtherPartial(_) => EXISTS,
-            RestoreError::Busy(_)
+            RestoreError::NotOwn(_)
+            | RestoreError::Busy(_)
             | RestoreError::TwoNames(_)
             | RestoreError::Io { .. }
             | RestoreError::Stopped(_) => OTHER,

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use copse_client::{get::Downloader, tree_read::TreeReader};
+use copse_client::{
+    error::ReadError,
+    get::Downloader,
+    tree_read::{DEPTH_MAX, TreeReader},
+};
 use copse_core::tree::{Entry, Kind};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -37,6 +41,10 @@ pub(crate) async fn ls(
         path.extend_from_slice(child.name.as_bytes());
         show(session, long, &path, &child)?;
         if recursive && matches!(child.kind, Kind::Directory { .. }) {
+            // Whoever made the tree can put a folder into itself.
+            if open.len() >= DEPTH_MAX {
+                return Err(ReadError::TooDeep { depth: DEPTH_MAX }.into());
+            }
             let below = tree.list(&child)?.boxed();
             open.push((path, below));
         }

@@ -187,12 +187,22 @@ struct Check {
     name: &'static str,
     ok: bool,
     detail: String,
-    advice: String,
+    /// In lines.
+    advice: Vec<String>,
 }
 
 impl Check {
     fn new(name: &'static str, ok: bool, detail: impl ToString, advice: impl ToString) -> Self {
-        Self { name, ok, detail: detail.to_string(), advice: advice.to_string() }
+        Self { name, ok, detail: detail.to_string(), advice: vec![advice.to_string()] }
+    }
+
+    /// As it is printed. Nodes chose some of the words.
+    fn lines(&self) -> Vec<String> {
+        let mark = if self.ok { "ok " } else { "BAD" };
+        let first = format!("{mark} {}: {}", self.name, output::sentence(&self.detail));
+        let advice = self.advice.iter().filter(|_| !self.ok);
+        let advice = advice.map(|line| format!("    {}", output::sentence(line)));
+        std::iter::once(first).chain(advice).collect()
     }
 }
 
@@ -208,18 +218,14 @@ pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
                     "name": check.name,
                     "ok": check.ok,
                     "detail": check.detail,
-                    "advice": check.advice,
+                    "advice": check.advice.join("\n    "),
                 })
             })
             .collect();
         output::print(json!({ "checks": checks }))?;
     } else {
-        for check in &checks {
-            let mark = if check.ok { "ok " } else { "BAD" };
-            output::print(format_args!("{mark} {}: {}", check.name, check.detail))?;
-            if !check.ok {
-                output::print(format_args!("    {}", check.advice))?;
-            }
+        for line in checks.iter().flat_map(Check::lines) {
+            output::print(line)?;
         }
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(OTHER) })
@@ -257,10 +263,10 @@ async fn examine(session: &Session, checks: &mut Vec<Check>) {
     let gone = known.filter(|node| gone(&view.directory, node).is_some()).count() as u64;
     let silent: Vec<_> = answers.values().filter(|answer| answer.info.is_err()).collect();
     let reached = answers.len() - silent.len();
-    checks.push(Check::new(
-        "nodes",
-        silent.is_empty(),
-        match gone {
+    checks.push(Check {
+        name: "nodes",
+        ok: silent.is_empty(),
+        detail: match gone {
             0 => format!("{reached} of {} answer", answers.len()),
             gone => format!(
                 "{reached} of {} answer; {} left or evicted, and not counted",
@@ -268,15 +274,14 @@ async fn examine(session: &Session, checks: &mut Vec<Check>) {
                 output::count(gone, "node")
             ),
         },
-        silent
+        advice: silent
             .iter()
             .map(|answer| {
                 let error = answer.info.as_ref().err().cloned().unwrap_or_default();
                 format!("node {}: {error}", answer.node.short())
             })
-            .collect::<Vec<_>>()
-            .join("\n    "),
-    ));
+            .collect(),
+    });
     let full: Vec<_> = answers
         .values()
         .filter_map(|answer| {
@@ -328,4 +333,23 @@ async fn examine(session: &Session, checks: &mut Vec<Check>) {
         detail,
         "start another node: copse-node init --join TOKEN",
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_say_cannot_upset_the_terminal() {
+        let words = "full\x1b]0;owned\x07\r\nok  everything: fine";
+        for ok in [true, false] {
+            let check = Check::new("room", ok, words, words);
+            let lines = check.lines();
+            assert_eq!(lines.len(), if ok { 1 } else { 2 });
+            for line in lines {
+                assert!(!line.chars().any(char::is_control), "{line:?}");
+                assert!(line.contains("full"), "{line:?}");
+            }
+        }
+    }
 }

@@ -138,6 +138,9 @@ impl RestoredFile {
             let _ = marking.join();
         }
         set_mode_and_time(&self.file, &self.metadata).map_err(at(&self.part))?;
+        if self.place.flushes() {
+            self.file.sync_all().map_err(at(&self.part))?;
+        }
         let number = self.file.metadata().map_err(at(&self.part))?.ino();
         self.place.put(&self.part, number, &self.path)?;
         if let Err(error) = fs::remove_file(&self.mark)

@@ -9,18 +9,18 @@ use std::{
     io::{self, Write as _},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, MetadataExt as _},
+        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
-    fs::{CWD, FlockOperation, RenameFlags},
+    fs::{CWD, FlockOperation, OFlags, RenameFlags},
     io::Errno,
 };
 
-use super::{RestoreError, at, made::Made};
+use super::{RestoreError, at, boot, made::Made, own};
 
 /// How often the lock is tried for when another restore ends at that moment and takes it away.
 const LOCK_TRIES: usize = 16;
@@ -30,6 +30,7 @@ const LOCK_TRIES: usize = 16;
 pub(super) struct Place {
     directory: PathBuf,
     resumed: bool,
+    boot: Option<String>,
     made: Mutex<Made>,
     // Held, not used: the system takes the lock back when it is closed, however the program ends.
     _lock: Option<File>,
@@ -41,9 +42,15 @@ impl Place {
         free(destination)?;
         let directory = beside(destination);
         let lock = lock(&directory)?;
-        let mut place =
-            Self { directory, resumed: false, made: Mutex::new(Made::Fresh), _lock: lock };
+        let mut place = Self {
+            directory,
+            resumed: false,
+            boot: boot::current(),
+            made: Mutex::new(Made::Fresh),
+            _lock: lock,
+        };
         let source_path = place.directory.join("source");
+        let boot_path = place.directory.join("boot");
         let found = match fs::read_to_string(&source_path) {
             Ok(found) => Some(found),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -58,6 +65,7 @@ impl Place {
         }
         match found {
             Some(found) if found == source => {
+                boot::go_on(&boot_path, place.boot.as_deref(), &place.content())?;
                 place.resumed = true;
                 place.made = Mutex::new(Made::Resumed(HashSet::new()));
             }
@@ -72,6 +80,7 @@ impl Place {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     result => result.map_err(at(&place.parts()))?,
                 }
+                boot::note(&boot_path, place.boot.as_deref())?;
                 write_whole(&source_path, source).map_err(at(&source_path))?;
             }
         }
@@ -83,6 +92,11 @@ impl Place {
     /// Whether parts of it were there already.
     pub(super) const fn resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// Whether a file must be flushed before it gets its name: nobody will know whether the system went down.
+    pub(super) const fn flushes(&self) -> bool {
+        self.boot.is_none()
     }
 
     /// What was made in it; locked for one entry at a time.
@@ -196,9 +210,11 @@ fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
     for _ in 0..LOCK_TRIES {
         let opened = make_directory(directory)
             .map_err(at(directory))
+            .and_then(|()| own::check(directory))
             .and_then(|()| open(&path).map_err(at(&path)));
         let file = match opened {
             Ok(file) => file,
+            Err(error @ RestoreError::NotOwn(_)) => return Err(error),
             // It may be that another restore takes the directory away at this moment.
             Err(error) => {
                 refused = error;
@@ -220,8 +236,10 @@ fn lock(directory: &Path) -> Result<Option<File>, RestoreError> {
     Err(refused)
 }
 
+/// Opens the lock, never what a link leads to.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path)
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    File::options().create(true).truncate(false).write(true).custom_flags(flags).open(path)
 }
 
 /// Whether a file system or a system cannot do what was asked at all.
@@ -230,10 +248,12 @@ fn is_unsupported(error: Errno) -> bool {
 }
 
 /// Writes a file that is there with all of its bytes or not at all, also when the disk is full: half of a
-/// source would be taken for another one for ever.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+/// source would be taken for another one for ever. What a link leads to is left alone.
+pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut file =
+        File::options().create(true).truncate(true).write(true).custom_flags(flags).open(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(fresh, path)
