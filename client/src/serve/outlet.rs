@@ -93,11 +93,13 @@ impl<T> Shared<T> {
         }
     }
 
-    /// Gives the rest up.
+    /// Gives the rest up. An end that is all that is left costs nothing to keep.
     fn close(&self, status: Status) {
         self.change(|state| {
-            state.ready.clear();
-            state.end = Some(Err(status));
+            if !state.ready.is_empty() || state.end.is_none() {
+                state.ready.clear();
+                state.end = Some(Err(status));
+            }
         });
     }
 }
@@ -244,6 +246,14 @@ mod tests {
         }
         assert!(answers.next().await.is_none());
         drop(places.acquire().await.expect("never closed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_has_all_is_not_told_otherwise_when_it_comes_for_the_end() {
+        let (mut answers, places, _) = call(1);
+        answers.next().await.expect("one").expect("good");
+        drop(places.acquire().await.expect("never closed"));
+        assert!(answers.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
