@@ -476,6 +476,7 @@ impl About for Facts {
                 quarantined: stats.quarantined,
                 trashed: stats.trashed,
                 dead_bytes: stats.dead_bytes,
+                unreadable: self.store.doubts().is_unreadable(),
             }),
             repair: Some(repair),
             scrub: Some(scrub),

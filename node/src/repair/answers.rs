@@ -25,6 +25,7 @@ use copse_proto::{
 use super::{
     exchange::Exchange,
     facts::Views,
+    health::Health,
     phases::{Phase, Phases},
     report::{Counters, count},
 };
@@ -46,6 +47,7 @@ pub(super) struct Answers {
     pub(super) store: Arc<dyn ShardStore>,
     pub(super) views: Views,
     pub(super) exchange: Exchange,
+    pub(super) health: Health,
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
 }
@@ -72,6 +74,7 @@ impl Answers {
         let stats = self.store.stats().await;
         let reply = peer::ArcChangesReply {
             fullness: fullness(&stats),
+            unable: self.health.told(),
             epoch: changes.now.epoch,
             revision: changes.now.revision,
             all: changes.all,

@@ -27,6 +27,7 @@ use copse_proto::{
 
 use super::{
     pace::Pace,
+    proofs::Proofs,
     trust::{Fault, Trust},
 };
 use crate::{
@@ -44,6 +45,7 @@ struct Inner {
     peers: PeerPool,
     pace: Pace,
     trust: Trust,
+    proofs: Proofs,
     random: Mutex<Random>,
 }
 
@@ -52,11 +54,11 @@ impl Exchange {
         network: NetworkId,
         peers: PeerPool,
         pace: Pace,
-        trust: Trust,
+        (trust, proofs): (Trust, Proofs),
         seed: &[u8; 32],
     ) -> Self {
         let random = Mutex::new(Random::new(seed, "repair proofs"));
-        Self(Arc::new(Inner { network, peers, pace, trust, random }))
+        Self(Arc::new(Inner { network, peers, pace, trust, proofs, random }))
     }
 
     /// Asks a node something.
@@ -195,7 +197,10 @@ impl Exchange {
             length,
         });
         match self.ask(node, op, lane).await {
-            Ok((Outcome::GetShard(header), body)) => Ok((header, body)),
+            Ok((Outcome::GetShard(header), body)) => {
+                self.0.proofs.given(node);
+                Ok((header, body))
+            }
             Ok(_) => Err(PeerError::BadReply { node }.into()),
             Err(error) => {
                 let refusal = Refusal::from(error);

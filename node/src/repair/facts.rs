@@ -1,7 +1,7 @@
 //! What the planner is told of nodes: how they stand, whether they have room, whether they are
 //! trusted.
 //!
-//! Owns the memory of who has no room. The one idea: a [`View`] is one moment
+//! Owns the memory of who has no room, and of who says that it cannot read its disk. The one idea: a [`View`] is one moment
 //! of the directory and of who answers; plan and answer go by one and the same.
 
 use std::{
@@ -16,9 +16,10 @@ use copse_core::{
     repair::{NodeFacts, Nodes, Room, Standing},
     ring::Ring,
 };
+use copse_proto::holdings::CANNOT_READ;
 use tokio::time::Instant;
 
-use super::trust::Trust;
+use super::{proofs::Proofs, trust::Trust};
 
 /// How long what is known of a node's room counts. Everybody tells it at each round of asking.
 const ROOM_FOR: Duration = Duration::from_secs(300);
@@ -66,12 +67,15 @@ pub trait Looks: Send + Sync + 'static {
 #[derive(Clone)]
 pub(super) struct Opinions {
     trust: Trust,
+    proofs: Proofs,
+    /// What nodes say that they cannot do, until they say something else.
+    unable: Arc<Mutex<BTreeMap<NodeId, u32>>>,
     rooms: Arc<Mutex<BTreeMap<NodeId, (Room, Instant)>>>,
 }
 
 impl Opinions {
-    pub(super) fn new(trust: Trust) -> Self {
-        Self { trust, rooms: Arc::default() }
+    pub(super) fn new(trust: Trust, proofs: Proofs) -> Self {
+        Self { trust, proofs, unable: Arc::default(), rooms: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Room, Instant)>> {
@@ -107,15 +111,40 @@ impl Opinions {
         self.note(node, room);
     }
 
+    fn unables(&self) -> MutexGuard<'_, BTreeMap<NodeId, u32>> {
+        self.unable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a node says that it cannot do (see `ArcChangesReply`).
+    pub(super) fn unable(&self, node: NodeId, said: u32) {
+        let mut unable = self.unables();
+        if said == 0 {
+            unable.remove(&node);
+        } else if unable.len() < ROOMS_MAX || unable.contains_key(&node) {
+            unable.insert(node, said);
+        }
+    }
+
+    /// Whose holdings do not count though nobody caught them, of so many nodes, and why.
+    pub(super) fn unreadable(&self, nodes: usize) -> BTreeMap<NodeId, &'static str> {
+        let dumb = self.proofs.dumb(nodes).into_iter();
+        let dumb = dumb.map(|node| (node, "has proved nothing of what it holds for an hour"));
+        let unable = self.unables();
+        let told = unable.iter().filter(|(_, said)| **said & CANNOT_READ != 0);
+        dumb.chain(told.map(|(&node, _)| (node, "says that its disk cannot be read"))).collect()
+    }
+
     /// A view and these opinions, for the planner.
     pub(super) fn with(&self, view: &View) -> Facts {
         let rooms = self.lock().clone();
+        let unreadable = self.unreadable(view.standings.len());
         let room = |node: &NodeId| match rooms.get(node) {
             Some((room, since)) if since.elapsed() < ROOM_FOR => *room,
             _ => Room::Free,
         };
         let facts = |(&node, &standing): (&NodeId, &Standing)| {
-            (node, NodeFacts { standing, room: room(&node), trusted: self.trust.trusts(&node) })
+            let trusted = self.trust.trusts(&node) && !unreadable.contains_key(&node);
+            (node, NodeFacts { standing, room: room(&node), trusted })
         };
         let nodes = view.standings.iter().map(facts).collect();
         Facts { nodes, cut_off: view.cut_off, frozen: view.frozen, returning: None }

@@ -19,7 +19,8 @@
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `exchange` | shards to and from others, verified and proved |
 //! | `answers` | what others may ask, and when a shard is given away |
-//! | `audit`, `trust` | checking claims; who was caught |
+//! | `audit`, `trust`, `proofs` | checking claims; who was caught, and who proves nothing |
+//! | `health` | what this node cannot do, as it tells others |
 //! | `scrub` | reading the own disk |
 //! | `pace` | how fast |
 //! | `phases` | marks for tests |
@@ -53,9 +54,11 @@ mod canary;
 mod claims;
 mod exchange;
 mod facts;
+mod health;
 mod jobs;
 mod pace;
 mod phases;
+mod proofs;
 mod report;
 mod scrub;
 mod steward;
@@ -75,7 +78,9 @@ use self::{
     claims::{Claims, blocking},
     exchange::Exchange,
     facts::Opinions,
+    health::Health,
     jobs::Jobs,
+    proofs::Proofs,
     report::Counters,
     scrub::{Scrub, ScrubState},
     steward::Steward,
@@ -137,6 +142,7 @@ struct Inner {
     answers: Arc<Answers>,
     worker: Arc<Worker>,
     trust: Trust,
+    opinions: Opinions,
     pace: Pace,
     views: Views,
     store: Arc<dyn ShardStore>,
@@ -173,8 +179,10 @@ impl Repair {
         } = parts;
         let own = key.id();
         let (trust, counters) = (Trust::default(), Arc::new(Counters::default()));
-        let opinions = Opinions::new(trust.clone());
-        let exchange = Exchange::new(network, peers, pace.clone(), trust.clone(), &seed);
+        let (proofs, health) = (Proofs::default(), Health::new(Arc::clone(&store)));
+        let opinions = Opinions::new(trust.clone(), proofs.clone());
+        let believed = (trust.clone(), proofs.clone());
+        let exchange = Exchange::new(network, peers, pace.clone(), believed, &seed);
         let claims =
             Arc::new(Claims::load(own, Arc::clone(&store), exchange.clone(), opinions.clone())?);
         let jobs = Jobs::load(store.ledger(), clock() * 1000)?;
@@ -186,6 +194,7 @@ impl Repair {
             claims: Arc::clone(&claims),
             jobs: jobs.clone(),
             opinions: opinions.clone(),
+            health: health.clone(),
             ledger: store.ledger(),
             events: events.clone(),
             counters: Arc::clone(&counters),
@@ -195,6 +204,7 @@ impl Repair {
             store: Arc::clone(&store),
             views: Arc::clone(&views),
             exchange: exchange.clone(),
+            health,
             counters: Arc::clone(&counters),
             phases,
         });
@@ -203,6 +213,7 @@ impl Repair {
             claims: Arc::clone(&claims),
             exchange: exchange.clone(),
             trust: trust.clone(),
+            proofs,
             counters: Arc::clone(&counters),
             random: Mutex::new(Random::new(&seed, "audits")),
         };
@@ -214,7 +225,7 @@ impl Repair {
             views: Arc::clone(&views),
             claims: Arc::clone(&claims),
             jobs: jobs.clone(),
-            opinions,
+            opinions: opinions.clone(),
             exchange,
             answers: Arc::clone(&answers),
             store: Arc::clone(&store),
@@ -231,6 +242,7 @@ impl Repair {
             answers,
             worker,
             trust,
+            opinions,
             pace,
             views,
             store,
@@ -364,8 +376,12 @@ impl Repair {
 
     /// Why a node is not trusted.
     pub fn untrusted(&self) -> std::collections::BTreeMap<NodeId, String> {
-        let named = self.0.trust.untrusted().into_iter();
-        named.map(|untrusted| (untrusted.node, format!("it {}", untrusted.fault))).collect()
+        let nodes = self.0.views.now().standings.len();
+        let silent = self.0.opinions.unreadable(nodes).into_iter();
+        let silent = silent.map(|(node, why)| (node, format!("it {why}")));
+        let caught = self.0.trust.untrusted().into_iter();
+        // Who was caught was caught, whatever else it does.
+        silent.chain(caught.map(|one| (one.node, format!("it {}", one.fault)))).collect()
     }
 
     /// What it says of itself.

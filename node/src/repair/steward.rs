@@ -30,6 +30,7 @@ use futures::{StreamExt as _, stream};
 use super::{
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
+    health::Health,
     jobs::Jobs,
     report::{Counters, Events, Tally, count},
 };
@@ -73,6 +74,7 @@ pub(super) struct Steward {
     claims: Arc<Claims>,
     jobs: Jobs,
     opinions: Opinions,
+    health: Health,
     ledger: Arc<dyn Ledger>,
     events: Events,
     counters: Arc<Counters>,
@@ -92,6 +94,7 @@ pub(super) struct Parts {
     pub(super) claims: Arc<Claims>,
     pub(super) jobs: Jobs,
     pub(super) opinions: Opinions,
+    pub(super) health: Health,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) events: Events,
     pub(super) counters: Arc<Counters>,
@@ -116,8 +119,8 @@ struct Planned {
 impl Steward {
     /// Loads what was planned before. Blocks on the ledger.
     pub(super) fn load(parts: Parts) -> io::Result<Self> {
-        let Parts { own, clock, policy, views, claims, jobs, opinions, ledger, events, counters } =
-            parts;
+        let Parts { own, clock, policy, views, claims, jobs, opinions, health, .. } = parts;
+        let Parts { ledger, events, counters, .. } = parts;
         let mut arcs = BTreeMap::new();
         ledger.scan(ROW_PREFIX, &mut |key, value| {
             if let Some((arc, known)) = read_row(key, value) {
@@ -133,6 +136,7 @@ impl Steward {
             claims,
             jobs,
             opinions,
+            health,
             ledger,
             events,
             counters,
@@ -161,6 +165,7 @@ impl Steward {
     /// Asks everybody what changed, and plans what has to be planned; how many arcs were.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
         let view = self.views.now();
+        self.opinions.unable(self.own, self.health.told());
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
             return 0;
