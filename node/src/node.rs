@@ -404,6 +404,9 @@ impl PeerHandler for Handler {
                 Ok(Outcome::PutShard(convert::receipt(&signed)).into())
             }
             Op::GetShard(request) => {
+                if request.counted_on {
+                    self.repair.count_on(convert::shard_id(&request.chunk_id, request.index)?)?;
+                }
                 let found = self.shards.get_here(&request).await?;
                 Ok(Answer { outcome: Outcome::GetShard(found.header), body: found.data })
             }

@@ -209,6 +209,8 @@ impl ShardService {
             None => self.get_here(&request).await?,
             Some(to) => {
                 request.target.clear();
+                // A node's word to another; no client has a shard to drop.
+                request.counted_on = false;
                 let answer = self.0.peers.request(to, Op::GetShard(request), Bytes::new()).await?;
                 match answer.outcome {
                     Outcome::GetShard(header) => Found { header, data: answer.body },

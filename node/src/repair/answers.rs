@@ -2,7 +2,8 @@
 //!
 //! Owns the rule by which this node gives a shard away. It refuses on doubt: a shard is dropped only
 //! when this node's own ring says that it should not have it (or the node is leaving), and another
-//! node has just proved that it holds it. Who asks does not matter, so nothing is gained by lying.
+//! node has just proved that it holds it, and keeps it for a while (see `pins`). Who asks does not
+//! matter, so nothing is gained by lying; and what is asked at once is bounded in memory.
 
 use std::sync::Arc;
 
@@ -23,13 +24,16 @@ use copse_proto::{
 };
 
 use super::{
-    exchange::Exchange,
+    exchange::{Exchange, Use},
     facts::Views,
     health::Health,
     phases::{Phase, Phases},
+    pins::{PROOF_HOLDS, Pins},
     report::{Counters, count},
 };
 use crate::{
+    buffers::Buffers,
+    byte_size::ByteSize,
     refusals,
     store::{HeldShard, RemovalReason, ShardStore, StoreRevision, StoreStats, Want, Writes},
 };
@@ -41,6 +45,10 @@ const TARGETS_WITHIN: usize = 3;
 /// The part of the capacity under which the rest is kept for what the ring gives this node.
 const TIGHT_BELOW: u64 = 20;
 
+/// Memory for shards that are handed over at the same time: four of the largest, 40 of a full chunk
+/// of 10+6.
+const HAND_OVER_BYTES: ByteSize = ByteSize(32 << 20);
+
 /// Answers about this node's own shards.
 pub(super) struct Answers {
     pub(super) own: NodeId,
@@ -50,9 +58,16 @@ pub(super) struct Answers {
     pub(super) health: Health,
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
+    pub(super) pins: Pins,
+    pub(super) memory: Buffers,
 }
 
 impl Answers {
+    /// Memory for shards on their way to others.
+    pub(super) fn memory() -> Buffers {
+        Buffers::new("shards that are handed over", HAND_OVER_BYTES)
+    }
+
     /// Which arcs changed since a revision, and the body that lists them.
     pub(super) async fn arc_changes(
         &self,
@@ -116,16 +131,21 @@ impl Answers {
     pub(super) async fn hand_over(&self, asked: &peer::HandOver) -> Result<u64, Refusal> {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let to = convert::node_id(&asked.to)?;
+        let descriptor = self.descriptor(id).await?;
+        let _giving = self.pins.give(id)?;
+        self.may_give_away(id, descriptor.geometry(), to).await?;
+        // Only now: who asks for what it does not get costs one group.
+        let _memory = self.memory.take(descriptor.shard_bytes()).await?;
         let read = self.store.read(id, Want::Whole).await;
         let read = read.map_err(|error| refusals::of_read(&error))?;
-        let descriptor = convert::descriptor(&read.descriptor)?;
-        self.may_give_away(id, descriptor.geometry(), to).await?;
         let bytes = read.data.len() as u64;
         let sent = self.send(id, to, &descriptor, read.data).await;
         #[cfg(feature = "canary")]
         let sent = if self.phases.moves_blindly() { Ok(bytes) } else { sent };
         let sent = sent?;
         self.phases.reach(Phase::Moved, id.chunk).await;
+        // The ring may have changed since the shard began to be sent.
+        self.may_give_away(id, descriptor.geometry(), to).await?;
         self.remove(id, RemovalReason::HandedOver).await?;
         count(&self.counters.moved_shards, 1);
         count(&self.counters.moved_bytes, bytes);
@@ -143,19 +163,37 @@ impl Answers {
     ) -> Result<u64, Refusal> {
         let sent = self.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
         self.phases.reach(Phase::Sent, id.chunk).await;
-        self.exchange.prove(to, descriptor, id).await?;
+        self.prove(to, descriptor, id).await?;
         Ok(sent)
+    }
+
+    /// Has another node prove a shard so that it may be dropped here, and keep it for a while.
+    async fn prove(&self, by: NodeId, descriptor: &Descriptor, id: ShardId) -> Result<(), Refusal> {
+        let proof = self.exchange.prove(by, descriptor, id, Use::DroppingOnes);
+        match tokio::time::timeout(PROOF_HOLDS, proof).await {
+            Ok(proved) => proved,
+            Err(_) => {
+                let text = format!("node {by} did not prove shard {id} within {PROOF_HOLDS:?}");
+                Err(Refusal::new(Reason::TimedOut, text))
+            }
+        }
+    }
+
+    /// The descriptor of a shard's chunk, from its first group.
+    async fn descriptor(&self, id: ShardId) -> Result<Descriptor, Refusal> {
+        let first = self.store.read(id, Want::Range(0..1)).await;
+        let first = first.map_err(|error| refusals::of_read(&error))?;
+        Ok(convert::descriptor(&first.descriptor)?)
     }
 
     /// Drops a shard that another node proves to hold.
     pub(super) async fn release(&self, asked: &peer::Release) -> Result<(), Refusal> {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let kept_by = convert::node_id(&asked.kept_by)?;
-        let first = self.store.read(id, Want::Range(0..1)).await;
-        let first = first.map_err(|error| refusals::of_read(&error))?;
-        let descriptor = convert::descriptor(&first.descriptor)?;
+        let descriptor = self.descriptor(id).await?;
+        let _giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
-        self.exchange.prove(kept_by, &descriptor, id).await?;
+        self.prove(kept_by, &descriptor, id).await?;
         self.remove(id, RemovalReason::Surplus).await?;
         count(&self.counters.released_shards, 1);
         tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");

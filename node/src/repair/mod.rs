@@ -18,7 +18,7 @@
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `exchange` | shards to and from others, verified and proved |
-//! | `answers` | what others may ask, and when a shard is given away |
+//! | `answers`, `pins` | what others may ask, and when a shard is given away |
 //! | `audit`, `trust`, `proofs` | checking claims; who was caught, and who proves nothing |
 //! | `health` | what this node cannot do, as it tells others |
 //! | `scrub` | reading the own disk |
@@ -39,7 +39,7 @@ use std::{
 use bytes::Bytes;
 use copse_core::{
     identity::NodeKey,
-    ids::{NetworkId, NodeId},
+    ids::{NetworkId, NodeId, ShardId},
     random::Random,
     repair::Policy,
 };
@@ -58,6 +58,7 @@ mod health;
 mod jobs;
 mod pace;
 mod phases;
+mod pins;
 mod proofs;
 mod report;
 mod scrub;
@@ -80,6 +81,7 @@ use self::{
     facts::Opinions,
     health::Health,
     jobs::Jobs,
+    pins::Pins,
     proofs::Proofs,
     report::Counters,
     scrub::{Scrub, ScrubState},
@@ -207,6 +209,8 @@ impl Repair {
             health,
             counters: Arc::clone(&counters),
             phases,
+            pins: Pins::default(),
+            memory: Answers::memory(),
         });
         let audit = Audit {
             own,
@@ -363,6 +367,14 @@ impl Repair {
     /// When the shard stays here, with the reason.
     pub async fn release(&self, asked: &peer::Release) -> Result<peer::ReleaseReply, Refusal> {
         self.0.answers.release(asked).await.map(|()| peer::ReleaseReply {})
+    }
+
+    /// Another node wants to drop its own shard, since this one has it: it stays for a while.
+    ///
+    /// # Errors
+    /// When it is being given away itself: to be tried later.
+    pub fn count_on(&self, id: ShardId) -> Result<(), Refusal> {
+        self.0.answers.pins.pin(id)
     }
 
     /// Forgets what a node held that is gone for good.

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answers::Answers,
     claims::{Claims, blocking},
-    exchange::Exchange,
+    exchange::{Exchange, Use},
     facts::{Facts, Opinions, View, Views},
     jobs::{Jobs, kind_name},
     phases::{Phase, Phases},
@@ -407,7 +407,7 @@ impl Worker {
         id: ShardId,
     ) -> Result<(), Refusal> {
         if to != self.own {
-            return self.exchange.prove(to, descriptor, id).await;
+            return self.exchange.prove(to, descriptor, id, Use::Knowing).await;
         }
         let read = self.store.read(id, Want::Whole).await;
         read.map(|_| ()).map_err(|error| crate::refusals::of_read(&error))
