@@ -14,7 +14,7 @@
 //! | file | what |
 //! |---|---|
 //! | `facts` | how nodes stand, at one moment |
-//! | `claims` | who says to hold what: the mirror |
+//! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `exchange` | shards to and from others, verified and proved |
@@ -48,6 +48,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod answers;
+mod asking;
 mod audit;
 #[cfg(feature = "canary")]
 mod canary;
@@ -90,6 +91,9 @@ use self::{
     worker::Worker,
 };
 use crate::{peer::pool::PeerPool, shards::Clock, store::ShardStore};
+
+/// How long a task that failed rests.
+const AFTER_A_FAULT: Duration = Duration::from_secs(10);
 
 /// How repair behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +162,29 @@ struct Inner {
     hurry: Notify,
     /// When how many jobs were done: for the rate.
     since: Mutex<Option<(Instant, u64)>>,
+}
+
+/// Does something until `stop` is cancelled or it ends. When it panics, that is logged, and it is
+/// begun anew after a while: a node that only looks alive would be the steward of arcs that nobody
+/// looks after.
+async fn again_after_a_fault<F>(
+    what: &'static str,
+    stop: CancellationToken,
+    work: impl Fn() -> F + Send,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        // Dropped with this, it ends.
+        let mut task = JoinSet::new();
+        task.spawn(work());
+        let ended = stop.run_until_cancelled(task.join_next()).await;
+        let Some(Some(Err(error))) = ended else { return };
+        tracing::error!(%error, what, "a task of repair failed; it begins anew");
+        if stop.run_until_cancelled(tokio::time::sleep(AFTER_A_FAULT)).await.is_none() {
+            return;
+        }
+    }
 }
 
 impl Repair {
@@ -279,15 +306,15 @@ impl Repair {
             phases: inner.phases,
         };
         tasks.spawn(scrub.run(stop.clone()));
-        let this = self.clone();
-        let rounds = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = rounds.cancelled() => {}
-                () = this.rounds() => {}
-            }
-        });
+        let (rounds, audits) = (self.clone(), self.clone());
+        tasks.spawn(again_after_a_fault("the rounds", stop.clone(), move || {
+            let this = rounds.clone();
+            async move { this.rounds().await }
+        }));
+        tasks.spawn(again_after_a_fault("the audits", stop.clone(), move || {
+            let this = audits.clone();
+            async move { this.audits().await }
+        }));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a task of repair failed");
@@ -299,14 +326,20 @@ impl Repair {
         let inner = &self.0;
         loop {
             inner.steward.round().await;
-            #[cfg(feature = "canary")]
-            let audits = !inner.phases.unaudited;
-            #[cfg(not(feature = "canary"))]
-            let audits = true;
-            if audits {
-                inner.audit.round(&inner.views.now()).await;
-            }
             let _ = tokio::time::timeout(inner.settings.round_every, inner.hurry.notified()).await;
+        }
+    }
+
+    /// Beside the rounds: who is slow to prove anything keeps nobody from planning.
+    async fn audits(&self) {
+        let inner = &self.0;
+        #[cfg(feature = "canary")]
+        if inner.phases.unaudited {
+            return;
+        }
+        loop {
+            tokio::time::sleep(inner.settings.round_every).await;
+            inner.audit.round(&inner.views.now()).await;
         }
     }
 
@@ -440,5 +473,27 @@ impl Repair {
         }
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Some(millis.saturating_mul(left) / made / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_begins_anew_and_ends_when_it_is_told_to() {
+        let (begun, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+        let count = Arc::clone(&begun);
+        let task = tokio::spawn(again_after_a_fault("a test", stop.clone(), move || {
+            let nth = count.fetch_add(1, Relaxed);
+            async move {
+                assert!(nth > 1, "on purpose");
+                std::future::pending::<()>().await;
+            }
+        }));
+        tokio::time::sleep(5 * AFTER_A_FAULT).await;
+        assert_eq!(begun.load(Relaxed), 3);
+        stop.cancel();
+        task.await.expect("it ends");
     }
 }

@@ -25,9 +25,9 @@ use copse_core::{
         Row, Skip,
     },
 };
-use futures::{StreamExt as _, stream};
 
 use super::{
+    asking::Asking,
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
     health::Health,
@@ -38,9 +38,6 @@ use crate::{
     shards::Clock,
     store::{LEDGER_CHANGES_MAX, Ledger},
 };
-
-/// Nodes asked at one time what changed.
-const ASKED_AT_ONCE: usize = 8;
 
 /// Arcs planned in one go, without letting others have the thread.
 const ARCS_AT_ONCE: usize = 64;
@@ -72,6 +69,7 @@ pub(super) struct Steward {
     policy: Policy,
     views: Views,
     claims: Arc<Claims>,
+    asking: Asking,
     jobs: Jobs,
     opinions: Opinions,
     health: Health,
@@ -134,6 +132,7 @@ impl Steward {
             policy,
             views,
             claims,
+            asking: Asking::default(),
             jobs,
             opinions,
             health,
@@ -162,7 +161,8 @@ impl Steward {
         std::ptr::eq(planned.as_ptr(), Arc::as_ptr(view))
     }
 
-    /// Asks everybody what changed, and plans what has to be planned; how many arcs were.
+    /// Asks everybody what changed, and plans what has to be planned, after half a minute with what is
+    /// known by then; how many arcs were planned.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
         let view = self.views.now();
         self.opinions.unable(self.own, self.health.told());
@@ -176,14 +176,12 @@ impl Steward {
             .filter(|(_, standing)| standing.is_reachable())
             .map(|(&node, _)| node)
             .collect();
-        let refreshed =
-            stream::iter(nodes).map(async |node| (node, self.claims.refresh(node).await));
-        let mut refreshed = std::pin::pin!(refreshed.buffer_unordered(ASKED_AT_ONCE));
-        while let Some((node, result)) = refreshed.next().await {
-            if let Err(refusal) = result {
+        let refresh = async |node: NodeId| {
+            if let Err(refusal) = self.claims.refresh(node).await {
                 tracing::debug!(node = %node.short(), %refusal, "not told what changed");
             }
-        }
+        };
+        self.asking.ask(self.own, nodes, refresh).await;
         if view.cut_off {
             return 0;
         }
