@@ -89,7 +89,7 @@ impl Answers {
         let stats = self.store.stats().await;
         let reply = peer::ArcChangesReply {
             fullness: fullness(&stats),
-            unable: self.health.told(),
+            unable: self.health.told().await,
             epoch: changes.now.epoch,
             revision: changes.now.revision,
             all: changes.all,

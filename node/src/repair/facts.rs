@@ -5,7 +5,7 @@
 //! of the directory and of who answers; plan and answer go by one and the same.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use copse_core::{
     repair::{NodeFacts, Nodes, Room, Standing},
     ring::Ring,
 };
-use copse_proto::holdings::CANNOT_READ;
+use copse_proto::holdings::{CANNOT_PLAN, CANNOT_READ};
 use tokio::time::Instant;
 
 use super::{proofs::Proofs, trust::Trust};
@@ -147,13 +147,18 @@ impl Opinions {
             (node, NodeFacts { standing, room: room(&node), trusted })
         };
         let nodes = view.standings.iter().map(facts).collect();
-        Facts { nodes, cut_off: view.cut_off, frozen: view.frozen, returning: None }
+        let unable = self.unables();
+        let planless = unable.iter().filter(|(_, said)| **said & CANNOT_PLAN != 0);
+        let planless = planless.map(|(&node, _)| node).collect();
+        Facts { nodes, planless, cut_off: view.cut_off, frozen: view.frozen, returning: None }
     }
 }
 
 /// The facts of one moment.
 pub(super) struct Facts {
     nodes: BTreeMap<NodeId, NodeFacts>,
+    /// Those that can plan nothing, as they say themselves.
+    planless: BTreeSet<NodeId>,
     cut_off: bool,
     frozen: bool,
     returning: Option<Duration>,
@@ -177,6 +182,10 @@ impl Facts {
 impl Nodes for Facts {
     fn facts(&self, node: &NodeId) -> NodeFacts {
         self.nodes.facts(node)
+    }
+
+    fn plans(&self, node: &NodeId) -> bool {
+        !self.planless.contains(node)
     }
 
     fn cut_off(&self) -> bool {

@@ -165,9 +165,11 @@ impl Steward {
     /// known by then; how many arcs were planned.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
         let view = self.views.now();
-        self.opinions.unable(self.own, self.health.told());
+        self.health.look_again().await;
+        self.opinions.unable(self.own, self.health.told().await);
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
+            self.health.ledger_failed();
             return 0;
         }
         let nodes: Vec<NodeId> = view
@@ -229,6 +231,7 @@ impl Steward {
             planned += part.len();
             if let Err(refusal) = blocking(move || this.plan_arcs(&view, &part)).await {
                 tracing::error!(%refusal, "arcs could not be planned; they are tried again");
+                self.health.ledger_failed();
                 return planned;
             }
         }

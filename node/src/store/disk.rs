@@ -64,6 +64,9 @@ pub const COMPACTION_BYTES_PER_SECOND: u64 = 16 << 20;
 /// How long opening waits for another process to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
+/// How long the file system may take to say how much is free.
+const FREE_TIME_MAX: Duration = Duration::from_secs(5);
+
 const SEGMENTS_DIR: &str = "segments";
 const INDEX_DIR: &str = "index";
 
@@ -581,8 +584,10 @@ impl ShardStore for DiskStore {
 
     async fn stats(&self) -> StoreStats {
         let dir = self.dir.clone();
-        let free = self.blocking(move |_| free_bytes(&dir)).await;
-        let free = free.ok().and_then(Result::ok).unwrap_or(0);
+        // Of a disk that hangs the numbers in memory are told all the same: it takes nothing now.
+        let free = self.blocking(move |_| free_bytes(&dir));
+        let free = tokio::time::timeout(FREE_TIME_MAX, free).await;
+        let free = free.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(0);
         let mut stats = self.shared.health.stats(self.capacity_bytes, free);
         // Who is full is given nothing, so no write would show that there is room again.
         let left = self.capacity_bytes.saturating_sub(stats.used_bytes);
