@@ -90,7 +90,7 @@ use self::{
     trust::Trust,
     worker::Worker,
 };
-use crate::{peer::pool::PeerPool, shards::Clock, store::ShardStore};
+use crate::{intake::Intake, peer::pool::PeerPool, shards::Clock, store::ShardStore};
 
 /// How long a task that failed rests.
 const AFTER_A_FAULT: Duration = Duration::from_secs(10);
@@ -128,6 +128,8 @@ pub struct Parts {
     pub(crate) events: Events,
     /// How fast.
     pub pace: Pace,
+    /// Closed when the node leaves.
+    pub intake: Intake,
     /// How it behaves.
     pub settings: Settings,
     /// Where to stop, in tests.
@@ -202,6 +204,7 @@ impl Repair {
             views,
             events,
             pace,
+            intake,
             settings,
             phases,
             seed,
@@ -260,6 +263,7 @@ impl Repair {
             exchange,
             answers: Arc::clone(&answers),
             store: Arc::clone(&store),
+            intake,
             counters: Arc::clone(&counters),
             phases,
             memory: Worker::memory(),

@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     beside::beside,
+    intake::Intake,
     peer::{Op, Outcome, PeerError},
     shards::Clock,
     store::{ShardStore, VerifiedShard, Want},
@@ -63,6 +64,7 @@ pub(super) struct Worker {
     pub(super) exchange: Exchange,
     pub(super) answers: Arc<Answers>,
     pub(super) store: Arc<dyn ShardStore>,
+    pub(super) intake: Intake,
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
     pub(super) memory: Arc<Semaphore>,
@@ -381,6 +383,7 @@ impl Worker {
             let sent = self.exchange.put(to, descriptor, id, data, lane).await;
             return sent.map(|_| ()).inspect_err(|refusal| self.note_full(to, refusal));
         }
+        let _inside = self.intake.enter(self.own).await?;
         let encoded = Bytes::from(descriptor.encode());
         let check = move || VerifiedShard::check(encoded, id.index, data);
         let verified = beside(check)
