@@ -28,7 +28,7 @@ use super::{
     facts::Views,
     health::Health,
     phases::{Phase, Phases},
-    pins::{PROOF_HOLDS, Pins},
+    pins::{Giving, PROOF_HOLDS, Pins},
     report::{Counters, count},
 };
 use crate::{
@@ -132,7 +132,7 @@ impl Answers {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let to = convert::node_id(&asked.to)?;
         let descriptor = self.descriptor(id).await?;
-        let _giving = self.pins.give(id)?;
+        let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), to).await?;
         // Only now: who asks for what it does not get costs one group.
         let _memory = self.memory.take(descriptor.shard_bytes()).await?;
@@ -146,7 +146,7 @@ impl Answers {
         self.phases.reach(Phase::Moved, id.chunk).await;
         // The ring may have changed since the shard began to be sent.
         self.may_give_away(id, descriptor.geometry(), to).await?;
-        self.remove(id, RemovalReason::HandedOver).await?;
+        self.remove(giving, RemovalReason::HandedOver).await?;
         count(&self.counters.moved_shards, 1);
         count(&self.counters.moved_bytes, bytes);
         tracing::debug!(shard = %id, to = %to.short(), "handed over");
@@ -191,22 +191,32 @@ impl Answers {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let kept_by = convert::node_id(&asked.kept_by)?;
         let descriptor = self.descriptor(id).await?;
-        let _giving = self.pins.give(id)?;
+        let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
         self.prove(kept_by, &descriptor, id).await?;
-        self.remove(id, RemovalReason::Surplus).await?;
+        self.remove(giving, RemovalReason::Surplus).await?;
         count(&self.counters.released_shards, 1);
         tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");
         Ok(())
     }
 
-    async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<(), Refusal> {
-        self.store.remove(id, reason).await.map(|_| ()).map_err(|error| {
+    /// Drops a shard, in a task of its own: when the asker goes away the removal still happens, and
+    /// until it has, the shard is marked as being given away.
+    async fn remove(&self, giving: Giving, reason: RemovalReason) -> Result<(), Refusal> {
+        let (id, store) = (giving.id(), Arc::clone(&self.store));
+        let removed = tokio::spawn(async move {
+            let removed = store.remove(id, reason).await;
+            drop(giving);
+            removed
+        });
+        let removed = removed.await.map_err(|error| refusals::internal(&error))?;
+        removed.map(|_| ()).map_err(|error| {
             Refusal::new(Reason::StoreFailed, format!("shard {id} was not dropped: {error}"))
         })
     }
 
-    /// Whether this node should give a shard away, and that node take it.
+    /// Whether this node should give a shard away, and that node take it. Others of the chunk that are
+    /// being given away do not count as held.
     async fn may_give_away(
         &self,
         id: ShardId,
@@ -222,10 +232,10 @@ impl Answers {
         let view = self.views.now();
         let held = self.store.held(id.chunk).await.map_err(|error| refusals::of_read(&error))?;
         let entitled = slots(&view.ring, id, geometry, self.own);
-        if view.own_state == NodeState::Active && held.len() <= entitled {
+        let held = held.len().saturating_sub(self.pins.others_given(id));
+        if view.own_state == NodeState::Active && held <= entitled {
             return keeps(format!(
-                "by this node's ring it should hold {entitled} shards of the chunk, and it holds {}",
-                held.len()
+                "by this node's ring it should hold {entitled} shards of the chunk, and it holds {held}",
             ));
         }
         let arc = Ring::arc(&id.chunk);

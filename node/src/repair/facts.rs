@@ -200,3 +200,59 @@ impl Nodes for Facts {
         self.returning
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use copse_core::{directory::Directory, ids::NetworkId, repair::may_be_steward};
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::new([number; 32])
+    }
+
+    /// A view of so many nodes, all alive.
+    fn view(nodes: u8) -> View {
+        View {
+            ring: Arc::new(Directory::new(NetworkId::new([1; 32])).ring()),
+            ring_id: [0; 16],
+            own_state: NodeState::Active,
+            standings: (0..nodes).map(|number| (node(number), Standing::Alive)).collect(),
+            cut_off: false,
+            frozen: false,
+            guard: String::new(),
+        }
+    }
+
+    /// Whether what a node holds counts, and whether it can be a steward.
+    fn thought(opinions: &Opinions, of: NodeId) -> (bool, bool) {
+        let facts = opinions.with(&view(16));
+        (facts.facts(&of).trusted, may_be_steward(&facts, &of))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_plan_is_no_steward_and_what_cannot_be_read_does_not_count() {
+        let proofs = Proofs::default();
+        let opinions = Opinions::new(Trust::default(), proofs.clone());
+        for (said, counts, plans) in [
+            (0, true, true),
+            (CANNOT_PLAN, true, false),
+            (CANNOT_READ, false, false),
+            (CANNOT_PLAN | CANNOT_READ, false, false),
+            // Of a newer version.
+            (1 << 9, true, true),
+            (0, true, true),
+        ] {
+            opinions.unable(node(3), said);
+            assert_eq!(thought(&opinions, node(3)), (counts, plans), "{said}");
+            assert_eq!(thought(&opinions, node(4)), (true, true));
+        }
+        for _ in 0..=60 {
+            proofs.failed(node(5));
+            proofs.given(node(4));
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert_eq!(thought(&opinions, node(5)), (false, false));
+        assert_eq!(opinions.unreadable(16).len(), 1);
+    }
+}

@@ -23,6 +23,7 @@
 //! | `health` | what this node cannot do, as it tells others |
 //! | `scrub` | reading the own disk |
 //! | `pace` | how fast |
+//! | `again` | a task that failed begins anew |
 //! | `phases` | marks for tests |
 //! | `canary` | bugs on purpose; not in a release |
 //! | `report` | what is told of it |
@@ -47,6 +48,7 @@ use copse_proto::{door, peer, status::Refusal};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+mod again;
 mod answers;
 mod asking;
 mod audit;
@@ -75,6 +77,7 @@ pub use phases::{PAUSE_VARIABLE, Phase, Phases};
 pub(crate) use report::Events;
 
 use self::{
+    again::again_after_a_fault,
     answers::Answers,
     audit::Audit,
     claims::{Claims, blocking},
@@ -91,9 +94,6 @@ use self::{
     worker::Worker,
 };
 use crate::{intake::Intake, peer::pool::PeerPool, shards::Clock, store::ShardStore};
-
-/// How long a task that failed rests.
-const AFTER_A_FAULT: Duration = Duration::from_secs(10);
 
 /// How repair behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,29 +164,6 @@ struct Inner {
     hurry: Notify,
     /// When how many jobs were done: for the rate.
     since: Mutex<Option<(Instant, u64)>>,
-}
-
-/// Does something until `stop` is cancelled or it ends. When it panics, that is logged, and it is
-/// begun anew after a while: a node that only looks alive would be the steward of arcs that nobody
-/// looks after.
-async fn again_after_a_fault<F>(
-    what: &'static str,
-    stop: CancellationToken,
-    work: impl Fn() -> F + Send,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
-    loop {
-        // Dropped with this, it ends.
-        let mut task = JoinSet::new();
-        task.spawn(work());
-        let ended = stop.run_until_cancelled(task.join_next()).await;
-        let Some(Some(Err(error))) = ended else { return };
-        tracing::error!(%error, what, "a task of repair failed; it begins anew");
-        if stop.run_until_cancelled(tokio::time::sleep(AFTER_A_FAULT)).await.is_none() {
-            return;
-        }
-    }
 }
 
 impl Repair {
@@ -477,27 +454,5 @@ impl Repair {
         }
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Some(millis.saturating_mul(left) / made / 1000)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_begins_anew_and_ends_when_it_is_told_to() {
-        let (begun, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let count = Arc::clone(&begun);
-        let task = tokio::spawn(again_after_a_fault("a test", stop.clone(), move || {
-            let nth = count.fetch_add(1, Relaxed);
-            async move {
-                assert!(nth > 1, "on purpose");
-                std::future::pending::<()>().await;
-            }
-        }));
-        tokio::time::sleep(5 * AFTER_A_FAULT).await;
-        assert_eq!(begun.load(Relaxed), 3);
-        stop.cancel();
-        task.await.expect("it ends");
     }
 }

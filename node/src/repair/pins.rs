@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use copse_core::ids::ShardId;
+use copse_core::ids::{ShardId, ShardIndex};
 use copse_proto::status::{Reason, Refusal};
 use tokio::time::Instant;
 
@@ -64,6 +64,14 @@ impl Pins {
         Ok(Giving { pins: self.clone(), id })
     }
 
+    /// How many other shards of its chunk are being given away.
+    pub(super) fn others_given(&self, id: ShardId) -> usize {
+        let of_chunk = |index| ShardId { chunk: id.chunk, index: ShardIndex(index) };
+        let state = self.lock();
+        let given = state.giving.range(of_chunk(0)..=of_chunk(u8::MAX));
+        given.filter(|given| **given != id).count()
+    }
+
     /// Another node wants to drop its own, since this one has it: it stays for a while.
     ///
     /// # Errors
@@ -85,6 +93,13 @@ impl Pins {
         state.pinned.insert(id, until);
         state.order.push_back((until, id));
         Ok(())
+    }
+}
+
+impl Giving {
+    /// Which shard.
+    pub(super) const fn id(&self) -> ShardId {
+        self.id
     }
 }
 
@@ -113,7 +128,7 @@ const _: () = assert!(PROOF_HOLDS.as_secs() < PINNED_FOR.as_secs());
 
 #[cfg(test)]
 mod tests {
-    use copse_core::ids::{ChunkId, ShardIndex};
+    use copse_core::ids::ChunkId;
     use tokio::time::advance;
 
     use super::*;
@@ -164,6 +179,10 @@ mod tests {
         drop(giving);
         pins.pin(shard(1)).expect("it was kept");
         assert!(pins.give(shard(2)).is_ok(), "others are their own affair");
+        let sibling = ShardId { index: ShardIndex(1), ..shard(1) };
+        assert_eq!(pins.others_given(sibling), 0);
+        let _giving = pins.give(sibling).expect("nobody counts on it");
+        assert_eq!((pins.others_given(sibling), pins.others_given(shard(1))), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]
