@@ -55,10 +55,10 @@ impl Asking {
         let asked = stream::iter(self.in_order(own, nodes)).map(|node| {
             let asked = ask(node);
             async move {
-                self.note(node, true);
-                if tokio::time::timeout(NODE_TIME_MAX, asked).await.is_ok() {
-                    self.note(node, false);
-                } else {
+                self.lock().begin(node);
+                let slow = tokio::time::timeout(NODE_TIME_MAX, asked).await.is_err();
+                self.lock().nodes.entry(node).or_default().slow = slow;
+                if slow {
                     tracing::debug!(node = %node.short(), "slow to say what changed");
                 }
             }
@@ -80,12 +80,12 @@ impl Asking {
         });
         nodes
     }
+}
 
-    /// Who is given up in the middle stays noted as slow.
-    fn note(&self, node: NodeId, slow: bool) {
-        let mut state = self.lock();
-        let round = state.round;
-        state.nodes.insert(node, Last { slow, round });
+impl State {
+    /// Who is cut off by the end of the round is no slower than before.
+    fn begin(&mut self, node: NodeId) {
+        self.nodes.entry(node).or_default().round = self.round;
     }
 }
 

@@ -112,6 +112,7 @@ impl Scrub {
                 Err(ReadError::Closed) => return,
                 Err(error) => {
                     tracing::error!(%error, "the scrub cannot list what is held");
+                    self.store.doubts().not_listed();
                     self.rest(IDLE).await;
                     continue;
                 }
@@ -181,7 +182,11 @@ impl Scrub {
             return;
         }
         let after = self.state.probed.lock().map_or(None, |probed| *probed);
-        let next = self.store.list(after, 1).await.ok().and_then(|list| list.first().copied());
+        let next = match self.store.list(after, 1).await {
+            Ok(list) => list.first().copied(),
+            Err(ReadError::Io { .. }) => return doubts.not_listed(),
+            Err(_) => return,
+        };
         if let Ok(mut probed) = self.state.probed.lock() {
             *probed = next;
         }
@@ -192,6 +197,10 @@ impl Scrub {
 
     /// How long so many bytes may take, so that all are read within the period.
     async fn pause(&self, bytes: u64) -> Duration {
+        if bytes == 0 {
+            // Nothing of it could be read: the disk is not asked again and again for what it has not.
+            return IDLE.min(self.period);
+        }
         let held = self.store.stats().await.shard_bytes.max(1);
         let nanos = self.period.as_nanos() * u128::from(bytes) / u128::from(held);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(self.period)
@@ -267,9 +276,9 @@ mod tests {
         let stop = CancellationToken::new();
         let running = tokio::spawn(scrub.run(stop.clone()));
         tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+        let unreadable = store.doubts().is_unreadable();
         stop.cancel();
         running.await.expect("the scrub");
-        let unreadable = store.doubts().is_unreadable();
         store.set_faults(Faults::default());
         (store.list(None, 9).await.expect("a page"), unreadable)
     }

@@ -98,6 +98,13 @@ impl Doubts {
         })
     }
 
+    /// What is held could not even be listed.
+    pub(crate) fn not_listed(&self) {
+        let mut state = self.lock();
+        state.failed = state.failed.saturating_add(1);
+        state.since.get_or_insert_with(Instant::now);
+    }
+
     /// A lost shard was set apart, or could not be.
     pub(super) fn set_apart(&self, id: ShardId, done: bool) {
         let mut state = self.lock();
