@@ -161,18 +161,22 @@ impl Leaving {
         if inner.wanted.subscribe().wait_for(|wanted| *wanted).await.is_err() {
             return;
         }
-        inner.shards.take_nothing_new();
         if let Err(error) = inner.membership.set_state(NodeState::Leaving) {
             tracing::error!(%error, "the node cannot say that it leaves");
         }
+        // What is under way is acknowledged, and then handed over with the rest.
+        inner.shards.take_nothing_new().await;
         let of = inner.store.stats().await.shards;
         tracing::info!(shards = of, "leaving: shards are handed over");
+        let mut was_empty = false;
         loop {
             let left = inner.store.stats().await.shards;
             inner.progress.send_replace(Progress::Leaving { left, of: of.max(left) });
-            if left == 0 {
+            // A put that its asker gave up may still be written: seen twice, nothing is on its way.
+            if left == 0 && std::mem::replace(&mut was_empty, true) {
                 break;
             }
+            was_empty = left == 0;
             tokio::time::sleep(LOOK_EVERY).await;
         }
         if let Err(error) = inner.membership.set_state(NodeState::Left) {
@@ -185,7 +189,11 @@ impl Leaving {
         if !bid_farewell(announce).await {
             tracing::warn!("hardly anybody could be told that the node has left");
         }
-        if let Err(error) = inner.departure.write(LEFT_FILE) {
+        let left = inner.store.stats().await.shards;
+        if left > 0 {
+            // Nobody was promised them. The next start hands them over, as that of a leaving node.
+            tracing::warn!(shards = left, "not written down as left: shards are still here");
+        } else if let Err(error) = inner.departure.write(LEFT_FILE) {
             tracing::warn!(%error, "it could not be written down that the node has left");
         }
         tracing::info!("left: nothing is held here any more");

@@ -15,6 +15,7 @@ pub mod dial;
 pub mod door;
 pub mod identity;
 pub mod init;
+pub mod intake;
 pub mod leaving;
 pub mod lock;
 pub mod membership;

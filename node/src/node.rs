@@ -25,6 +25,7 @@ use crate::{
     control,
     door::{About, Door, DoorError, Listener, Parts, Records},
     identity::Seed,
+    intake::Intake,
     leaving::{self, Departure, Leaving},
     membership::{self, Contact, Membership, memory::Memory},
     metrics,
@@ -163,6 +164,7 @@ impl Node {
         let jitter = u64::from_le_bytes(std::array::from_fn(|i| random[i]));
         let pool = PeerPool::new(endpoint.clone(), id, Arc::new(membership.clone()), jitter);
         let half = |size: ByteSize| ByteSize(size.0 / 2);
+        let intake = Intake::default();
         let shards = ShardService::new(shards::Parts {
             network: config.network,
             key: key.clone(),
@@ -172,6 +174,7 @@ impl Node {
             put_buffers: Buffers::new("shards on their way in", half(config.put_buffers)),
             get_buffers: Buffers::new("shards on their way out", half(config.get_buffers)),
             pace: pace.clone(),
+            intake: intake.clone(),
         });
         let parts = repair::Parts {
             network: config.network,
@@ -182,6 +185,7 @@ impl Node {
             views: Arc::new(membership.clone()),
             events,
             pace,
+            intake,
             settings: config.repair.clone(),
             phases,
             seed: blake3::derive_key("copse node start: repair", &random),
@@ -404,6 +408,9 @@ impl PeerHandler for Handler {
                 Ok(Outcome::PutShard(convert::receipt(&signed)).into())
             }
             Op::GetShard(request) => {
+                if request.counted_on {
+                    self.repair.count_on(convert::shard_id(&request.chunk_id, request.index)?)?;
+                }
                 let found = self.shards.get_here(&request).await?;
                 Ok(Answer { outcome: Outcome::GetShard(found.header), body: found.data })
             }
@@ -476,6 +483,7 @@ impl About for Facts {
                 quarantined: stats.quarantined,
                 trashed: stats.trashed,
                 dead_bytes: stats.dead_bytes,
+                unreadable: self.store.doubts().is_unreadable(),
             }),
             repair: Some(repair),
             scrub: Some(scrub),

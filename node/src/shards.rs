@@ -4,10 +4,7 @@
 //! Refuses to pass on what a peer asks: a request is forwarded once, so none goes in circles. The
 //! door and the peer server are two ways in to this one service.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use copse_core::{
@@ -26,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::{
     beside::beside,
     buffers::{Buffers, Taken},
+    intake::Intake,
     peer::{Op, Outcome, PeerError, pool::PeerPool},
     refusals,
     repair::Pace,
@@ -62,8 +60,8 @@ struct Inner {
     get_buffers: Buffers,
     /// Told of everyone who waits, so that repair holds back.
     pace: Pace,
-    /// The node is leaving: it takes nothing new.
-    leaving: AtomicBool,
+    /// Closed when the node leaves: then it takes nothing new.
+    intake: Intake,
     /// Hashing is pure computing: more at once than there are processors only takes turns.
     hashing: Semaphore,
 }
@@ -86,12 +84,15 @@ pub struct Parts {
     pub get_buffers: Buffers,
     /// The budget of repair, which holds back while others are served.
     pub pace: Pace,
+    /// Closed when the node leaves.
+    pub intake: Intake,
 }
 
 impl ShardService {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { network, key, clock, store, peers, put_buffers, get_buffers, pace } = parts;
+        let Parts { network, key, clock, store, peers, put_buffers, get_buffers, pace, intake } =
+            parts;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self(Arc::new(Inner {
             node: key.id(),
@@ -103,7 +104,7 @@ impl ShardService {
             put_buffers,
             get_buffers,
             pace,
-            leaving: AtomicBool::new(false),
+            intake,
             hashing: Semaphore::new(processors),
         }))
     }
@@ -113,9 +114,9 @@ impl ShardService {
         &self.0.put_buffers
     }
 
-    /// Takes nothing new from now on: the node is leaving.
-    pub fn take_nothing_new(&self) {
-        self.0.leaving.store(true, Ordering::Relaxed);
+    /// Takes nothing new from now on, and waits for what is under way: the node is leaving.
+    pub async fn take_nothing_new(&self) {
+        self.0.intake.close().await;
     }
 
     /// Notes that somebody is waiting for what this node does.
@@ -167,10 +168,8 @@ impl ShardService {
         data: Bytes,
     ) -> Result<SignedReceipt, Refusal> {
         let inner = &self.0;
-        if inner.leaving.load(Ordering::Relaxed) {
-            let text = format!("node {} is leaving and takes nothing new", inner.node.short());
-            return Err(Refusal::new(Reason::Leaving, text).about("node", inner.node));
-        }
+        // Until there is an answer: who leaves waits for it.
+        let _inside = inner.intake.enter(inner.node).await?;
         let shard_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let verified = {
             let _turn = inner.hashing.acquire().await;
@@ -209,6 +208,8 @@ impl ShardService {
             None => self.get_here(&request).await?,
             Some(to) => {
                 request.target.clear();
+                // A node's word to another; no client has a shard to drop.
+                request.counted_on = false;
                 let answer = self.0.peers.request(to, Op::GetShard(request), Bytes::new()).await?;
                 match answer.outcome {
                     Outcome::GetShard(header) => Found { header, data: answer.body },

@@ -89,6 +89,7 @@ impl Report {
                 "quarantined": store.quarantined,
                 "trashed": store.trashed,
                 "dead_bytes": store.dead_bytes,
+                "unreadable": store.unreadable,
             },
             "repair": self.repair_json(),
             "scrub": {
@@ -220,6 +221,9 @@ impl fmt::Display for Report {
         }
         if store.quarantined > 0 {
             line("damaged", &format_args!("{} shards set aside", store.quarantined))?;
+        }
+        if store.unreadable {
+            line("disk", &"GIVES NOTHING for an hour: what it holds does not count; see the log")?;
         }
         for (name, text) in self.repair_lines() {
             line(name, &text)?;

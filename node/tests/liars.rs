@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use copse_core::ids::{ChunkId, ShardId, ShardIndex};
 use copse_node::store::{
-    ArcChanges, HeldShard, Ledger, MemoryStore, PutError, ReadError, RemovalReason, RemoveError,
-    Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, VerifiedShard, Want,
+    ArcChanges, Doubts, HeldShard, Ledger, MemoryStore, PutError, ReadError, RemovalReason,
+    RemoveError, Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, VerifiedShard,
+    Want,
 };
 use copse_proto::door::{InfoRequest, node_client::NodeClient};
 use support::{PATIENCE, Put, TestNode, chunk};
@@ -72,6 +73,10 @@ impl ShardStore for Liar {
         limit: usize,
     ) -> Result<Vec<HeldShard>, ReadError> {
         self.0.list_arc(arc, after, limit).await
+    }
+
+    fn doubts(&self) -> &Arc<Doubts> {
+        self.0.doubts()
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {

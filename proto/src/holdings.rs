@@ -28,6 +28,12 @@ pub const LIST_ARCS_MAX: usize = 1024;
 /// of a disk of ordinary size, so that one answer tells of many arcs.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
 
+/// Bit of `ArcChangesReply::unable`: the node can write nothing down, so it plans nothing.
+pub const CANNOT_PLAN: u32 = 1;
+
+/// Bit of `ArcChangesReply::unable`: the node's disk cannot be read, so what it holds does not count.
+pub const CANNOT_READ: u32 = 2;
+
 /// What a node holds in one arc, in short: equal digests mean equal holdings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArcDigest {

@@ -115,6 +115,7 @@ async fn receive(
         index: index.0.into(),
         offset: want.start as u64,
         length: want.len() as u64,
+        counted_on: false,
     };
     let mut stream = in_time(link.get(request)).await?;
     let Some(Arrived::Message(door::GetReply { part: Some(Part::Header(header)) })) =

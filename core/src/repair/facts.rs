@@ -108,6 +108,12 @@ pub trait Nodes {
     /// What we think of a node; [`NodeFacts::UNKNOWN`] of one we never heard of.
     fn facts(&self, node: &NodeId) -> NodeFacts;
 
+    /// Whether a node can plan for others, as far as it says so itself: one that can write nothing down
+    /// cannot.
+    fn plans(&self, _node: &NodeId) -> bool {
+        true
+    }
+
     /// Whether we ourselves are cut off from most of the network. Nothing is planned then.
     fn cut_off(&self) -> bool {
         false

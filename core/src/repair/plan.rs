@@ -112,15 +112,17 @@ impl ChunkPlan {
     }
 }
 
-/// Who plans for an arc: the first node of its walk that answers and that we trust.
+/// Who plans for an arc: the first node of its walk that answers, that we trust, and that can plan.
 pub fn steward(ring: &Ring, arc: u16, nodes: &impl Nodes) -> Option<NodeId> {
     ring.walk(arc).find(|node| may_be_steward(nodes, node))
 }
 
-/// Whether a node can plan for others: it answers, and we trust it.
+/// Whether a node can plan for others: it answers, we trust it, and it does not say that it cannot.
 pub fn may_be_steward(nodes: &impl Nodes, node: &NodeId) -> bool {
     let facts = nodes.facts(node);
-    facts.trusted && matches!(facts.standing, Standing::Alive | Standing::Suspect)
+    facts.trusted
+        && nodes.plans(node)
+        && matches!(facts.standing, Standing::Alive | Standing::Suspect)
 }
 
 /// Plans what to do with a chunk. Depends on nothing but its arguments, and not on the order of the

@@ -128,6 +128,9 @@ metrics! {
     "copse_store_quarantined_shards", Gauge, [],
         "Shards found damaged and set aside.",
         |info, out| store(info, out, |store| store.quarantined);
+    "copse_store_readable", Gauge, [],
+        "0 when the disk has given nothing for an hour, so that what it holds counts as lost; else 1.",
+        |info, out| store(info, out, |store| (!store.unreadable).into());
     "copse_store_trashed_shards", Gauge, [],
         "Shards dropped whose bytes are kept for a while.",
         |info, out| store(info, out, |store| store.trashed);

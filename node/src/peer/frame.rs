@@ -269,6 +269,7 @@ mod tests {
                 index: 7,
                 offset: 0,
                 length: 4096,
+                counted_on: false,
             })),
             background: false,
         };

@@ -2,7 +2,8 @@
 //!
 //! Owns the rule by which this node gives a shard away. It refuses on doubt: a shard is dropped only
 //! when this node's own ring says that it should not have it (or the node is leaving), and another
-//! node has just proved that it holds it. Who asks does not matter, so nothing is gained by lying.
+//! node has just proved that it holds it, and keeps it for a while (see `pins`). Who asks does not
+//! matter, so nothing is gained by lying; and what is asked at once is bounded in memory.
 
 use std::sync::Arc;
 
@@ -23,12 +24,16 @@ use copse_proto::{
 };
 
 use super::{
-    exchange::Exchange,
+    exchange::{Exchange, Use},
     facts::Views,
+    health::Health,
     phases::{Phase, Phases},
+    pins::{Giving, PROOF_HOLDS, Pins},
     report::{Counters, count},
 };
 use crate::{
+    buffers::Buffers,
+    byte_size::ByteSize,
     refusals,
     store::{HeldShard, RemovalReason, ShardStore, StoreRevision, StoreStats, Want, Writes},
 };
@@ -40,17 +45,29 @@ const TARGETS_WITHIN: usize = 3;
 /// The part of the capacity under which the rest is kept for what the ring gives this node.
 const TIGHT_BELOW: u64 = 20;
 
+/// Memory for shards that are handed over at the same time: four of the largest, 40 of a full chunk
+/// of 10+6.
+const HAND_OVER_BYTES: ByteSize = ByteSize(32 << 20);
+
 /// Answers about this node's own shards.
 pub(super) struct Answers {
     pub(super) own: NodeId,
     pub(super) store: Arc<dyn ShardStore>,
     pub(super) views: Views,
     pub(super) exchange: Exchange,
+    pub(super) health: Health,
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
+    pub(super) pins: Pins,
+    pub(super) memory: Buffers,
 }
 
 impl Answers {
+    /// Memory for shards on their way to others.
+    pub(super) fn memory() -> Buffers {
+        Buffers::new("shards that are handed over", HAND_OVER_BYTES)
+    }
+
     /// Which arcs changed since a revision, and the body that lists them.
     pub(super) async fn arc_changes(
         &self,
@@ -72,6 +89,7 @@ impl Answers {
         let stats = self.store.stats().await;
         let reply = peer::ArcChangesReply {
             fullness: fullness(&stats),
+            unable: self.health.told().await,
             epoch: changes.now.epoch,
             revision: changes.now.revision,
             all: changes.all,
@@ -113,17 +131,22 @@ impl Answers {
     pub(super) async fn hand_over(&self, asked: &peer::HandOver) -> Result<u64, Refusal> {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let to = convert::node_id(&asked.to)?;
+        let descriptor = self.descriptor(id).await?;
+        let giving = self.pins.give(id)?;
+        self.may_give_away(id, descriptor.geometry(), to).await?;
+        // Only now: who asks for what it does not get costs one group.
+        let _memory = self.memory.take(descriptor.shard_bytes()).await?;
         let read = self.store.read(id, Want::Whole).await;
         let read = read.map_err(|error| refusals::of_read(&error))?;
-        let descriptor = convert::descriptor(&read.descriptor)?;
-        self.may_give_away(id, descriptor.geometry(), to).await?;
         let bytes = read.data.len() as u64;
         let sent = self.send(id, to, &descriptor, read.data).await;
         #[cfg(feature = "canary")]
         let sent = if self.phases.moves_blindly() { Ok(bytes) } else { sent };
         let sent = sent?;
         self.phases.reach(Phase::Moved, id.chunk).await;
-        self.remove(id, RemovalReason::HandedOver).await?;
+        // The ring may have changed since the shard began to be sent.
+        self.may_give_away(id, descriptor.geometry(), to).await?;
+        self.remove(giving, RemovalReason::HandedOver).await?;
         count(&self.counters.moved_shards, 1);
         count(&self.counters.moved_bytes, bytes);
         tracing::debug!(shard = %id, to = %to.short(), "handed over");
@@ -140,32 +163,60 @@ impl Answers {
     ) -> Result<u64, Refusal> {
         let sent = self.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
         self.phases.reach(Phase::Sent, id.chunk).await;
-        self.exchange.prove(to, descriptor, id).await?;
+        self.prove(to, descriptor, id).await?;
         Ok(sent)
+    }
+
+    /// Has another node prove a shard so that it may be dropped here, and keep it for a while.
+    async fn prove(&self, by: NodeId, descriptor: &Descriptor, id: ShardId) -> Result<(), Refusal> {
+        let proof = self.exchange.prove(by, descriptor, id, Use::DroppingOnes);
+        match tokio::time::timeout(PROOF_HOLDS, proof).await {
+            Ok(proved) => proved,
+            Err(_) => {
+                let text = format!("node {by} did not prove shard {id} within {PROOF_HOLDS:?}");
+                Err(Refusal::new(Reason::TimedOut, text))
+            }
+        }
+    }
+
+    /// The descriptor of a shard's chunk, from its first group.
+    async fn descriptor(&self, id: ShardId) -> Result<Descriptor, Refusal> {
+        let first = self.store.read(id, Want::Range(0..1)).await;
+        let first = first.map_err(|error| refusals::of_read(&error))?;
+        Ok(convert::descriptor(&first.descriptor)?)
     }
 
     /// Drops a shard that another node proves to hold.
     pub(super) async fn release(&self, asked: &peer::Release) -> Result<(), Refusal> {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let kept_by = convert::node_id(&asked.kept_by)?;
-        let first = self.store.read(id, Want::Range(0..1)).await;
-        let first = first.map_err(|error| refusals::of_read(&error))?;
-        let descriptor = convert::descriptor(&first.descriptor)?;
+        let descriptor = self.descriptor(id).await?;
+        let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
-        self.exchange.prove(kept_by, &descriptor, id).await?;
-        self.remove(id, RemovalReason::Surplus).await?;
+        self.prove(kept_by, &descriptor, id).await?;
+        self.remove(giving, RemovalReason::Surplus).await?;
         count(&self.counters.released_shards, 1);
         tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");
         Ok(())
     }
 
-    async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<(), Refusal> {
-        self.store.remove(id, reason).await.map(|_| ()).map_err(|error| {
+    /// Drops a shard, in a task of its own: when the asker goes away the removal still happens, and
+    /// until it has, the shard is marked as being given away.
+    async fn remove(&self, giving: Giving, reason: RemovalReason) -> Result<(), Refusal> {
+        let (id, store) = (giving.id(), Arc::clone(&self.store));
+        let removed = tokio::spawn(async move {
+            let removed = store.remove(id, reason).await;
+            drop(giving);
+            removed
+        });
+        let removed = removed.await.map_err(|error| refusals::internal(&error))?;
+        removed.map(|_| ()).map_err(|error| {
             Refusal::new(Reason::StoreFailed, format!("shard {id} was not dropped: {error}"))
         })
     }
 
-    /// Whether this node should give a shard away, and that node take it.
+    /// Whether this node should give a shard away, and that node take it. Others of the chunk that are
+    /// being given away do not count as held.
     async fn may_give_away(
         &self,
         id: ShardId,
@@ -181,10 +232,10 @@ impl Answers {
         let view = self.views.now();
         let held = self.store.held(id.chunk).await.map_err(|error| refusals::of_read(&error))?;
         let entitled = slots(&view.ring, id, geometry, self.own);
-        if view.own_state == NodeState::Active && held.len() <= entitled {
+        let held = held.len().saturating_sub(self.pins.others_given(id));
+        if view.own_state == NodeState::Active && held <= entitled {
             return keeps(format!(
-                "by this node's ring it should hold {entitled} shards of the chunk, and it holds {}",
-                held.len()
+                "by this node's ring it should hold {entitled} shards of the chunk, and it holds {held}",
             ));
         }
         let arc = Ring::arc(&id.chunk);

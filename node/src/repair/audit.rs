@@ -2,17 +2,21 @@
 //!
 //! Owns whom to check and how often. The one idea: a node that holds nothing of what it claims is
 //! found by its first few audits, one that lost a hundredth of it within some hundred; those under
-//! suspicion are checked more.
+//! suspicion are checked more. Whose disk fails or who says nothing is told to [`super::proofs`].
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use copse_core::{ids::NodeId, random::Random};
-use copse_proto::status::Reason;
+use copse_proto::status::{Reason, Refusal};
 
 use super::{
     claims::{Claims, blocking},
     exchange::Exchange,
     facts::View,
+    proofs::Proofs,
     report::{Counters, count},
     trust::Trust,
 };
@@ -23,12 +27,19 @@ const NODES_A_ROUND: usize = 4;
 /// Shards that a node under suspicion has to prove in a round.
 const PROOFS_OF_SUSPECT: usize = 8;
 
+/// Suspects that are checked in a round, at most.
+const SUSPECTS_A_ROUND: usize = 16;
+
+/// How long a proof may take. A group of 16 KiB is read and sent in far less.
+const PROOF_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// The auditor.
 pub(super) struct Audit {
     pub(super) own: NodeId,
     pub(super) claims: Arc<Claims>,
     pub(super) exchange: Exchange,
     pub(super) trust: Trust,
+    pub(super) proofs: Proofs,
     pub(super) counters: Arc<Counters>,
     pub(super) random: Mutex<Random>,
 }
@@ -44,7 +55,14 @@ impl Audit {
             .collect();
         let suspects: Vec<NodeId> =
             self.trust.suspects().into_iter().filter(|node| others.contains(node)).collect();
-        let some = self.lock(|random| random.choose(others, NODES_A_ROUND));
+        let dumb: Vec<NodeId> =
+            self.proofs.suspects().into_iter().filter(|node| others.contains(node)).collect();
+        let some = self.lock(|random| {
+            let mut some = random.choose(others, NODES_A_ROUND);
+            some.extend(random.choose(dumb, SUSPECTS_A_ROUND));
+            some
+        });
+        let suspects = self.lock(|random| random.choose(suspects, SUSPECTS_A_ROUND));
         for node in some {
             self.check(node).await;
         }
@@ -67,7 +85,14 @@ impl Audit {
         let picked = blocking(move || claims.pick(node, number(arc), number(shard))).await;
         let Ok(Some(shard)) = picked else { return };
         count(&self.counters.audits, 1);
-        if let Err(refusal) = self.exchange.audit(node, &shard).await {
+        let audit = tokio::time::timeout(PROOF_TIME_MAX, self.exchange.audit(node, &shard));
+        let audited = audit.await.unwrap_or_else(|_| {
+            Err(Refusal::new(Reason::TimedOut, format!("no proof within {PROOF_TIME_MAX:?}")))
+        });
+        if let Err(refusal) = audited {
+            if matches!(refusal.reason(), Reason::StoreFailed | Reason::TimedOut) {
+                self.proofs.failed(node);
+            }
             if refusal.reason() == Reason::BadReply {
                 self.counters.audits_failed.fetch_add(1, Relaxed);
             }

@@ -195,6 +195,7 @@ impl Claims {
             .map(|ArcDigest { arc, shards, sum }| (arc, (shards, sum)))
             .collect();
         self.opinions.fullness(node, reply.fullness);
+        self.opinions.unable(node, reply.unable);
         let now = StoreRevision { epoch: reply.epoch, revision: reply.revision };
         Ok((now, reply.all, digests))
     }

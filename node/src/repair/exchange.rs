@@ -27,6 +27,7 @@ use copse_proto::{
 
 use super::{
     pace::Pace,
+    proofs::Proofs,
     trust::{Fault, Trust},
 };
 use crate::{
@@ -44,6 +45,7 @@ struct Inner {
     peers: PeerPool,
     pace: Pace,
     trust: Trust,
+    proofs: Proofs,
     random: Mutex<Random>,
 }
 
@@ -52,11 +54,11 @@ impl Exchange {
         network: NetworkId,
         peers: PeerPool,
         pace: Pace,
-        trust: Trust,
+        (trust, proofs): (Trust, Proofs),
         seed: &[u8; 32],
     ) -> Self {
         let random = Mutex::new(Random::new(seed, "repair proofs"));
-        Self(Arc::new(Inner { network, peers, pace, trust, random }))
+        Self(Arc::new(Inner { network, peers, pace, trust, proofs, random }))
     }
 
     /// Asks a node something.
@@ -95,7 +97,7 @@ impl Exchange {
         id: ShardId,
         lane: Lane,
     ) -> Result<VerifiedShard, Refusal> {
-        let (header, data) = self.read(node, id, 0, 0, lane).await?;
+        let (header, data) = self.read(node, id, Asked::WHOLE, lane).await?;
         let checked =
             beside(move || VerifiedShard::check(header.descriptor.into(), id.index, data));
         match checked.await {
@@ -142,10 +144,11 @@ impl Exchange {
         node: NodeId,
         descriptor: &Descriptor,
         id: ShardId,
+        use_of_it: Use,
     ) -> Result<(), Refusal> {
         let wanted = self.random_range(descriptor.shard_bytes() as u64);
-        let (header, data) =
-            self.read(node, id, wanted.start, wanted.end - wanted.start, Lane::Emergency).await?;
+        let asked = Asked::group(&wanted, use_of_it);
+        let (header, data) = self.read(node, id, asked, Lane::Emergency).await?;
         if proves(descriptor, id, &wanted, &header, &data) {
             self.0.trust.passed(node);
             Ok(())
@@ -158,8 +161,8 @@ impl Exchange {
     pub(super) async fn audit(&self, node: NodeId, shard: &ListedShard) -> Result<(), Refusal> {
         let id = shard.id;
         let wanted = self.random_range(shard.shard_bytes.into());
-        let (header, data) =
-            self.read(node, id, wanted.start, wanted.end - wanted.start, Lane::Emergency).await?;
+        let asked = Asked::group(&wanted, Use::Knowing);
+        let (header, data) = self.read(node, id, asked, Lane::Emergency).await?;
         let proved = convert::descriptor(&header.descriptor).is_ok_and(|descriptor| {
             descriptor.id() == id.chunk
                 && descriptor.geometry() == shard.geometry
@@ -178,24 +181,27 @@ impl Exchange {
         repair::proof_range(shard_bytes, &mut random)
     }
 
-    /// Reads from a node; length 0 is the whole shard.
+    /// Reads from a node.
     async fn read(
         &self,
         node: NodeId,
         id: ShardId,
-        offset: u64,
-        length: u64,
+        asked: Asked,
         lane: Lane,
     ) -> Result<(door::GetHeader, Bytes), Refusal> {
         let op = Op::GetShard(door::GetRequest {
             target: Vec::new(),
             chunk_id: id.chunk.as_bytes().to_vec(),
             index: id.index.0.into(),
-            offset,
-            length,
+            offset: asked.offset,
+            length: asked.length,
+            counted_on: asked.counted_on,
         });
         match self.ask(node, op, lane).await {
-            Ok((Outcome::GetShard(header), body)) => Ok((header, body)),
+            Ok((Outcome::GetShard(header), body)) => {
+                self.0.proofs.given(node);
+                Ok((header, body))
+            }
             Ok(_) => Err(PeerError::BadReply { node }.into()),
             Err(error) => {
                 let refusal = Refusal::from(error);
@@ -212,6 +218,31 @@ impl Exchange {
         self.0.trust.caught(node, id, fault);
         let text = format!("node {node} {fault} (shard {id})");
         Refusal::new(Reason::BadReply, text).about("node", node)
+    }
+}
+
+/// What a proof is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// To know that the shard is there.
+    Knowing,
+    /// To drop one's own: the other keeps its own for a while (see `pins`).
+    DroppingOnes,
+}
+
+/// What is read of a shard; length 0 is all of it.
+struct Asked {
+    offset: u64,
+    length: u64,
+    counted_on: bool,
+}
+
+impl Asked {
+    const WHOLE: Self = Self { offset: 0, length: 0, counted_on: false };
+
+    fn group(wanted: &Range<u64>, use_of_it: Use) -> Self {
+        let counted_on = use_of_it == Use::DroppingOnes;
+        Self { offset: wanted.start, length: wanted.end - wanted.start, counted_on }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the planner is told of nodes: how they stand, whether they have room, whether they are
 //! trusted.
 //!
-//! Owns the memory of who has no room. The one idea: a [`View`] is one moment
+//! Owns the memory of who has no room, and of who says that it cannot read its disk. The one idea: a [`View`] is one moment
 //! of the directory and of who answers; plan and answer go by one and the same.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,9 +16,10 @@ use copse_core::{
     repair::{NodeFacts, Nodes, Room, Standing},
     ring::Ring,
 };
+use copse_proto::holdings::{CANNOT_PLAN, CANNOT_READ};
 use tokio::time::Instant;
 
-use super::trust::Trust;
+use super::{proofs::Proofs, trust::Trust};
 
 /// How long what is known of a node's room counts. Everybody tells it at each round of asking.
 const ROOM_FOR: Duration = Duration::from_secs(300);
@@ -66,12 +67,15 @@ pub trait Looks: Send + Sync + 'static {
 #[derive(Clone)]
 pub(super) struct Opinions {
     trust: Trust,
+    proofs: Proofs,
+    /// What nodes say that they cannot do, until they say something else.
+    unable: Arc<Mutex<BTreeMap<NodeId, u32>>>,
     rooms: Arc<Mutex<BTreeMap<NodeId, (Room, Instant)>>>,
 }
 
 impl Opinions {
-    pub(super) fn new(trust: Trust) -> Self {
-        Self { trust, rooms: Arc::default() }
+    pub(super) fn new(trust: Trust, proofs: Proofs) -> Self {
+        Self { trust, proofs, unable: Arc::default(), rooms: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Room, Instant)>> {
@@ -107,24 +111,54 @@ impl Opinions {
         self.note(node, room);
     }
 
+    fn unables(&self) -> MutexGuard<'_, BTreeMap<NodeId, u32>> {
+        self.unable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a node says that it cannot do (see `ArcChangesReply`).
+    pub(super) fn unable(&self, node: NodeId, said: u32) {
+        let mut unable = self.unables();
+        if said == 0 {
+            unable.remove(&node);
+        } else if unable.len() < ROOMS_MAX || unable.contains_key(&node) {
+            unable.insert(node, said);
+        }
+    }
+
+    /// Whose holdings do not count though nobody caught them, of so many nodes, and why.
+    pub(super) fn unreadable(&self, nodes: usize) -> BTreeMap<NodeId, &'static str> {
+        let dumb = self.proofs.dumb(nodes).into_iter();
+        let dumb = dumb.map(|node| (node, "has proved nothing of what it holds for an hour"));
+        let unable = self.unables();
+        let told = unable.iter().filter(|(_, said)| **said & CANNOT_READ != 0);
+        dumb.chain(told.map(|(&node, _)| (node, "says that its disk cannot be read"))).collect()
+    }
+
     /// A view and these opinions, for the planner.
     pub(super) fn with(&self, view: &View) -> Facts {
         let rooms = self.lock().clone();
+        let unreadable = self.unreadable(view.standings.len());
         let room = |node: &NodeId| match rooms.get(node) {
             Some((room, since)) if since.elapsed() < ROOM_FOR => *room,
             _ => Room::Free,
         };
         let facts = |(&node, &standing): (&NodeId, &Standing)| {
-            (node, NodeFacts { standing, room: room(&node), trusted: self.trust.trusts(&node) })
+            let trusted = self.trust.trusts(&node) && !unreadable.contains_key(&node);
+            (node, NodeFacts { standing, room: room(&node), trusted })
         };
         let nodes = view.standings.iter().map(facts).collect();
-        Facts { nodes, cut_off: view.cut_off, frozen: view.frozen, returning: None }
+        let unable = self.unables();
+        let planless = unable.iter().filter(|(_, said)| **said & CANNOT_PLAN != 0);
+        let planless = planless.map(|(&node, _)| node).collect();
+        Facts { nodes, planless, cut_off: view.cut_off, frozen: view.frozen, returning: None }
     }
 }
 
 /// The facts of one moment.
 pub(super) struct Facts {
     nodes: BTreeMap<NodeId, NodeFacts>,
+    /// Those that can plan nothing, as they say themselves.
+    planless: BTreeSet<NodeId>,
     cut_off: bool,
     frozen: bool,
     returning: Option<Duration>,
@@ -150,6 +184,10 @@ impl Nodes for Facts {
         self.nodes.facts(node)
     }
 
+    fn plans(&self, node: &NodeId) -> bool {
+        !self.planless.contains(node)
+    }
+
     fn cut_off(&self) -> bool {
         self.cut_off
     }
@@ -160,5 +198,61 @@ impl Nodes for Facts {
 
     fn returning(&self) -> Option<Duration> {
         self.returning
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_core::{directory::Directory, ids::NetworkId, repair::may_be_steward};
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::new([number; 32])
+    }
+
+    /// A view of so many nodes, all alive.
+    fn view(nodes: u8) -> View {
+        View {
+            ring: Arc::new(Directory::new(NetworkId::new([1; 32])).ring()),
+            ring_id: [0; 16],
+            own_state: NodeState::Active,
+            standings: (0..nodes).map(|number| (node(number), Standing::Alive)).collect(),
+            cut_off: false,
+            frozen: false,
+            guard: String::new(),
+        }
+    }
+
+    /// Whether what a node holds counts, and whether it can be a steward.
+    fn thought(opinions: &Opinions, of: NodeId) -> (bool, bool) {
+        let facts = opinions.with(&view(16));
+        (facts.facts(&of).trusted, may_be_steward(&facts, &of))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_plan_is_no_steward_and_what_cannot_be_read_does_not_count() {
+        let proofs = Proofs::default();
+        let opinions = Opinions::new(Trust::default(), proofs.clone());
+        for (said, counts, plans) in [
+            (0, true, true),
+            (CANNOT_PLAN, true, false),
+            (CANNOT_READ, false, false),
+            (CANNOT_PLAN | CANNOT_READ, false, false),
+            // Of a newer version.
+            (1 << 9, true, true),
+            (0, true, true),
+        ] {
+            opinions.unable(node(3), said);
+            assert_eq!(thought(&opinions, node(3)), (counts, plans), "{said}");
+            assert_eq!(thought(&opinions, node(4)), (true, true));
+        }
+        for _ in 0..=60 {
+            proofs.failed(node(5));
+            proofs.given(node(4));
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert_eq!(thought(&opinions, node(5)), (false, false));
+        assert_eq!(opinions.unreadable(16).len(), 1);
     }
 }

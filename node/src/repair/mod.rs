@@ -14,14 +14,16 @@
 //! | file | what |
 //! |---|---|
 //! | `facts` | how nodes stand, at one moment |
-//! | `claims` | who says to hold what: the mirror |
+//! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `exchange` | shards to and from others, verified and proved |
-//! | `answers` | what others may ask, and when a shard is given away |
-//! | `audit`, `trust` | checking claims; who was caught |
+//! | `answers`, `pins` | what others may ask, and when a shard is given away |
+//! | `audit`, `trust`, `proofs` | checking claims; who was caught, and who proves nothing |
+//! | `health` | what this node cannot do, as it tells others |
 //! | `scrub` | reading the own disk |
 //! | `pace` | how fast |
+//! | `again` | a task that failed begins anew |
 //! | `phases` | marks for tests |
 //! | `canary` | bugs on purpose; not in a release |
 //! | `report` | what is told of it |
@@ -38,7 +40,7 @@ use std::{
 use bytes::Bytes;
 use copse_core::{
     identity::NodeKey,
-    ids::{NetworkId, NodeId},
+    ids::{NetworkId, NodeId, ShardId},
     random::Random,
     repair::Policy,
 };
@@ -46,16 +48,21 @@ use copse_proto::{door, peer, status::Refusal};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+mod again;
 mod answers;
+mod asking;
 mod audit;
 #[cfg(feature = "canary")]
 mod canary;
 mod claims;
 mod exchange;
 mod facts;
+mod health;
 mod jobs;
 mod pace;
 mod phases;
+mod pins;
+mod proofs;
 mod report;
 mod scrub;
 mod steward;
@@ -70,19 +77,23 @@ pub use phases::{PAUSE_VARIABLE, Phase, Phases};
 pub(crate) use report::Events;
 
 use self::{
+    again::again_after_a_fault,
     answers::Answers,
     audit::Audit,
     claims::{Claims, blocking},
     exchange::Exchange,
     facts::Opinions,
+    health::Health,
     jobs::Jobs,
+    pins::Pins,
+    proofs::Proofs,
     report::Counters,
     scrub::{Scrub, ScrubState},
     steward::Steward,
     trust::Trust,
     worker::Worker,
 };
-use crate::{peer::pool::PeerPool, shards::Clock, store::ShardStore};
+use crate::{intake::Intake, peer::pool::PeerPool, shards::Clock, store::ShardStore};
 
 /// How repair behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +128,8 @@ pub struct Parts {
     pub(crate) events: Events,
     /// How fast.
     pub pace: Pace,
+    /// Closed when the node leaves.
+    pub intake: Intake,
     /// How it behaves.
     pub settings: Settings,
     /// Where to stop, in tests.
@@ -137,6 +150,7 @@ struct Inner {
     answers: Arc<Answers>,
     worker: Arc<Worker>,
     trust: Trust,
+    opinions: Opinions,
     pace: Pace,
     views: Views,
     store: Arc<dyn ShardStore>,
@@ -167,14 +181,17 @@ impl Repair {
             views,
             events,
             pace,
+            intake,
             settings,
             phases,
             seed,
         } = parts;
         let own = key.id();
         let (trust, counters) = (Trust::default(), Arc::new(Counters::default()));
-        let opinions = Opinions::new(trust.clone());
-        let exchange = Exchange::new(network, peers, pace.clone(), trust.clone(), &seed);
+        let (proofs, health) = (Proofs::default(), Health::new(Arc::clone(&store)));
+        let opinions = Opinions::new(trust.clone(), proofs.clone());
+        let believed = (trust.clone(), proofs.clone());
+        let exchange = Exchange::new(network, peers, pace.clone(), believed, &seed);
         let claims =
             Arc::new(Claims::load(own, Arc::clone(&store), exchange.clone(), opinions.clone())?);
         let jobs = Jobs::load(store.ledger(), clock() * 1000)?;
@@ -186,6 +203,7 @@ impl Repair {
             claims: Arc::clone(&claims),
             jobs: jobs.clone(),
             opinions: opinions.clone(),
+            health: health.clone(),
             ledger: store.ledger(),
             events: events.clone(),
             counters: Arc::clone(&counters),
@@ -195,14 +213,18 @@ impl Repair {
             store: Arc::clone(&store),
             views: Arc::clone(&views),
             exchange: exchange.clone(),
+            health,
             counters: Arc::clone(&counters),
             phases,
+            pins: Pins::default(),
+            memory: Answers::memory(),
         });
         let audit = Audit {
             own,
             claims: Arc::clone(&claims),
             exchange: exchange.clone(),
             trust: trust.clone(),
+            proofs,
             counters: Arc::clone(&counters),
             random: Mutex::new(Random::new(&seed, "audits")),
         };
@@ -214,10 +236,11 @@ impl Repair {
             views: Arc::clone(&views),
             claims: Arc::clone(&claims),
             jobs: jobs.clone(),
-            opinions,
+            opinions: opinions.clone(),
             exchange,
             answers: Arc::clone(&answers),
             store: Arc::clone(&store),
+            intake,
             counters: Arc::clone(&counters),
             phases,
             memory: Worker::memory(),
@@ -231,6 +254,7 @@ impl Repair {
             answers,
             worker,
             trust,
+            opinions,
             pace,
             views,
             store,
@@ -263,15 +287,15 @@ impl Repair {
             phases: inner.phases,
         };
         tasks.spawn(scrub.run(stop.clone()));
-        let this = self.clone();
-        let rounds = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = rounds.cancelled() => {}
-                () = this.rounds() => {}
-            }
-        });
+        let (rounds, audits) = (self.clone(), self.clone());
+        tasks.spawn(again_after_a_fault("the rounds", stop.clone(), move || {
+            let this = rounds.clone();
+            async move { this.rounds().await }
+        }));
+        tasks.spawn(again_after_a_fault("the audits", stop.clone(), move || {
+            let this = audits.clone();
+            async move { this.audits().await }
+        }));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a task of repair failed");
@@ -283,14 +307,20 @@ impl Repair {
         let inner = &self.0;
         loop {
             inner.steward.round().await;
-            #[cfg(feature = "canary")]
-            let audits = !inner.phases.unaudited;
-            #[cfg(not(feature = "canary"))]
-            let audits = true;
-            if audits {
-                inner.audit.round(&inner.views.now()).await;
-            }
             let _ = tokio::time::timeout(inner.settings.round_every, inner.hurry.notified()).await;
+        }
+    }
+
+    /// Beside the rounds: who is slow to prove anything keeps nobody from planning.
+    async fn audits(&self) {
+        let inner = &self.0;
+        #[cfg(feature = "canary")]
+        if inner.phases.unaudited {
+            return;
+        }
+        loop {
+            tokio::time::sleep(inner.settings.round_every).await;
+            inner.audit.round(&inner.views.now()).await;
         }
     }
 
@@ -353,6 +383,14 @@ impl Repair {
         self.0.answers.release(asked).await.map(|()| peer::ReleaseReply {})
     }
 
+    /// Another node wants to drop its own shard, since this one has it: it stays for a while.
+    ///
+    /// # Errors
+    /// When it is being given away itself: to be tried later.
+    pub fn count_on(&self, id: ShardId) -> Result<(), Refusal> {
+        self.0.answers.pins.pin(id)
+    }
+
     /// Forgets what a node held that is gone for good.
     ///
     /// # Errors
@@ -364,8 +402,12 @@ impl Repair {
 
     /// Why a node is not trusted.
     pub fn untrusted(&self) -> std::collections::BTreeMap<NodeId, String> {
-        let named = self.0.trust.untrusted().into_iter();
-        named.map(|untrusted| (untrusted.node, format!("it {}", untrusted.fault))).collect()
+        let nodes = self.0.views.now().standings.len();
+        let silent = self.0.opinions.unreadable(nodes).into_iter();
+        let silent = silent.map(|(node, why)| (node, format!("it {why}")));
+        let caught = self.0.trust.untrusted().into_iter();
+        // Who was caught was caught, whatever else it does.
+        silent.chain(caught.map(|one| (one.node, format!("it {}", one.fault)))).collect()
     }
 
     /// What it says of itself.

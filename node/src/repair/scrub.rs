@@ -2,6 +2,8 @@
 //!
 //! Owns the pace and the place. What is damaged the store sets apart; that changes the digest of its
 //! arc, so the steward sees a shard missing and has it made again. The place is kept over a restart.
+//! What could not be read is read again some times, and while nothing is read, anything: see
+//! `store::doubts`.
 //!
 //! ```text
 //! row    value
@@ -10,7 +12,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -32,6 +34,9 @@ const ROW_VERSION: u8 = 1;
 
 /// Shards looked up at one time; the place is written down as often.
 const BATCH: usize = 64;
+
+/// Shards read again at one time.
+const AGAIN_AT_ONCE: usize = 16;
 
 /// The longest sleep: the period may be changed, and a scrub be asked for.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
@@ -61,6 +66,8 @@ pub(super) struct ScrubState {
     read_bytes: AtomicU64,
     damaged: AtomicU64,
     rounds: AtomicU64,
+    /// The last shard that was read only to see whether the disk gives anything.
+    probed: Mutex<Option<ShardId>>,
 }
 
 impl ScrubState {
@@ -105,6 +112,7 @@ impl Scrub {
                 Err(ReadError::Closed) => return,
                 Err(error) => {
                     tracing::error!(%error, "the scrub cannot list what is held");
+                    self.store.doubts().not_listed();
                     self.rest(IDLE).await;
                     continue;
                 }
@@ -127,6 +135,7 @@ impl Scrub {
             }
             after = Some(last);
             self.keep(last).await;
+            self.look_again().await;
             if !hurried {
                 let pause = self.pause(bytes).await;
                 self.rest(pause.saturating_sub(started.elapsed())).await;
@@ -162,8 +171,36 @@ impl Scrub {
         }
     }
 
+    /// Reads again what could not be read; and while the disk gives nothing, any shard, so that it is
+    /// known when it gives something again.
+    async fn look_again(&self) {
+        let doubts = self.store.doubts();
+        for id in doubts.due().into_iter().take(AGAIN_AT_ONCE) {
+            self.check(id).await;
+        }
+        if !doubts.is_troubled() {
+            return;
+        }
+        let after = self.state.probed.lock().map_or(None, |probed| *probed);
+        let next = match self.store.list(after, 1).await {
+            Ok(list) => list.first().copied(),
+            Err(ReadError::Io { .. }) => return doubts.not_listed(),
+            Err(_) => return,
+        };
+        if let Ok(mut probed) = self.state.probed.lock() {
+            *probed = next;
+        }
+        if let Some(id) = next {
+            self.check(id).await;
+        }
+    }
+
     /// How long so many bytes may take, so that all are read within the period.
     async fn pause(&self, bytes: u64) -> Duration {
+        if bytes == 0 {
+            // Nothing of it could be read: the disk is not asked again and again for what it has not.
+            return IDLE.min(self.period);
+        }
         let held = self.store.stats().await.shard_bytes.max(1);
         let nanos = self.period.as_nanos() * u128::from(bytes) / u128::from(held);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(self.period)
@@ -174,6 +211,7 @@ impl Scrub {
         while !wait.is_zero() && !self.state.now.load(Relaxed) {
             let part = wait.min(SLEEP_MAX);
             let _ = tokio::time::timeout(part, self.state.asked.notified()).await;
+            self.look_again().await;
             wait -= part;
         }
     }
@@ -199,4 +237,71 @@ impl Scrub {
 fn read_row(value: &[u8]) -> Option<ShardId> {
     let [ROW_VERSION, key @ ..] = value else { return None };
     holdings::shard_of_key(key).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use copse_core::{descriptor::Descriptor, geometry::Geometry, ids::ShardIndex, shard_tree};
+
+    use super::*;
+    use crate::store::{MemoryStore, VerifiedShard, memory::Faults};
+
+    /// The first shard of a chunk of replicas.
+    fn shard(seed: u8) -> VerifiedShard {
+        let data = Bytes::from(vec![seed; 1000]);
+        let hash = shard_tree::hash(&data);
+        let geometry = Geometry::new(1, 1).expect("a geometry");
+        let descriptor = Descriptor::new(geometry, data.len(), vec![hash; 2]);
+        let descriptor = descriptor.expect("a descriptor").encode().into();
+        VerifiedShard::check(descriptor, ShardIndex(0), data).expect("a sound shard")
+    }
+
+    /// What a store holds after a scrub of so many minutes in which reads fail as told.
+    async fn held_after(minutes: u64, faults: Faults) -> (Vec<ShardId>, bool) {
+        let store = Arc::new(MemoryStore::new(1 << 20));
+        for seed in 1..=3 {
+            store.put(shard(seed)).await.expect("a put");
+        }
+        store.set_faults(faults);
+        let scrub = Scrub {
+            store: Arc::clone(&store) as Arc<dyn ShardStore>,
+            clock: Arc::new(|| 0),
+            events: Events::default(),
+            period: Duration::from_secs(30 * 24 * 3600),
+            state: Arc::default(),
+            #[cfg(feature = "canary")]
+            phases: crate::repair::Phases::default(),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(scrub.run(stop.clone()));
+        tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+        let unreadable = store.doubts().is_unreadable();
+        stop.cancel();
+        running.await.expect("the scrub");
+        store.set_faults(Faults::default());
+        (store.list(None, 9).await.expect("a page"), unreadable)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_on_a_bad_sector_is_set_apart_after_an_hour_and_the_rest_is_not() {
+        let bad = shard(2).id();
+        let faults = || Faults { fail_reads_of: Some(bad), ..Faults::default() };
+        let (held, unreadable) = held_after(50, faults()).await;
+        assert!(held.contains(&bad) && held.len() == 3 && !unreadable);
+        let (held, unreadable) = held_after(120, faults()).await;
+        assert!(!held.contains(&bad) && held.len() == 2 && !unreadable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_fails_or_hangs_is_known_after_an_hour_and_condemns_no_shard() {
+        let fails = Faults { fail_reads: true, ..Faults::default() };
+        let hangs = Faults { read_delay: Duration::from_secs(1 << 20), ..Faults::default() };
+        for faults in [fails, hangs] {
+            let (held, unreadable) = held_after(50, faults.clone()).await;
+            assert_eq!((held.len(), unreadable), (3, false), "{faults:?}");
+            let (held, unreadable) = held_after(65, faults.clone()).await;
+            assert_eq!((held.len(), unreadable), (3, true), "{faults:?}");
+        }
+    }
 }

@@ -25,11 +25,12 @@ use copse_core::{
         Row, Skip,
     },
 };
-use futures::{StreamExt as _, stream};
 
 use super::{
+    asking::Asking,
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
+    health::Health,
     jobs::Jobs,
     report::{Counters, Events, Tally, count},
 };
@@ -37,9 +38,6 @@ use crate::{
     shards::Clock,
     store::{LEDGER_CHANGES_MAX, Ledger},
 };
-
-/// Nodes asked at one time what changed.
-const ASKED_AT_ONCE: usize = 8;
 
 /// Arcs planned in one go, without letting others have the thread.
 const ARCS_AT_ONCE: usize = 64;
@@ -71,8 +69,10 @@ pub(super) struct Steward {
     policy: Policy,
     views: Views,
     claims: Arc<Claims>,
+    asking: Asking,
     jobs: Jobs,
     opinions: Opinions,
+    health: Health,
     ledger: Arc<dyn Ledger>,
     events: Events,
     counters: Arc<Counters>,
@@ -92,6 +92,7 @@ pub(super) struct Parts {
     pub(super) claims: Arc<Claims>,
     pub(super) jobs: Jobs,
     pub(super) opinions: Opinions,
+    pub(super) health: Health,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) events: Events,
     pub(super) counters: Arc<Counters>,
@@ -116,8 +117,8 @@ struct Planned {
 impl Steward {
     /// Loads what was planned before. Blocks on the ledger.
     pub(super) fn load(parts: Parts) -> io::Result<Self> {
-        let Parts { own, clock, policy, views, claims, jobs, opinions, ledger, events, counters } =
-            parts;
+        let Parts { own, clock, policy, views, claims, jobs, opinions, health, .. } = parts;
+        let Parts { ledger, events, counters, .. } = parts;
         let mut arcs = BTreeMap::new();
         ledger.scan(ROW_PREFIX, &mut |key, value| {
             if let Some((arc, known)) = read_row(key, value) {
@@ -131,8 +132,10 @@ impl Steward {
             policy,
             views,
             claims,
+            asking: Asking::default(),
             jobs,
             opinions,
+            health,
             ledger,
             events,
             counters,
@@ -158,11 +161,15 @@ impl Steward {
         std::ptr::eq(planned.as_ptr(), Arc::as_ptr(view))
     }
 
-    /// Asks everybody what changed, and plans what has to be planned; how many arcs were.
+    /// Asks everybody what changed, and plans what has to be planned, after half a minute with what is
+    /// known by then; how many arcs were planned.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
         let view = self.views.now();
+        self.health.look_again().await;
+        self.opinions.unable(self.own, self.health.told().await);
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
+            self.health.ledger_failed();
             return 0;
         }
         let nodes: Vec<NodeId> = view
@@ -171,14 +178,12 @@ impl Steward {
             .filter(|(_, standing)| standing.is_reachable())
             .map(|(&node, _)| node)
             .collect();
-        let refreshed =
-            stream::iter(nodes).map(async |node| (node, self.claims.refresh(node).await));
-        let mut refreshed = std::pin::pin!(refreshed.buffer_unordered(ASKED_AT_ONCE));
-        while let Some((node, result)) = refreshed.next().await {
-            if let Err(refusal) = result {
+        let refresh = async |node: NodeId| {
+            if let Err(refusal) = self.claims.refresh(node).await {
                 tracing::debug!(node = %node.short(), %refusal, "not told what changed");
             }
-        }
+        };
+        self.asking.ask(self.own, nodes, refresh).await;
         if view.cut_off {
             return 0;
         }
@@ -226,6 +231,7 @@ impl Steward {
             planned += part.len();
             if let Err(refusal) = blocking(move || this.plan_arcs(&view, &part)).await {
                 tracing::error!(%refusal, "arcs could not be planned; they are tried again");
+                self.health.ledger_failed();
                 return planned;
             }
         }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answers::Answers,
     claims::{Claims, blocking},
-    exchange::Exchange,
+    exchange::{Exchange, Use},
     facts::{Facts, Opinions, View, Views},
     jobs::{Jobs, kind_name},
     phases::{Phase, Phases},
@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     beside::beside,
+    intake::Intake,
     peer::{Op, Outcome, PeerError},
     shards::Clock,
     store::{ShardStore, VerifiedShard, Want},
@@ -63,6 +64,7 @@ pub(super) struct Worker {
     pub(super) exchange: Exchange,
     pub(super) answers: Arc<Answers>,
     pub(super) store: Arc<dyn ShardStore>,
+    pub(super) intake: Intake,
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
     pub(super) memory: Arc<Semaphore>,
@@ -381,6 +383,7 @@ impl Worker {
             let sent = self.exchange.put(to, descriptor, id, data, lane).await;
             return sent.map(|_| ()).inspect_err(|refusal| self.note_full(to, refusal));
         }
+        let _inside = self.intake.enter(self.own).await?;
         let encoded = Bytes::from(descriptor.encode());
         let check = move || VerifiedShard::check(encoded, id.index, data);
         let verified = beside(check)
@@ -407,7 +410,7 @@ impl Worker {
         id: ShardId,
     ) -> Result<(), Refusal> {
         if to != self.own {
-            return self.exchange.prove(to, descriptor, id).await;
+            return self.exchange.prove(to, descriptor, id, Use::Knowing).await;
         }
         let read = self.store.read(id, Want::Whole).await;
         read.map(|_| ()).map_err(|error| crate::refusals::of_read(&error))

@@ -388,14 +388,12 @@ impl Writer {
     pub(super) fn delete(&mut self, number: u32) -> Result<(), Trouble> {
         // From here on no index that survives a power cut counts on the file.
         self.books.index().flush().map_err(Trouble::Index)?;
-        match self.segments.remove(number) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                count(&self.health.io_errors);
-                tracing::error!(segment = number, %error, "compacted segment not deleted");
-                return Err(Trouble::Later);
-            }
-            _ => self.files.forget(number),
+        if let Err(error) = self.segments.remove(number) {
+            count(&self.health.io_errors);
+            tracing::error!(segment = number, %error, "compacted segment not deleted");
+            return Err(Trouble::Later);
         }
+        self.files.forget(number);
         let bytes = self.sizes.remove(&number).unwrap_or(0);
         self.health.used_bytes.fetch_sub(bytes, Relaxed);
         count(&self.health.compactions);

@@ -33,6 +33,7 @@ use super::{
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
     Want, Writes,
     books::Books,
+    doubts::{Doubts, Ended},
     file::{Faults, Segments, free_bytes, is_full, sync_directory},
     health::{Health, count},
     index::{Entry, Index},
@@ -62,6 +63,9 @@ pub const COMPACTION_BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// How long opening waits for another process to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the file system may take to say how much is free.
+const FREE_TIME_MAX: Duration = Duration::from_secs(5);
 
 const SEGMENTS_DIR: &str = "segments";
 const INDEX_DIR: &str = "index";
@@ -252,6 +256,7 @@ impl DiskStore {
             index: Arc::clone(recovered.books.index()),
             arcs: Arc::clone(recovered.books.arcs()),
             health: Arc::new(Health::new(tally, recovered.used_bytes)),
+            doubts: Arc::default(),
         });
         let segments_dir = segments.dir.clone();
         let writer = Writer {
@@ -350,15 +355,48 @@ impl DiskStore {
         Arc::clone(&self.puts).acquire_owned().await.ok()
     }
 
-    /// What a look at the disk came to; damage is set apart.
-    async fn settle<T>(&self, id: ShardId, outcome: Outcome<T>) -> Result<T, ReadError> {
+    /// Looks at a shard on the disk; damage is set apart.
+    async fn look<T: Send + 'static>(
+        &self,
+        id: ShardId,
+        work: impl FnOnce(&Shared) -> Result<Outcome<T>, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        // Before its turn: behind reads that hang it hangs as well.
+        let look = self.shared.doubts.look(id);
+        let (outcome, lost) = self
+            .blocking(move |shared| {
+                let outcome = work(shared);
+                let lost = look.end(match &outcome {
+                    Ok(_) => Ended::Read,
+                    Err(ReadError::Io { .. }) => Ended::Failed,
+                    Err(_) => Ended::Neither,
+                });
+                (outcome, lost)
+            })
+            .await?;
         match outcome {
-            Outcome::Sound(found) => Ok(found),
-            Outcome::Damaged(entry) => {
+            Ok(Outcome::Sound(found)) => Ok(found),
+            Ok(Outcome::Damaged(entry)) => {
                 self.quarantine(id, entry).await;
                 Err(ReadError::Corrupt { id })
             }
+            Err(error) if lost => {
+                self.set_lost_apart(id, &error).await;
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Sets a shard apart that could not be read for long.
+    async fn set_lost_apart(&self, id: ShardId, error: &ReadError) {
+        tracing::error!(%id, %error, "shard not readable for an hour while others are: set apart");
+        if let Ok(Ok(entry)) = self.blocking(move |shared| shared.live(id)).await {
+            self.quarantine(id, entry).await;
+        }
+        let now = self.blocking(move |shared| shared.live(id)).await;
+        let done = matches!(now, Ok(Err(ReadError::Corrupt { .. } | ReadError::NotHeld { .. })));
+        self.shared.doubts.set_apart(id, done);
     }
 
     async fn quarantine(&self, id: ShardId, entry: Entry) {
@@ -487,13 +525,11 @@ impl ShardStore for DiskStore {
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
-        let outcome = self.blocking(move |shared| shared.read(id, &want)).await??;
-        self.settle(id, outcome).await
+        self.look(id, move |shared| shared.read(id, &want)).await
     }
 
     async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
-        let outcome = self.blocking(move |shared| shared.check(id)).await??;
-        self.settle(id, outcome).await
+        self.look(id, move |shared| shared.check(id)).await
     }
 
     async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
@@ -538,14 +574,20 @@ impl ShardStore for DiskStore {
         self.blocking(move |shared| shared.list_arc(arc, after, limit)).await?
     }
 
+    fn doubts(&self) -> &Arc<Doubts> {
+        &self.shared.doubts
+    }
+
     fn ledger(&self) -> Arc<dyn Ledger> {
         Arc::clone(&self.ledger)
     }
 
     async fn stats(&self) -> StoreStats {
         let dir = self.dir.clone();
-        let free = self.blocking(move |_| free_bytes(&dir)).await;
-        let free = free.ok().and_then(Result::ok).unwrap_or(0);
+        // Of a disk that hangs the numbers in memory are told all the same: it takes nothing now.
+        let free = self.blocking(move |_| free_bytes(&dir));
+        let free = tokio::time::timeout(FREE_TIME_MAX, free).await;
+        let free = free.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(0);
         let mut stats = self.shared.health.stats(self.capacity_bytes, free);
         // Who is full is given nothing, so no write would show that there is room again.
         let left = self.capacity_bytes.saturating_sub(stats.used_bytes);

@@ -88,10 +88,15 @@ impl Segments {
         Ok(SegmentFile { number, file, faults: self.faults.clone() })
     }
 
-    /// Removes a segment's file.
+    /// Removes a segment's file. When this returns, a power cut does not bring it back; so also of one
+    /// that is gone already, for it may be gone from memory only.
     pub(super) fn remove(&self, number: u32) -> io::Result<()> {
         self.faults.remove()?;
-        std::fs::remove_file(segment::path(&self.dir, number))?;
+        match std::fs::remove_file(segment::path(&self.dir, number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.faults.sync_directory()?;
         sync_directory(&self.dir)
     }
 }
@@ -185,6 +190,9 @@ impl Faults {
     fn remove(&self) -> io::Result<()> {
         Ok(())
     }
+    fn sync_directory(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Failures that a test asks for: how many of the next calls fail, and with what.
@@ -199,6 +207,8 @@ pub(super) struct Planned {
     pub(super) writes: usize,
     pub(super) syncs: usize,
     pub(super) removes: usize,
+    /// Of the directory, after a removal.
+    pub(super) directory_syncs: usize,
     /// Bytes that can be written before the disk is full; none: there is room.
     pub(super) room: Option<usize>,
 }
@@ -249,5 +259,9 @@ impl Faults {
 
     fn remove(&self) -> io::Result<()> {
         self.next(|planned| &mut planned.removes)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.next(|planned| &mut planned.directory_syncs)
     }
 }

@@ -29,6 +29,7 @@ use super::{
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
     Want, Writes,
     arcs::{Arcs, arc_of},
+    doubts::{Doubts, Ended},
     index::Due,
     ledger::MemoryLedger,
     reader::arc_from,
@@ -48,6 +49,8 @@ pub struct Faults {
     pub fail_syncs: bool,
     /// Reading fails with EIO.
     pub fail_reads: bool,
+    /// Reading this shard fails with EIO.
+    pub fail_reads_of: Option<ShardId>,
     /// A disk that lies: says "synced" and did not, so that a crash takes acknowledged shards. No
     /// store survives this; it is there to see that a checker notices.
     pub lie_about_syncs: bool,
@@ -83,6 +86,7 @@ pub struct MemoryStore {
     state: Mutex<State>,
     crashed: Notify,
     ledger: Arc<MemoryLedger>,
+    doubts: Arc<Doubts>,
     capacity_bytes: u64,
     trash: TrashOptions,
 }
@@ -288,6 +292,7 @@ impl MemoryStore {
             state: Mutex::new(State::new(epoch)),
             crashed: Notify::new(),
             ledger: Arc::default(),
+            doubts: Arc::default(),
             capacity_bytes,
             trash,
         }
@@ -436,6 +441,29 @@ impl MemoryStore {
         }
     }
 
+    /// Reads a shard; one that cannot be read for long while others can is set apart.
+    async fn look<T>(
+        &self,
+        id: ShardId,
+        read: impl FnOnce(&mut State) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let look = self.doubts.look(id);
+        self.delay(|faults| faults.read_delay).await;
+        let mut state = self.state();
+        let fails = state.faults.fail_reads_of == Some(id) && state.live(id).is_ok();
+        let result = if fails { Err(ReadError::Io { source: eio() }) } else { read(&mut state) };
+        let lost = look.end(match &result {
+            Ok(_) => Ended::Read,
+            Err(ReadError::Io { .. }) => Ended::Failed,
+            Err(_) => Ended::Neither,
+        });
+        if lost {
+            let _ = state.quarantine::<()>(id);
+            self.doubts.set_apart(id, true);
+        }
+        result
+    }
+
     /// How often its process ended so far.
     fn crashes(&self) -> u64 {
         self.state().crashes
@@ -567,45 +595,46 @@ impl ShardStore for MemoryStore {
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         let begun_in = self.crashes();
-        self.delay(|faults| faults.read_delay).await;
-        let mut state = self.state();
-        state.readable_since(begun_in)?;
-        state.live(id)?;
-        let place = state.wrong_place(id, 1).unwrap_or(id);
-        let held = state.live(place)?;
-        let shard_bytes = held.data.len();
-        let descriptor = held.descriptor.clone();
-        let hash = shard::expected_hash(id, &descriptor, shard_bytes);
-        if hash.is_none() {
-            // The record of another shard.
-            return state.quarantine(id);
-        }
-        let covered = shard::covered(id, &want, shard_bytes)?;
-        let data = held.data.slice(covered.clone());
-        let proof =
-            hash.and_then(|hash| shard::prove(&hash, shard_bytes, &covered, &held.groups, &data));
-        let Some(proof) = proof else { return state.quarantine(id) };
-        state.counters.reads += 1;
-        Ok(ShardRead {
-            descriptor,
-            shard_bytes: shard_bytes as u64,
-            covered: covered.start as u64..covered.end as u64,
-            proof,
-            data,
+        self.look(id, |state| {
+            state.readable_since(begun_in)?;
+            state.live(id)?;
+            let place = state.wrong_place(id, 1).unwrap_or(id);
+            let held = state.live(place)?;
+            let shard_bytes = held.data.len();
+            let descriptor = held.descriptor.clone();
+            let hash = shard::expected_hash(id, &descriptor, shard_bytes);
+            if hash.is_none() {
+                // The record of another shard.
+                return state.quarantine(id);
+            }
+            let covered = shard::covered(id, &want, shard_bytes)?;
+            let data = held.data.slice(covered.clone());
+            let prove = |hash| shard::prove(&hash, shard_bytes, &covered, &held.groups, &data);
+            let Some(proof) = hash.and_then(prove) else { return state.quarantine(id) };
+            state.counters.reads += 1;
+            Ok(ShardRead {
+                descriptor,
+                shard_bytes: shard_bytes as u64,
+                covered: covered.start as u64..covered.end as u64,
+                proof,
+                data,
+            })
         })
+        .await
     }
 
     async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
         let begun_in = self.crashes();
-        self.delay(|faults| faults.read_delay).await;
-        let mut state = self.state();
-        state.readable_since(begun_in)?;
-        let held = state.live(id)?;
-        let record_bytes = held.record_bytes;
-        match shard::sound(id, &held.descriptor, &held.groups, &held.data) {
-            Some(_) => Ok(record_bytes),
-            None => state.quarantine(id),
-        }
+        self.look(id, |state| {
+            state.readable_since(begun_in)?;
+            let held = state.live(id)?;
+            let record_bytes = held.record_bytes;
+            match shard::sound(id, &held.descriptor, &held.groups, &held.data) {
+                Some(_) => Ok(record_bytes),
+                None => state.quarantine(id),
+            }
+        })
+        .await
     }
 
     async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
@@ -675,6 +704,10 @@ impl ShardStore for MemoryStore {
             });
             listed.collect()
         })
+    }
+
+    fn doubts(&self) -> &Arc<Doubts> {
+        &self.doubts
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {

@@ -16,6 +16,7 @@ mod arcs;
 mod books;
 mod compaction;
 mod disk;
+mod doubts;
 mod file;
 mod health;
 // The bytes of its rows are of use to RocksDB only.
@@ -44,6 +45,8 @@ pub use arcs::{ArcChanges, ArcDigest, StoreRevision, digest_of as digest_of_arc}
 pub use disk::{
     COMPACTION_BYTES_PER_SECOND, DiskOptions, DiskStore, FREE_RESERVE_BYTES, InitError, OpenError,
 };
+pub use doubts::Doubts;
+pub(crate) use doubts::PATIENCE;
 pub use ledger::{
     LEDGER_CHANGES_MAX, LEDGER_KEY_BYTES_MAX, LEDGER_VALUE_BYTES_MAX, Ledger, LedgerChange,
 };
@@ -126,6 +129,9 @@ pub trait ShardStore: Send + Sync + 'static {
         after: Option<ShardId>,
         limit: usize,
     ) -> Result<Vec<HeldShard>, ReadError>;
+
+    /// What is known of reads that the disk failed.
+    fn doubts(&self) -> &Arc<Doubts>;
 
     /// A durable space of keys and values beside the index.
     fn ledger(&self) -> Arc<dyn Ledger>;
@@ -267,7 +273,8 @@ pub enum ReadError {
         /// What was asked.
         want: Range<u64>,
     },
-    /// What the disk holds is not this shard any more. It was set apart; a new put is accepted.
+    /// What the disk holds is not this shard any more, or it could not be read for an hour while
+    /// others could. It was set apart; a new put is accepted.
     #[error("shard {id} is damaged on this disk; read another shard and put this one again")]
     Corrupt {
         /// The shard.

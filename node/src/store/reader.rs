@@ -23,6 +23,7 @@ use rustix::fs::Advice;
 use super::{
     HeldShard, ReadError, ShardRead, Want,
     arcs::{self, Arcs},
+    doubts::Doubts,
     health::{Health, count},
     index::{Entry, Index, State},
     record,
@@ -84,6 +85,7 @@ pub(super) struct Shared {
     pub(super) index: Arc<dyn Index>,
     pub(super) arcs: Arc<Mutex<Arcs>>,
     pub(super) health: Arc<Health>,
+    pub(super) doubts: Arc<Doubts>,
 }
 
 /// What a look at the disk came to.
@@ -160,7 +162,7 @@ impl Shared {
     }
 
     /// The row of a shard that may be served.
-    fn live(&self, id: ShardId) -> Result<Entry, ReadError> {
+    pub(super) fn live(&self, id: ShardId) -> Result<Entry, ReadError> {
         let entry = self.index.get(id).map_err(|error| self.failed(error))?;
         let entry = entry.ok_or(ReadError::NotHeld { id })?;
         match entry.state {
@@ -300,6 +302,7 @@ mod tests {
             arcs: Arc::clone(books.borrow().arcs()),
             index,
             health: Arc::new(Health::new(Tally::default(), 0)),
+            doubts: Arc::default(),
         };
         move_to(64);
         let found = shared.follow(id, |entry| {

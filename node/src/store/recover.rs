@@ -168,12 +168,9 @@ pub(super) fn recover(
 fn finish_deleting(segments: &Segments, books: &mut Books) -> Result<(), RecoverError> {
     let doomed = books.segments().iter().filter(|(_, row)| row.doomed);
     for number in doomed.map(|(&number, _)| number).collect::<Vec<_>>() {
-        match segments.remove(number) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(format!("segment {number} could not be deleted"))(error));
-            }
-            _ => books.drop_segment(number),
-        }
+        let removed = segments.remove(number);
+        removed.map_err(failed(format!("segment {number} could not be deleted")))?;
+        books.drop_segment(number);
     }
     books.commit().map_err(failed("the index could not be written"))
 }

@@ -182,6 +182,7 @@ pub async fn get(
         index: index.into(),
         offset,
         length,
+        counted_on: false,
     };
     let mut stream = client.get(request).await?.into_inner();
     let (mut header, mut data) = (None, Vec::new());

@@ -21,7 +21,7 @@ use copse_core::{
 use copse_node::{
     membership::memory::Memory,
     store::{
-        ArcChanges, HeldShard, Ledger, LedgerChange, MemoryStore, PutError, ReadError,
+        ArcChanges, Doubts, HeldShard, Ledger, LedgerChange, MemoryStore, PutError, ReadError,
         RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision, StoreStats,
         Stored, VerifiedShard, Want,
     },
@@ -205,6 +205,10 @@ impl ShardStore for Mounted {
             }
             _ => self.disk.list_arc(arc, after, limit).await,
         }
+    }
+
+    fn doubts(&self) -> &Arc<Doubts> {
+        self.disk.doubts()
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {

@@ -493,3 +493,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_that_can_write_nothing_down_is_no_steward_and_keeps_what_it_holds() {
+    struct But<'a>(&'a BTreeMap<NodeId, NodeFacts>, NodeId);
+    impl Nodes for But<'_> {
+        fn facts(&self, node: &NodeId) -> NodeFacts {
+            self.0.facts(node)
+        }
+        fn plans(&self, node: &NodeId) -> bool {
+            *node != self.1
+        }
+    }
+    let ring = ring_of(0..40);
+    let walk: Vec<NodeId> = ring.walk(99).collect();
+    let nodes = all_alive(&ring);
+    let but = But(&nodes, walk[0]);
+    assert_eq!(steward(&ring, 99, &but), Some(walk[1]));
+    assert!(but.facts(&walk[0]).trusted);
+}

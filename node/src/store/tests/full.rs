@@ -366,3 +366,42 @@ fn what_was_written_and_not_synced_may_outlive_its_process() {
         }
     });
 }
+
+#[test]
+fn a_shard_that_cannot_be_read_for_an_hour_while_others_can_is_set_apart() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let dir = directory();
+        init(dir.path());
+        let store = open(dir.path());
+        // Too long for one segment.
+        let (bad, good) = (shard(1, 700_000), shard(2, 700_000));
+        for shard in [&bad, &good] {
+            store.put(shard.clone()).await.expect("a put");
+        }
+        // What cannot be read: a directory.
+        let path = segment(dir.path(), 1);
+        std::fs::rename(&path, dir.path().join("aside")).expect("a file");
+        std::fs::create_dir(&path).expect("a directory");
+        for _ in 0..12 {
+            let read = store.read(bad.id(), Want::Whole).await;
+            assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
+            assert_held(&store, &good).await;
+            assert_eq!(store.stats().await.shards, 2);
+            tokio::time::advance(std::time::Duration::from_secs(300)).await;
+        }
+        let read = store.read(bad.id(), Want::Whole).await;
+        assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
+        let stats = store.stats().await;
+        assert_eq!((stats.shards, stats.quarantined), (1, 1));
+        assert_eq!(store.list(None, 9).await.expect("a page"), [good.id()]);
+        assert!(!store.doubts().is_unreadable());
+        assert_eq!(store.put(bad.clone()).await.expect("a put"), Stored::New);
+        assert_held(&store, &bad).await;
+        store.close().await;
+    });
+}

@@ -393,6 +393,36 @@ fn a_segment_that_was_not_deleted_is_deleted_at_the_next_start() {
 }
 
 #[test]
+fn a_deletion_that_may_be_undone_by_a_power_cut_is_not_forgotten() {
+    let subject = Subject::new();
+    let (all, more) = (shards(0), shards(10));
+    let fails = || Planned { directory_syncs: 1, ..Planned::default() };
+    let store = subject.open();
+    subject.runtime.block_on(async {
+        put_all(&store, &all).await;
+        put_all(&store, &more).await;
+        remove_all(&store, &all).await;
+        subject.time.pass_hours(WEEK_HOURS);
+        // The file is gone both times, and its directory was not synced.
+        for _ in 0..2 {
+            subject.options.faults.plan(fails());
+            store.compact().await;
+            assert!(!segments(subject.dir.path()).contains(&1));
+            assert_eq!(store.stats().await.compactions, 0);
+        }
+        store.close().await;
+    });
+    drop(store);
+    if cfg!(feature = "rocksdb") {
+        subject.options.faults.plan(fails());
+        let opened = DiskStore::open(subject.dir.path(), NODE, &subject.options);
+        assert!(opened.is_err(), "it is still to be deleted");
+    }
+    subject.with(async |store| assert_all(store, &more, &all).await);
+    subject.with_new_index(async |store| assert_all(store, &more, &all).await);
+}
+
+#[test]
 fn a_disk_that_fails_while_records_are_moved_loses_none() {
     for planned in [
         Planned { syncs: 1, ..Planned::default() },
