@@ -17,6 +17,7 @@
 //! | `claims` | who says to hold what: the mirror |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
+//! | `again` | which arcs are looked at once more though nothing changed |
 //! | `exchange` | shards to and from others, verified and proved |
 //! | `answers` | what others may ask, and when a shard is given away |
 //! | `audit`, `trust` | checking claims; who was caught |
@@ -46,6 +47,7 @@ use copse_proto::{door, peer, status::Refusal};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+mod again;
 mod answers;
 mod audit;
 #[cfg(feature = "canary")]

@@ -30,7 +30,7 @@ use futures::{StreamExt as _, stream};
 use super::{
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
-    jobs::Jobs,
+    jobs::{Jobs, Wish},
     report::{Counters, Events, Tally, count},
 };
 use crate::{
@@ -110,7 +110,7 @@ struct Due {
 struct Planned {
     arc: u16,
     after: Arcwise,
-    jobs: Vec<(Job, Priority)>,
+    jobs: Vec<Wish>,
 }
 
 impl Steward {
@@ -160,6 +160,7 @@ impl Steward {
 
     /// Asks everybody what changed, and plans what has to be planned; how many arcs were.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
+        self.jobs.begin_round();
         let view = self.views.now();
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
@@ -340,9 +341,11 @@ impl Steward {
             planned.after.again_at = again.chain(planned.after.again_at).min();
             self.tell(&chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
-            planned.jobs.extend(
-                kinds(&plan).into_iter().map(|kind| (Job { chunk: chunk.chunk, kind }, priority)),
-            );
+            let sole_holder = sole_holder(&chunk.claims).filter(|node| *node != self.own);
+            planned.jobs.extend(kinds(&plan).into_iter().map(|kind| {
+                let job = Job { chunk: chunk.chunk, kind };
+                Wish { job, priority, sole_holder }
+            }));
         }
         Ok(planned)
     }
@@ -375,6 +378,12 @@ fn again_seconds(skip: &Skip) -> Option<u64> {
         Skip::SurplusWaits { settle, .. } => Some(settle.as_secs().clamp(1, AGAIN_SECONDS)),
         _ => None,
     }
+}
+
+/// Who alone says to hold anything, if it is one node.
+fn sole_holder(claims: &[Claim]) -> Option<NodeId> {
+    let first = claims.first()?.node;
+    claims.iter().all(|claim| claim.node == first).then_some(first)
 }
 
 /// What kinds of work a plan has.

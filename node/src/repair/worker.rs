@@ -257,11 +257,14 @@ impl Worker {
             Some(refusal) => Err(refusal),
             None if done > 0 => Ok(Done::Yes),
             None => match plan.skips.first() {
-                // Too few or nowhere to go: it stays in the queue, and the status says why.
+                // Its arc is planned again when any holder's list or standing changes. It must not
+                // take a place until then: what never existed would take it for ever.
+                Some(repair::Skip::NotEnough { .. }) => {
+                    Ok(Done::Needless("too few of its shards exist anywhere"))
+                }
+                // Too few just now or nowhere to go: it stays in the queue, and the status says why.
                 Some(
-                    skip @ (repair::Skip::NotEnough { .. }
-                    | repair::Skip::WaitingForDown { .. }
-                    | repair::Skip::NoTarget { .. }),
+                    skip @ (repair::Skip::WaitingForDown { .. } | repair::Skip::NoTarget { .. }),
                 ) if job.kind == Kind::Rebuild => {
                     Err(Refusal::new(Reason::TooFewShards, skip.to_string()))
                 }
