@@ -21,6 +21,8 @@ enum Lie {
     WrongBytes,
     /// Says that it has shards, and gives none.
     HoldsNothing,
+    /// Lists all shards of each chunk, of twice the length that they have.
+    WrongShape,
 }
 
 /// A store that lies when it is read.
@@ -36,6 +38,7 @@ impl ShardStore for Liar {
         let mut read = self.0.read(id, want).await?;
         match self.1 {
             Lie::HoldsNothing => Err(ReadError::NotHeld { id }),
+            Lie::WrongShape => Ok(read),
             Lie::WrongBytes => {
                 let mut bytes = read.data.to_vec();
                 bytes[0] ^= 1;
@@ -71,7 +74,18 @@ impl ShardStore for Liar {
         after: Option<ShardId>,
         limit: usize,
     ) -> Result<Vec<HeldShard>, ReadError> {
-        self.0.list_arc(arc, after, limit).await
+        let listed = self.0.list_arc(arc, after, limit).await?;
+        if self.1 != Lie::WrongShape {
+            return Ok(listed);
+        }
+        let all = |held: HeldShard| {
+            held.geometry.indices().map(move |index| HeldShard {
+                id: ShardId { chunk: held.id.chunk, index },
+                shard_bytes: 2 * held.shard_bytes,
+                ..held
+            })
+        };
+        Ok(listed.into_iter().flat_map(all).collect())
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {
@@ -97,13 +111,14 @@ async fn suspicion(node: &TestNode, of: &TestNode) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn liars_are_found_and_named_and_what_they_should_hold_is_made_again() {
-    let (wrong, empty) = (2, 5);
+    let (wrong, empty, misshapen) = (2, 5, 7);
     let (mut nodes, mut stores) = (Vec::<TestNode>::new(), Vec::<Arc<dyn ShardStore>>::new());
     for number in 0..8 {
         let memory = MemoryStore::new(1 << 30);
         let store: Arc<dyn ShardStore> = match number {
             2 => Arc::new(Liar(memory, Lie::WrongBytes)),
             5 => Arc::new(Liar(memory, Lie::HoldsNothing)),
+            7 => Arc::new(Liar(memory, Lie::WrongShape)),
             _ => Arc::new(memory),
         };
         let node = TestNode::with_config(Arc::clone(&store), nodes.first(), |config| {
@@ -133,27 +148,27 @@ async fn liars_are_found_and_named_and_what_they_should_hold_is_made_again() {
         for chunk in &chunks {
             let mut honest = BTreeSet::new();
             for (number, store) in stores.iter().enumerate() {
-                if ![wrong, empty].contains(&number) {
+                if ![wrong, empty, misshapen].contains(&number) {
                     honest.extend(store.held(chunk.id()).await.expect("an index"));
                 }
             }
             rebuilt &= honest.len() == 8;
         }
-        let mut named = [false; 2];
+        let mut named = [false; 3];
         for node in nodes.iter().filter(|node| node.id != nodes[wrong].id) {
             named[0] |= suspicion(node, &nodes[wrong]).await.contains("wrong bytes");
             named[1] |= suspicion(node, &nodes[empty]).await.contains("does not hold");
+            named[2] |= suspicion(node, &nodes[misshapen]).await.contains("shape");
         }
-        if rebuilt && named == [true; 2] {
+        if rebuilt && named == [true; 3] {
             break;
         }
         assert!(started.elapsed() < 4 * PATIENCE, "rebuilt: {rebuilt}, named: {named:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // What was made again is right: the stores verify whatever they give.
-    for (number, store) in
-        stores.iter().enumerate().filter(|(number, _)| ![wrong, empty].contains(number))
-    {
+    let honest = |number: &usize| ![wrong, empty, misshapen].contains(number);
+    for (number, store) in stores.iter().enumerate().filter(|(number, _)| honest(number)) {
         for chunk in &chunks {
             for index in store.held(chunk.id()).await.expect("an index") {
                 let id = ShardId { chunk: chunk.id(), index };

@@ -279,12 +279,12 @@ impl Claims {
                 return Err(PeerError::BadReply { node }.into());
             };
             let part = holdings::decode_shards(&body)?;
-            let ascends = match (shards.last(), part.first()) {
-                (Some(last), Some(first)) => last.id < first.id,
+            let follows = match (shards.last(), part.first()) {
+                (Some(last), Some(first)) => holdings::follows(last, first).is_ok(),
                 _ => true,
             };
             let complete = reply.complete as usize;
-            if !ascends || complete > asked.len() || shards.len() + part.len() > LISTED_MAX {
+            if !follows || complete > asked.len() || shards.len() + part.len() > LISTED_MAX {
                 return Err(PeerError::BadReply { node }.into());
             }
             let ended = part.last().map(|shard| shard.id);

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `facts` | how nodes stand, at one moment |
 //! | `claims` | who says to hold what: the mirror |
+//! | `shapes` | what a chunk looks like when nodes say different things of it |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
@@ -60,6 +61,7 @@ mod pace;
 mod phases;
 mod report;
 mod scrub;
+mod shapes;
 mod steward;
 mod trust;
 mod worker;
@@ -80,6 +82,7 @@ use self::{
     jobs::Jobs,
     report::Counters,
     scrub::{Scrub, ScrubState},
+    shapes::Judge,
     steward::Steward,
     trust::Trust,
     worker::Worker,
@@ -215,6 +218,7 @@ impl Repair {
             policy: settings.policy,
             views: Arc::clone(&views),
             claims: Arc::clone(&claims),
+            judge: Judge { own, store: Arc::clone(&store), exchange: exchange.clone() },
             jobs: jobs.clone(),
             opinions,
             exchange,

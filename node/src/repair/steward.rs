@@ -21,8 +21,8 @@ use std::{
 use copse_core::{
     ids::NodeId,
     repair::{
-        self, Action, ChunkFacts, ChunkPlan, Claim, Job, Kind, NodeFacts, Nodes, Policy, Priority,
-        Row, Skip,
+        self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Policy, Priority, Row,
+        Skip,
     },
 };
 use futures::{StreamExt as _, stream};
@@ -32,6 +32,7 @@ use super::{
     facts::{Opinions, View, Views},
     jobs::{Jobs, Wish},
     report::{Counters, Events, Tally, count},
+    shapes::chunks_of,
 };
 use crate::{
     shards::Clock,
@@ -330,8 +331,9 @@ impl Steward {
         let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
         let mut planned =
             Planned { arc, after: Arcwise { fingerprint, ..Arcwise::default() }, jobs: Vec::new() };
-        for chunk in chunks_of(self.claims.of_arc(arc)?, missing_for) {
-            let plan = repair::plan_chunk(&view.ring, nodes, &chunk, &self.policy);
+        for said in chunks_of(self.claims.of_arc(arc)?, nodes, missing_for) {
+            let (disputed, chunk) = (said.is_disputed(), &said.facts);
+            let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.policy);
             count(&self.counters.chunks_planned, 1);
             planned.after.tally.add(&plan);
             if plan.strength.hoped < chunk.geometry.total() {
@@ -339,10 +341,15 @@ impl Steward {
             }
             let again = plan.skips.iter().filter_map(again_seconds).map(|after| now + after);
             planned.after.again_at = again.chain(planned.after.again_at).min();
-            self.tell(&chunk, &plan);
+            self.tell(chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
-            let sole_holder = sole_holder(&chunk.claims).filter(|node| *node != self.own);
-            planned.jobs.extend(kinds(&plan).into_iter().map(|kind| {
+            let sole_holder = said.sole_holder.filter(|node| *node != self.own);
+            let mut kinds = kinds(&plan);
+            if disputed {
+                // Whatever the vote says: a worker finds out what is true before it plans.
+                kinds.insert(Kind::Rebuild);
+            }
+            planned.jobs.extend(kinds.into_iter().map(|kind| {
                 let job = Job { chunk: chunk.chunk, kind };
                 Wish { job, priority, sole_holder }
             }));
@@ -380,12 +387,6 @@ fn again_seconds(skip: &Skip) -> Option<u64> {
     }
 }
 
-/// Who alone says to hold anything, if it is one node.
-fn sole_holder(claims: &[Claim]) -> Option<NodeId> {
-    let first = claims.first()?.node;
-    claims.iter().all(|claim| claim.node == first).then_some(first)
-}
-
 /// What kinds of work a plan has.
 fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
     let kind = |action: &Action| match action {
@@ -394,32 +395,6 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
         Action::Drop { .. } => Kind::Drop,
     };
     plan.actions.iter().map(kind).collect()
-}
-
-/// The chunks of an arc, from what all nodes say about it. Of two nodes that say different things
-/// about a chunk's shape, the one that more nodes say counts; the others' claims do not.
-pub(super) fn chunks_of(
-    claims: Vec<(NodeId, Vec<copse_proto::holdings::ListedShard>)>,
-    missing_for: Option<Duration>,
-) -> Vec<ChunkFacts> {
-    let mut chunks: BTreeMap<_, BTreeMap<_, Vec<Claim>>> = BTreeMap::new();
-    for (node, shards) in claims {
-        for shard in shards {
-            chunks
-                .entry(shard.id.chunk)
-                .or_default()
-                .entry((shard.geometry, shard.shard_bytes))
-                .or_default()
-                .push(Claim { node, index: shard.id.index });
-        }
-    }
-    let facts = |(chunk, shapes): (_, BTreeMap<_, Vec<Claim>>)| {
-        let ((geometry, shard_bytes), claims) =
-            shapes.into_iter().max_by_key(|(_, claims)| claims.len())?;
-        let shard_bytes = u64::from(shard_bytes);
-        Some(ChunkFacts { chunk, geometry, shard_bytes, claims, missing_for })
-    };
-    chunks.into_iter().filter_map(facts).collect()
 }
 
 /// A row of the queue as a change of the ledger.
