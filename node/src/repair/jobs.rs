@@ -260,7 +260,7 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::Ordering;
 
     use copse_core::{
         ids::ChunkId,
@@ -268,39 +268,14 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::{MemoryStore, ShardStore as _};
-
-    /// A ledger that can be told to fail.
-    struct Failing {
-        ledger: Arc<dyn Ledger>,
-        fails: AtomicBool,
-    }
-
-    impl Ledger for Failing {
-        fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-            self.ledger.get(key)
-        }
-
-        fn scan(
-            &self,
-            prefix: &[u8],
-            visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-        ) -> io::Result<()> {
-            self.ledger.scan(prefix, visit)
-        }
-
-        fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
-            match self.fails.load(Ordering::Relaxed) {
-                true => Err(io::Error::other("no")),
-                false => self.ledger.apply(changes),
-            }
-        }
-    }
+    use crate::{
+        repair::testing::Failing,
+        store::{MemoryStore, ShardStore as _},
+    };
 
     #[test]
     fn jobs_that_the_disk_did_not_take_are_written_with_the_next_plan() {
-        let ledger = MemoryStore::new(0).ledger();
-        let ledger = Arc::new(Failing { ledger, fails: AtomicBool::new(false) });
+        let ledger = Failing::new();
         let jobs = Jobs::load(Arc::clone(&ledger) as Arc<dyn Ledger>, 0).expect("empty");
         let job = Job { chunk: ChunkId::new([7; 32]), kind: Kind::Rebuild };
         let priority = Priority { margin: 1, zone_spare: 0, since_unix_ms: 0 };

@@ -16,6 +16,7 @@
 //! | `facts` | how nodes stand, at one moment |
 //! | `claims` | who says to hold what: the mirror |
 //! | `shapes` | what a chunk looks like when nodes say different things of it |
+//! | `gone` | whose claims are forgotten |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
@@ -56,6 +57,7 @@ mod canary;
 mod claims;
 mod exchange;
 mod facts;
+mod gone;
 mod jobs;
 mod pace;
 mod phases;
@@ -63,6 +65,8 @@ mod report;
 mod scrub;
 mod shapes;
 mod steward;
+#[cfg(test)]
+mod testing;
 mod trust;
 mod worker;
 
@@ -76,9 +80,10 @@ pub(crate) use report::Events;
 use self::{
     answers::Answers,
     audit::Audit,
-    claims::{Claims, blocking},
+    claims::Claims,
     exchange::Exchange,
     facts::Opinions,
+    gone::Gone,
     jobs::Jobs,
     report::Counters,
     scrub::{Scrub, ScrubState},
@@ -136,7 +141,6 @@ pub struct Repair(Arc<Inner>);
 
 struct Inner {
     steward: Arc<Steward>,
-    claims: Arc<Claims>,
     jobs: Jobs,
     audit: Audit,
     answers: Arc<Answers>,
@@ -191,6 +195,7 @@ impl Repair {
             claims: Arc::clone(&claims),
             jobs: jobs.clone(),
             opinions: opinions.clone(),
+            gone: Gone::load(store.ledger())?,
             ledger: store.ledger(),
             events: events.clone(),
             counters: Arc::clone(&counters),
@@ -231,7 +236,6 @@ impl Repair {
         });
         Ok(Self(Arc::new(Inner {
             steward,
-            claims,
             jobs,
             audit,
             answers,
@@ -357,15 +361,6 @@ impl Repair {
     /// When the shard stays here, with the reason.
     pub async fn release(&self, asked: &peer::Release) -> Result<peer::ReleaseReply, Refusal> {
         self.0.answers.release(asked).await.map(|()| peer::ReleaseReply {})
-    }
-
-    /// Forgets what a node held that is gone for good.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub async fn forget(&self, node: NodeId) -> Result<(), Refusal> {
-        let claims = Arc::clone(&self.0.claims);
-        blocking(move || claims.forget(&node)).await
     }
 
     /// Why a node is not trusted.

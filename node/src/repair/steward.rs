@@ -30,6 +30,7 @@ use futures::{StreamExt as _, stream};
 use super::{
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
+    gone::Gone,
     jobs::{Jobs, Wish},
     report::{Counters, Events, Tally, count},
     shapes::chunks_of,
@@ -74,6 +75,7 @@ pub(super) struct Steward {
     claims: Arc<Claims>,
     jobs: Jobs,
     opinions: Opinions,
+    gone: Gone,
     ledger: Arc<dyn Ledger>,
     events: Events,
     counters: Arc<Counters>,
@@ -93,6 +95,7 @@ pub(super) struct Parts {
     pub(super) claims: Arc<Claims>,
     pub(super) jobs: Jobs,
     pub(super) opinions: Opinions,
+    pub(super) gone: Gone,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) events: Events,
     pub(super) counters: Arc<Counters>,
@@ -117,8 +120,19 @@ struct Planned {
 impl Steward {
     /// Loads what was planned before. Blocks on the ledger.
     pub(super) fn load(parts: Parts) -> io::Result<Self> {
-        let Parts { own, clock, policy, views, claims, jobs, opinions, ledger, events, counters } =
-            parts;
+        let Parts {
+            own,
+            clock,
+            policy,
+            views,
+            claims,
+            jobs,
+            opinions,
+            gone,
+            ledger,
+            events,
+            counters,
+        } = parts;
         let mut arcs = BTreeMap::new();
         ledger.scan(ROW_PREFIX, &mut |key, value| {
             if let Some((arc, known)) = read_row(key, value) {
@@ -134,6 +148,7 @@ impl Steward {
             claims,
             jobs,
             opinions,
+            gone,
             ledger,
             events,
             counters,
@@ -166,6 +181,9 @@ impl Steward {
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
             return 0;
+        }
+        if let Err(refusal) = self.forget_the_gone(&view).await {
+            tracing::error!(%refusal, "what gone nodes held cannot be forgotten; it is tried again");
         }
         let nodes: Vec<NodeId> = view
             .standings
@@ -205,6 +223,19 @@ impl Steward {
             this.claims.want(&view.ring, &nodes)?;
             *this.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) = now;
             Ok(())
+        })
+        .await
+    }
+
+    /// Forgets what nodes held that are gone for good.
+    async fn forget_the_gone(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+    ) -> Result<(), copse_proto::status::Refusal> {
+        let (this, nodes) = (Arc::clone(self), self.opinions.with(view));
+        blocking(move || {
+            let gone = this.gone.note(&this.claims.nodes(), &nodes, (this.clock)())?;
+            this.claims.forget(&gone)
         })
         .await
     }
