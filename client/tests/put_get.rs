@@ -18,6 +18,7 @@ use copse_core::{
     geometry::Geometry,
     ids::{NodeId, ShardId, ShardIndex},
     layout::Layout,
+    ring::Ring,
     seal::ConvergenceSecret,
 };
 
