@@ -1,7 +1,7 @@
 //! The bodies in which a node tells what it holds: arcs that changed, and the shards of an arc.
 //!
 //! Owns their bytes, which lie behind a peer message's header. Refuses what is not whole entries in
-//! ascending order, so that a peer cannot say anything twice.
+//! ascending order, so that a peer cannot say anything twice, and shards that no chunk can have.
 //!
 //! ```text
 //! changed arcs   22 bytes each: arc u16 BE ‖ shards u32 LE ‖ sum 16
@@ -11,6 +11,7 @@
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ID_BYTES, ShardId, ShardIndex},
+    limits::SHARD_BYTES_MAX,
 };
 
 use crate::convert::ConvertError;
@@ -119,10 +120,26 @@ pub fn encode_shard(bytes: &mut Vec<u8>, shard: &ListedShard) {
     bytes.extend_from_slice(&shard.shard_bytes.to_le_bytes());
 }
 
+/// Whether a shard may be listed behind another.
+///
+/// # Errors
+/// When it does not come behind it, or is of the same chunk in another shape.
+pub fn follows(last: &ListedShard, next: &ListedShard) -> Result<(), ConvertError> {
+    if last.id >= next.id {
+        return Err(wrong("body", "the shards do not ascend"));
+    }
+    let shape = |shard: &ListedShard| (shard.geometry, shard.shard_bytes);
+    if last.id.chunk == next.id.chunk && shape(last) != shape(next) {
+        return Err(wrong("body", "a chunk is listed in two shapes"));
+    }
+    Ok(())
+}
+
 /// Reads listed shards.
 ///
 /// # Errors
-/// When the bytes are not whole entries, ascending by shard, or one is no shard of its geometry.
+/// When the bytes are not whole entries, ascending by shard, one is no shard of its geometry or of a
+/// length that no shard has, or two of one chunk are of different shapes.
 pub fn decode_shards(bytes: &[u8]) -> Result<Vec<ListedShard>, ConvertError> {
     let (entries, rest) = bytes.as_chunks::<SHARD_ENTRY_BYTES>();
     if !rest.is_empty() {
@@ -143,8 +160,11 @@ pub fn decode_shards(bytes: &[u8]) -> Result<Vec<ListedShard>, ConvertError> {
             geometry,
             shard_bytes: u32::from_le_bytes(length),
         };
-        if shards.last().is_some_and(|last: &ListedShard| last.id >= shard.id) {
-            return Err(wrong("body", "the shards do not ascend"));
+        if shard.shard_bytes == 0 || shard.shard_bytes as usize > SHARD_BYTES_MAX {
+            return Err(wrong("body", format_args!("no shard has {} bytes", shard.shard_bytes)));
+        }
+        if let Some(last) = shards.last() {
+            follows(last, &shard)?;
         }
         shards.push(shard);
     }
@@ -199,6 +219,15 @@ mod tests {
             wrong[at] = value;
             assert!(decode_shards(&wrong).is_err(), "{at} = {value}");
         }
+        for length in [0u32, 1 << 31] {
+            let mut wrong = bytes.clone();
+            wrong[35..39].copy_from_slice(&length.to_le_bytes());
+            assert!(decode_shards(&wrong).is_err(), "{length} bytes");
+        }
+        let other = ListedShard { shard_bytes: 786_625, ..shard(7, 14) };
+        let mut two_shapes = bytes.clone();
+        encode_shard(&mut two_shapes, &other);
+        assert!(decode_shards(&two_shapes).is_err(), "two shapes");
         assert!(decode_shards(&[bytes.clone(), bytes.clone()].concat()).is_err());
         assert!(decode_shards(&bytes[..38]).is_err());
         assert_eq!(decode_shards(&[]).expect("nothing"), []);

@@ -7,8 +7,13 @@
 //! ```text
 //! offer ─▶ waiting for its time ─▶ ready, by priority ─ next ─▶ in work ─ succeeded ─▶ gone
 //!               ▲                                                  │
-//!               └──────────────── failed: 1 s .. 1 h ──────────────┘     cancel ─▶ gone
+//!               ├──────────────── failed: 1 s .. 1 h ──────────────┤     cancel ─▶ gone
+//!               └────── succeeded, but offered again meanwhile ────┘
 //! ```
+//!
+//! What fails again and again gives way: a full queue takes something new in its place. And of the
+//! chunks of which one node alone says to hold anything, each node has a bounded part of the queue:
+//! nobody fills it with chunks that do not exist.
 //!
 //! Work is not written down: after a restart everything that was in work is done again, which is
 //! harmless, since an executor plans the chunk again before it acts.
@@ -19,9 +24,12 @@ use super::{
     row::{self, Row, RowError},
     strength::Priority,
 };
-use crate::{ids::ChunkId, limits::SHARDS_MAX};
+use crate::{
+    ids::{ChunkId, NodeId},
+    limits::SHARDS_MAX,
+};
 
-/// Entries, at most: about 300 bytes each with their places in the order, 20 MB. A full queue is
+/// Entries, at most: about 400 bytes each with their places in the order, 26 MB. A full queue is
 /// hours of work; what it refuses is found again when its arc is looked at again.
 pub const QUEUE_ENTRIES_MAX: usize = 1 << 16;
 
@@ -32,6 +40,14 @@ pub const EMERGENCY_RESERVE: usize = QUEUE_ENTRIES_MAX / 8;
 /// Shards to spare with which an entry may take a reserved place.
 pub const EMERGENCY_MARGIN: i16 = 2;
 
+/// How often an entry has failed, at least, when a full queue gives its place away: the first
+/// failures may be a node that restarts.
+pub const DISPLACED_ATTEMPTS_MIN: u32 = 3;
+
+/// Entries of chunks of which one and the same node alone says to hold anything, at most: four such
+/// nodes fill the queue.
+pub const SOLE_HOLDER_ENTRIES_MAX: usize = QUEUE_ENTRIES_MAX / 4;
+
 /// The shortest time to the next attempt, in milliseconds.
 pub const BACKOFF_MS_MIN: u64 = 1_000;
 
@@ -41,6 +57,7 @@ pub const BACKOFF_MS_MAX: u64 = 3_600_000;
 const _: () = {
     assert!(EMERGENCY_RESERVE < QUEUE_ENTRIES_MAX);
     assert!(BACKOFF_MS_MIN < BACKOFF_MS_MAX);
+    assert!(SOLE_HOLDER_ENTRIES_MAX < QUEUE_ENTRIES_MAX - EMERGENCY_RESERVE);
 };
 
 /// What kind of work an entry is.
@@ -103,7 +120,17 @@ pub enum Offered {
     Changed(Row),
     /// It was there.
     Known,
-    /// The queue is full: do not mark the arc as looked at.
+    /// The queue was full, and `displaced`, which failed most often, made room: write both rows, and
+    /// have the arc of `displaced` looked at again.
+    Instead {
+        /// The row of what was offered.
+        added: Row,
+        /// What is no longer in the queue.
+        displaced: Job,
+        /// Its row.
+        removed: Row,
+    },
+    /// The queue, or its part for one holder, is full: do not mark the arc as looked at.
     Deferred,
 }
 
@@ -112,7 +139,11 @@ enum Stage {
     /// Not before its time.
     Waiting,
     Ready,
-    InWork,
+    /// Since something was to be done again while it was in work, if it was, in unix milliseconds:
+    /// what is being done may be from before that.
+    InWork {
+        offered_unix_ms: Option<u64>,
+    },
 }
 
 /// The entries, by urgency.
@@ -121,6 +152,12 @@ pub struct Queue {
     entries: BTreeMap<Job, (Entry, Stage)>,
     waiting: BTreeSet<(u64, Job)>,
     ready: BTreeSet<(Priority, Job)>,
+    /// Those that may be displaced, by how often they failed.
+    failing: BTreeSet<(u32, Job)>,
+    /// Of which chunks one node alone says to hold anything. Not written down: after a restart it is
+    /// known again with the next offer.
+    sole_holders: BTreeMap<Job, NodeId>,
+    sole_counts: BTreeMap<NodeId, usize>,
     deferred: u64,
 }
 
@@ -151,29 +188,67 @@ impl Queue {
 
     /// Asks for work to be done. What is there keeps its age, and is tried at once: something must
     /// have changed since it failed. When that fails, too, the next wait is longer than the last. The
-    /// priority's age is ignored: it is this queue's matter.
+    /// priority's age is ignored: it is this queue's matter. What is in work is done once more.
     pub fn offer(&mut self, job: Job, priority: Priority, now_unix_ms: u64) -> Offered {
-        let Some((entry, stage)) = self.entries.get(&job) else {
-            let limit = if priority.margin <= EMERGENCY_MARGIN {
-                QUEUE_ENTRIES_MAX
-            } else {
-                QUEUE_ENTRIES_MAX - EMERGENCY_RESERVE
-            };
-            if self.entries.len() >= limit {
-                self.deferred += 1;
-                return Offered::Deferred;
-            }
-            let priority = Priority { since_unix_ms: now_unix_ms, ..bounded(priority) };
-            let entry = Entry {
-                priority,
-                attempts: 0,
-                not_before_unix_ms: now_unix_ms,
-                last_error: String::new(),
-            };
-            let row = row::put(job, &entry);
-            self.put_in(job, entry);
-            return Offered::Added(row);
+        self.offer_of(job, priority, None, now_unix_ms)
+    }
+
+    /// Like [`offer`](Self::offer), of a chunk of which `sole_holder` alone says to hold anything,
+    /// if it is given.
+    pub fn offer_of(
+        &mut self,
+        job: Job,
+        priority: Priority,
+        sole_holder: Option<NodeId>,
+        now_unix_ms: u64,
+    ) -> Offered {
+        let offered = match self.entries.contains_key(&job) {
+            true => self.offer_known(job, priority, now_unix_ms),
+            false => self.offer_new(job, priority, sole_holder, now_unix_ms),
         };
+        if offered != Offered::Deferred {
+            self.set_sole_holder(job, sole_holder);
+        }
+        offered
+    }
+
+    fn offer_new(
+        &mut self,
+        job: Job,
+        priority: Priority,
+        sole_holder: Option<NodeId>,
+        now_unix_ms: u64,
+    ) -> Offered {
+        let priority = Priority { since_unix_ms: now_unix_ms, ..bounded(priority) };
+        let limit = match priority.margin <= EMERGENCY_MARGIN {
+            true => QUEUE_ENTRIES_MAX,
+            false => QUEUE_ENTRIES_MAX - EMERGENCY_RESERVE,
+        };
+        let of_holder = sole_holder.and_then(|node| self.sole_counts.get(&node));
+        let may_come = of_holder.is_none_or(|count| *count < SOLE_HOLDER_ENTRIES_MAX);
+        let displaced = match self.entries.len() >= limit {
+            true => self.failing.last().map(|(_, job)| *job),
+            false => None,
+        };
+        if !may_come || (self.entries.len() >= limit && displaced.is_none()) {
+            self.deferred += 1;
+            return Offered::Deferred;
+        }
+        let removed = displaced.and_then(|displaced| Some((displaced, self.remove(displaced)?)));
+        let entry = Entry::new(priority);
+        let added = row::put(job, &entry);
+        self.put_in(job, entry);
+        match removed {
+            Some((displaced, removed)) => Offered::Instead { added, displaced, removed },
+            None => Offered::Added(added),
+        }
+    }
+
+    fn offer_known(&mut self, job: Job, priority: Priority, now_unix_ms: u64) -> Offered {
+        let (entry, stage) = self.entries.get_mut(&job).expect("it is known");
+        if let Stage::InWork { offered_unix_ms } = stage {
+            *offered_unix_ms = Some(now_unix_ms);
+        }
         let (before, stage) = (entry.priority, *stage);
         let priority = Priority { since_unix_ms: before.since_unix_ms, ..bounded(priority) };
         if priority == before && entry.not_before_unix_ms <= now_unix_ms {
@@ -183,10 +258,9 @@ impl Queue {
         entry.priority = priority;
         entry.not_before_unix_ms = entry.not_before_unix_ms.min(now_unix_ms);
         let row = row::put(job, &entry);
-        if stage == Stage::InWork {
-            self.entries.insert(job, (entry, stage));
-        } else {
-            self.put_in(job, entry);
+        match stage {
+            Stage::InWork { .. } => drop(self.entries.insert(job, (entry, stage))),
+            _ => self.put_in(job, entry),
         }
         Offered::Changed(row)
     }
@@ -212,7 +286,8 @@ impl Queue {
         }
         let (_, job) = self.ready.pop_first()?;
         let (entry, stage) = self.entries.get_mut(&job).expect("what is ready is an entry");
-        *stage = Stage::InWork;
+        *stage = Stage::InWork { offered_unix_ms: None };
+        self.failing.remove(&(entry.attempts, job));
         Some((job, entry.clone()))
     }
 
@@ -222,20 +297,31 @@ impl Queue {
         if self.ready.is_empty() { self.waiting.first().map(|(time, _)| *time) } else { Some(0) }
     }
 
-    /// The work is done and proved: write this row. `None` if it was cancelled meanwhile.
+    /// The work is done and proved: write this row. `None` if it was cancelled meanwhile. If it was
+    /// offered again while it was in work, it waits to be done once more.
     #[must_use]
     pub fn succeeded(&mut self, job: Job) -> Option<Row> {
-        self.take_out(job).map(|_| row::delete(job))
+        let Stage::InWork { offered_unix_ms: Some(since_unix_ms) } = self.entries.get(&job)?.1
+        else {
+            return self.remove(job);
+        };
+        let done = self.take_out(job).expect("it is there");
+        let entry = Entry::new(Priority { since_unix_ms, ..done.priority });
+        let row = row::put(job, &entry);
+        self.put_in(job, entry);
+        Some(row)
     }
 
     /// The work failed and is tried again later: write this row. `None` if it was cancelled
-    /// meanwhile.
+    /// meanwhile. If it was offered again while it was in work, it is tried again at once.
     #[must_use]
     pub fn failed(&mut self, job: Job, now_unix_ms: u64, why: &str) -> Option<Row> {
+        let offered =
+            matches!(self.entries.get(&job)?.1, Stage::InWork { offered_unix_ms: Some(_) });
         let mut entry = self.take_out(job)?;
         entry.attempts = entry.attempts.saturating_add(1);
-        entry.not_before_unix_ms =
-            now_unix_ms.saturating_add(backoff_ms(job.chunk, entry.attempts));
+        let wait = if offered { 0 } else { backoff_ms(job.chunk, entry.attempts) };
+        entry.not_before_unix_ms = now_unix_ms.saturating_add(wait);
         entry.last_error = row::error_text(why);
         let row = row::put(job, &entry);
         self.put_in(job, entry);
@@ -247,7 +333,7 @@ impl Queue {
     #[must_use]
     pub fn cancel(&mut self, chunk: ChunkId) -> Vec<Row> {
         let jobs = Kind::ALL.map(|kind| Job { chunk, kind });
-        jobs.into_iter().filter_map(|job| self.succeeded(job)).collect()
+        jobs.into_iter().filter_map(|job| self.remove(job)).collect()
     }
 
     /// Whether the work is still to be done.
@@ -302,6 +388,9 @@ impl Queue {
 
     fn put_in(&mut self, job: Job, entry: Entry) {
         self.waiting.insert((entry.not_before_unix_ms, job));
+        if entry.attempts >= DISPLACED_ATTEMPTS_MIN {
+            self.failing.insert((entry.attempts, job));
+        }
         self.entries.insert(job, (entry, Stage::Waiting));
     }
 
@@ -310,10 +399,43 @@ impl Queue {
         let was_there = match stage {
             Stage::Waiting => self.waiting.remove(&(entry.not_before_unix_ms, job)),
             Stage::Ready => self.ready.remove(&(entry.priority, job)),
-            Stage::InWork => true,
+            Stage::InWork { .. } => true,
         };
         assert!(was_there, "an entry is where its stage says");
+        self.failing.remove(&(entry.attempts, job));
         Some(entry)
+    }
+
+    /// Takes it out for good.
+    fn remove(&mut self, job: Job) -> Option<Row> {
+        self.take_out(job)?;
+        self.set_sole_holder(job, None);
+        Some(row::delete(job))
+    }
+
+    fn set_sole_holder(&mut self, job: Job, node: Option<NodeId>) {
+        let before = match node {
+            Some(node) => self.sole_holders.insert(job, node),
+            None => self.sole_holders.remove(&job),
+        };
+        if let Some(node) = node {
+            *self.sole_counts.entry(node).or_default() += 1;
+        }
+        if let Some(before) = before {
+            let count = self.sole_counts.get_mut(&before).expect("it was counted");
+            *count -= 1;
+            if *count == 0 {
+                self.sole_counts.remove(&before);
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Of something that is to be done at once.
+    fn new(priority: Priority) -> Self {
+        let not_before_unix_ms = priority.since_unix_ms;
+        Self { priority, attempts: 0, not_before_unix_ms, last_error: String::new() }
     }
 }
 

@@ -22,48 +22,42 @@ use std::{
 };
 
 use copse_core::{
-    ids::{ID_BYTES, NodeId},
+    ids::NodeId,
     limits::ARCS,
     repair::{self, Lane, Nodes},
-    ring::Ring,
+    ring::{Ring, RingMember},
 };
 use copse_proto::{
-    holdings::{self, ArcDigest, LIST_ARCS_MAX, ListedShard, SHARD_ENTRY_BYTES},
+    holdings::{self, ArcDigest, LIST_ARCS_MAX, ListedShard},
     peer,
     status::Refusal,
 };
 
+mod rows;
+
+use self::rows::{CLAIMS_PREFIX, DIGEST_PREFIX, arc_and_node, digest_of, list_of, write};
 use super::{exchange::Exchange, facts::Opinions};
 use crate::{
     beside::beside,
     peer::{Op, Outcome, PeerError},
-    store::{
-        HeldShard, LEDGER_CHANGES_MAX, LEDGER_VALUE_BYTES_MAX, Ledger, LedgerChange, ShardStore,
-        StoreRevision, digest_of_arc,
-    },
+    store::{HeldShard, Ledger, ShardStore, StoreRevision, digest_of_arc},
 };
 
 /// The first nodes of an arc's walk, of those who may be its steward now, that mirror its claims:
 /// the steward and two who may follow.
 pub(super) const KEEPERS: usize = 3;
 
-/// Shards of one arc and node that are mirrored, at most: 40 MiB of rows. A node of 16 in a network
-/// of 16 PiB has that many.
-const LISTED_MAX: usize = 1 << 20;
+/// Shards of one arc and node that are listed, at most: 5 MiB of rows, and as much memory while they
+/// are listed. A node of 1 PiB with shards of 128 KiB has that many in each arc.
+const LISTED_MAX: usize = 1 << 17;
 
-/// Shards in one row: 40 KiB, under what a row of the ledger may have.
-const PART_SHARDS: usize = 1 << 10;
+/// Shards of one node that are mirrored, at most: 650 MB of rows. With the shards of full chunks that
+/// is 13 TB in the arcs that this node keeps.
+const MIRRORED_MAX: u64 = 1 << 24;
 
-/// Rows changed at once: with lists, 5 MiB.
-const CHANGES_AT_ONCE: usize = 128;
-
-const _: () = assert!(LISTED_MAX / PART_SHARDS <= u16::MAX as usize);
-const _: () = assert!(PART_SHARDS * SHARD_ENTRY_BYTES < LEDGER_VALUE_BYTES_MAX);
-const _: () = assert!(CHANGES_AT_ONCE <= LEDGER_CHANGES_MAX);
-
-const ROW_VERSION: u8 = 1;
-const DIGEST_PREFIX: &[u8] = b"rd";
-const CLAIMS_PREFIX: &[u8] = b"rc";
+/// What a shard takes on its node's disk, at least, with its descriptor: a node cannot have more of
+/// them than its capacity holds.
+const STORED_BYTES_MIN: u64 = 100;
 
 /// A digest without its arc.
 type Digest = (u32, [u8; 16]);
@@ -85,6 +79,10 @@ struct State {
     /// Which arcs are mirrored: a bit each.
     wanted: Vec<u64>,
     nodes: BTreeMap<NodeId, Known>,
+    /// What the nodes of the ring may hold, in bytes.
+    capacities: BTreeMap<NodeId, u64>,
+    /// Whose rows are of no use any more and perhaps still there, for the ledger failed.
+    undeleted: BTreeSet<(u16, NodeId)>,
 }
 
 #[derive(Default)]
@@ -93,6 +91,17 @@ struct Known {
     since: Option<StoreRevision>,
     /// Of the wanted arcs.
     arcs: BTreeMap<u16, Digests>,
+    /// How many shards are mirrored of it.
+    shards: u64,
+}
+
+impl State {
+    /// How many shards of a node are mirrored, at most.
+    fn shards_max(&self, node: &NodeId) -> u64 {
+        // Of a node that is not on the ring any more, for it leaves, the capacity is not known.
+        let capacity = self.capacities.get(node).copied().unwrap_or(u64::MAX);
+        (capacity / STORED_BYTES_MIN).min(MIRRORED_MAX)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,12 +125,14 @@ impl Claims {
         ledger.scan(DIGEST_PREFIX, &mut |key, value| {
             if let (Some((arc, node)), Some(digest)) = (arc_and_node(key), digest_of(value)) {
                 let digests = Digests { said: digest, mirrored: digest };
-                nodes.entry(node).or_default().arcs.insert(arc, digests);
+                let known = nodes.entry(node).or_default();
+                known.arcs.insert(arc, digests);
+                known.shards += u64::from(digest.0);
             }
             true
         })?;
         // Which arcs are wanted is not known yet: until the first `want`, none are.
-        let state = Mutex::new(State { wanted: vec![0; ARCS / 64], nodes });
+        let state = Mutex::new(State { wanted: vec![0; ARCS / 64], nodes, ..State::default() });
         Ok(Self { own, store, ledger, exchange, opinions, state })
     }
 
@@ -130,28 +141,43 @@ impl Claims {
     }
 
     /// Takes in a new ring, or other nodes that answer: what is mirrored changes, and nodes are asked for all arcs again if
-    /// there are new ones. Rows of arcs that are no longer wanted are removed. Blocks on the ledger.
+    /// there are new ones. Rows of arcs that are no longer wanted are removed; those that a failing
+    /// ledger keeps, with the next call. Blocks on the ledger.
     pub(super) fn want(&self, ring: &Ring, nodes: &impl Nodes) -> io::Result<()> {
         let wanted = arcs_of(self.own, ring, nodes);
-        let mut dropped = Vec::new();
         {
             let mut state = self.lock();
+            let state = &mut *state;
+            let capacity = |member: &RingMember| (member.id, member.capacity_bytes);
+            state.capacities = ring.members().iter().map(capacity).collect();
             let more = wanted.iter().zip(&state.wanted).any(|(new, old)| new & !old != 0);
             for (node, known) in &mut state.nodes {
                 if more {
                     known.since = None;
                 }
-                known.arcs.retain(|&arc, _| {
+                let Known { arcs, shards, .. } = known;
+                arcs.retain(|&arc, digests| {
                     let kept = bit(&wanted, arc);
                     if !kept {
-                        dropped.push((arc, *node));
+                        state.undeleted.insert((arc, *node));
+                        *shards -= u64::from(digests.mirrored.0);
                     }
                     kept
                 });
             }
             state.wanted = wanted;
         }
-        dropped.into_iter().try_for_each(|(arc, node)| write(&*self.ledger, arc, node, EMPTY, &[]))
+        self.delete()
+    }
+
+    /// Deletes the rows that are of no use any more.
+    fn delete(&self) -> io::Result<()> {
+        let undeleted = self.lock().undeleted.clone();
+        undeleted.into_iter().try_for_each(|(arc, node)| {
+            write(&*self.ledger, arc, node, EMPTY, &[])?;
+            self.lock().undeleted.remove(&(arc, node));
+            Ok(())
+        })
     }
 
     /// Asks a node what changed, and lists the arcs that did; how many were listed.
@@ -203,7 +229,8 @@ impl Claims {
     /// Takes in what a node says; the wanted arcs of which the mirror differs.
     fn note(&self, node: NodeId, all: bool, changed: &BTreeMap<u16, Digest>) -> Vec<u16> {
         let mut state = self.lock();
-        let State { wanted, nodes } = &mut *state;
+        let most = state.shards_max(&node);
+        let State { wanted, nodes, .. } = &mut *state;
         let known = nodes.entry(node).or_default();
         if all {
             for (arc, digests) in &mut known.arcs {
@@ -215,8 +242,17 @@ impl Claims {
         for (&arc, &said) in changed.iter().filter(|(arc, _)| bit(wanted, **arc)) {
             known.arcs.entry(arc).or_insert(Digests { said, mirrored: EMPTY }).said = said;
         }
-        let stale = known.arcs.iter().filter(|(_, digests)| digests.said != digests.mirrored);
-        stale.map(|(&arc, _)| arc).collect()
+        let mut room = most.saturating_sub(known.shards);
+        let mut stale = Vec::new();
+        let differ = known.arcs.iter().filter(|(_, digests)| digests.said != digests.mirrored);
+        for (&arc, digests) in differ {
+            let more = u64::from(digests.said.0.saturating_sub(digests.mirrored.0));
+            if more <= room {
+                room -= more;
+                stale.push(arc);
+            }
+        }
+        stale
     }
 
     /// Lists arcs of a node and mirrors them.
@@ -280,12 +316,12 @@ impl Claims {
                 return Err(PeerError::BadReply { node }.into());
             };
             let part = holdings::decode_shards(&body)?;
-            let ascends = match (shards.last(), part.first()) {
-                (Some(last), Some(first)) => last.id < first.id,
+            let follows = match (shards.last(), part.first()) {
+                (Some(last), Some(first)) => holdings::follows(last, first).is_ok(),
                 _ => true,
             };
             let complete = reply.complete as usize;
-            if !ascends || complete > asked.len() || shards.len() + part.len() > LISTED_MAX {
+            if !follows || complete > asked.len() || shards.len() + part.len() > LISTED_MAX {
                 return Err(PeerError::BadReply { node }.into());
             }
             let ended = part.last().map(|shard| shard.id);
@@ -312,6 +348,10 @@ impl Claims {
         shards: Vec<ListedShard>,
     ) -> Result<(), Refusal> {
         let digest = digest_of_arc(shards.iter().map(|shard| shard.id));
+        if !self.make_room(node, arc, digest.0) {
+            tracing::warn!(node = %node.short(), arc, "lists more shards than it can hold: not mirrored");
+            return Ok(());
+        }
         let ledger = Arc::clone(&self.ledger);
         let write = move || write(&*ledger, arc, node, digest, &shards);
         blocking(write).await?;
@@ -319,12 +359,35 @@ impl Claims {
         if let Some(known) = state.nodes.get_mut(&node)
             && let Some(digests) = known.arcs.get_mut(&arc)
         {
+            known.shards -= u64::from(digests.mirrored.0);
+            known.shards += u64::from(digest.0);
             digests.mirrored = digest;
             if *digests == (Digests { said: EMPTY, mirrored: EMPTY }) {
                 known.arcs.remove(&arc);
             }
         }
         Ok(())
+    }
+
+    /// Whether so many shards of a node's arc can be mirrored. Then its rows are no longer to be deleted.
+    fn make_room(&self, node: NodeId, arc: u16, shards: u32) -> bool {
+        let mut state = self.lock();
+        let most = state.shards_max(&node);
+        let known = state.nodes.get(&node);
+        let mirrored = known.and_then(|known| known.arcs.get(&arc)).map_or(0, |arc| arc.mirrored.0);
+        let others = known.map_or(0, |known| known.shards) - u64::from(mirrored);
+        let fits = others + u64::from(shards) <= most || shards <= mirrored;
+        if fits {
+            state.undeleted.remove(&(arc, node));
+        }
+        fits
+    }
+
+    /// The nodes of which anything is mirrored.
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        let state = self.lock();
+        let some = state.nodes.iter().filter(|(_, known)| !known.arcs.is_empty());
+        some.map(|(&node, _)| node).collect()
     }
 
     /// Who is said to hold anything in an arc, with the digest of the mirrored list.
@@ -377,10 +440,16 @@ impl Claims {
         Ok(claims.into_iter().collect())
     }
 
-    /// Forgets a node that is gone for good. Blocks on the ledger.
-    pub(super) fn forget(&self, node: &NodeId) -> io::Result<()> {
-        let Some(known) = self.lock().nodes.remove(node) else { return Ok(()) };
-        known.arcs.keys().try_for_each(|&arc| write(&*self.ledger, arc, *node, EMPTY, &[]))
+    /// Forgets nodes that are gone for good. Blocks on the ledger.
+    pub(super) fn forget(&self, nodes: &[NodeId]) -> io::Result<()> {
+        {
+            let mut state = self.lock();
+            for node in nodes {
+                let known = state.nodes.remove(node).unwrap_or_default();
+                state.undeleted.extend(known.arcs.into_keys().map(|arc| (arc, *node)));
+            }
+        }
+        self.delete()
     }
 }
 
@@ -405,32 +474,6 @@ fn arcs_of(own: NodeId, ring: &Ring, nodes: &impl Nodes) -> Vec<u64> {
     wanted
 }
 
-/// Replaces the rows of one node's arc. While it goes on there is no digest, so that a crash in the
-/// middle has the arc listed again.
-fn write(
-    ledger: &dyn Ledger,
-    arc: u16,
-    node: NodeId,
-    digest: Digest,
-    shards: &[ListedShard],
-) -> io::Result<()> {
-    let mut rows: Vec<LedgerChange> = vec![(row(DIGEST_PREFIX, arc, &node), None)];
-    ledger.scan(&row(CLAIMS_PREFIX, arc, &node), &mut |key, _| {
-        rows.push((key.to_vec(), None));
-        true
-    })?;
-    for (part, shards) in (0u16..).zip(shards.chunks(PART_SHARDS)) {
-        let mut list = vec![ROW_VERSION];
-        shards.iter().for_each(|shard| holdings::encode_shard(&mut list, shard));
-        let key = [&row(CLAIMS_PREFIX, arc, &node)[..], &part.to_be_bytes()].concat();
-        rows.push((key, Some(list)));
-    }
-    if digest != EMPTY {
-        rows.push((row(DIGEST_PREFIX, arc, &node), Some(digest_row(digest))));
-    }
-    rows.chunks(CHANGES_AT_ONCE).try_for_each(|part| ledger.apply(part.to_vec()))
-}
-
 /// Runs what blocks beside the runtime.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -446,46 +489,5 @@ fn bit(bits: &[u64], arc: u16) -> bool {
     bits.get(usize::from(arc) / 64).is_some_and(|word| word & (1 << (arc % 64)) != 0)
 }
 
-fn row(prefix: &[u8], arc: u16, node: &NodeId) -> Vec<u8> {
-    [prefix, &arc.to_be_bytes(), node.as_bytes()].concat()
-}
-
-fn arc_and_node(key: &[u8]) -> Option<(u16, NodeId)> {
-    let (arc, node) = key.get(2..)?.split_first_chunk::<2>()?;
-    Some((u16::from_be_bytes(*arc), NodeId::from_slice(node.get(..ID_BYTES)?).ok()?))
-}
-
-fn digest_row((shards, sum): Digest) -> Vec<u8> {
-    [&[ROW_VERSION][..], &shards.to_le_bytes(), &sum].concat()
-}
-
-fn digest_of(value: &[u8]) -> Option<Digest> {
-    let [ROW_VERSION, rest @ ..] = value else { return None };
-    let (shards, sum) = rest.split_first_chunk::<4>()?;
-    Some((u32::from_le_bytes(*shards), sum.try_into().ok()?))
-}
-
-fn list_of(value: &[u8]) -> Option<Vec<ListedShard>> {
-    let [ROW_VERSION, list @ ..] = value else { return None };
-    holdings::decode_shards(list).ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_have_these_bytes_and_read_back() {
-        let node = NodeId::new([7; 32]);
-        let key = row(DIGEST_PREFIX, 0x0102, &node);
-        assert_eq!(key[..4], *b"rd\x01\x02");
-        assert_eq!(arc_and_node(&key), Some((0x0102, node)));
-        let value = digest_row((3, [9; 16]));
-        assert_eq!(value[..5], [1, 3, 0, 0, 0]);
-        assert_eq!(digest_of(&value), Some((3, [9; 16])));
-        assert_eq!(digest_of(&value[1..]), None);
-        assert_eq!(arc_and_node(&key[..20]), None);
-        assert_eq!(list_of(&[1]), Some(Vec::new()));
-        assert_eq!(list_of(&[2]), None);
-    }
-}
+mod tests;

@@ -163,17 +163,38 @@ impl Exchange {
         let wanted = self.random_range(shard.shard_bytes.into());
         let asked = Asked::group(&wanted, Use::Knowing);
         let (header, data) = self.read(node, id, asked, Lane::Emergency).await?;
-        let proved = convert::descriptor(&header.descriptor).is_ok_and(|descriptor| {
-            descriptor.id() == id.chunk
-                && descriptor.geometry() == shard.geometry
-                && proves(&descriptor, id, &wanted, &header, &data)
-        });
-        if proved {
-            self.0.trust.passed(node);
-            Ok(())
-        } else {
-            Err(self.caught(node, id, Fault::WrongBytes))
+        let descriptor = convert::descriptor(&header.descriptor);
+        let Some(descriptor) = descriptor.ok().filter(|found| found.id() == id.chunk) else {
+            return Err(self.caught(node, id, Fault::WrongBytes));
+        };
+        let shape = (descriptor.geometry(), descriptor.shard_bytes() as u64);
+        if shape != (shard.geometry, shard.shard_bytes.into()) {
+            return Err(self.caught(node, id, Fault::WrongShape));
         }
+        if !proves(&descriptor, id, &wanted, &header, &data) {
+            return Err(self.caught(node, id, Fault::WrongBytes));
+        }
+        self.0.trust.passed(node);
+        Ok(())
+    }
+
+    /// The descriptor of a chunk, from a node that says that it has a shard of it.
+    pub(super) async fn descriptor(
+        &self,
+        node: NodeId,
+        id: ShardId,
+    ) -> Result<Descriptor, Refusal> {
+        let asked = Asked::group(&(0..1), Use::Knowing);
+        let (header, _) = self.read(node, id, asked, Lane::Emergency).await?;
+        match convert::descriptor(&header.descriptor) {
+            Ok(descriptor) if descriptor.id() == id.chunk => Ok(descriptor),
+            _ => Err(self.caught(node, id, Fault::WrongBytes)),
+        }
+    }
+
+    /// Notes that a node lists a shard in a shape that its chunk does not have.
+    pub(super) fn told_wrong_shape(&self, node: NodeId, id: ShardId) {
+        let _ = self.caught(node, id, Fault::WrongShape);
     }
 
     fn random_range(&self, shard_bytes: u64) -> Range<u64> {

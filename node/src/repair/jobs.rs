@@ -10,13 +10,18 @@ use std::{
 };
 
 use copse_core::{
+    ids::NodeId,
     repair::{Entry, Job, Kind, Offered, Priority, Queue, Row},
     ring::Ring,
 };
 use copse_proto::door;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use super::{
+    again::Again,
     claims::blocking,
     steward::{changes, row_key},
 };
@@ -36,11 +41,20 @@ struct Inner {
     queue: Mutex<Queue>,
     ledger: Arc<dyn Ledger>,
     wake: Notify,
-    /// Arcs of jobs that found nothing to do: what they were planned for may be the case again, and
-    /// no fingerprint would show it.
-    again: Mutex<BTreeSet<u16>>,
+    /// Arcs of jobs that ended or lost their place: what they were planned for may be the case still
+    /// or again, and no fingerprint would show it.
+    again: Mutex<Again>,
     /// Arcs with jobs that are in the queue and perhaps not in the ledger, for it failed.
     unwritten: Mutex<BTreeSet<u16>>,
+}
+
+/// A job that a plan asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) job: Job,
+    pub(super) priority: Priority,
+    /// Who alone says to hold anything of the chunk, if it is one node and another than this.
+    pub(super) sole_holder: Option<NodeId>,
 }
 
 impl Jobs {
@@ -92,21 +106,35 @@ impl Jobs {
     pub(super) fn offer(
         &self,
         arc: u16,
-        jobs: &[(Job, Priority)],
+        jobs: &[Wish],
         now_unix_ms: u64,
     ) -> (Vec<LedgerChange>, bool) {
         let unwritten = self.unwritten().contains(&arc);
         let mut queue = self.lock();
         let (mut rows, mut deferred) = (Vec::new(), false);
-        for &(job, priority) in jobs {
-            match queue.offer(job, priority, now_unix_ms) {
-                Offered::Added(row) | Offered::Changed(row) => rows.push(row),
-                Offered::Known if unwritten => rows.extend(queue.row(job)),
+        let mut write = |row| rows.push(changes(prefixed(row)));
+        let mut displaced_arcs = BTreeSet::new();
+        for &Wish { job, priority, sole_holder } in jobs {
+            match queue.offer_of(job, priority, sole_holder, now_unix_ms) {
+                Offered::Added(row) | Offered::Changed(row) => write(row),
+                Offered::Known if unwritten => queue.row(job).into_iter().for_each(&mut write),
                 Offered::Known => {}
+                Offered::Instead { added, displaced, removed } => {
+                    write(added);
+                    write(removed);
+                    displaced_arcs.insert(Ring::arc(&displaced.chunk));
+                }
                 Offered::Deferred => deferred = true,
             }
         }
-        (rows.into_iter().map(|row| changes(prefixed(row))).collect(), deferred)
+        // What lost its place is found again by its arc. This arc's own row is written after these.
+        deferred |= displaced_arcs.remove(&arc);
+        let mut again = self.again();
+        for arc in displaced_arcs {
+            again.ask(arc);
+            rows.push((row_key(arc), None));
+        }
+        (rows, deferred)
     }
 
     /// Writes the rows of an arc, in order. Blocks on the ledger. When that fails, the jobs stay in the
@@ -135,9 +163,12 @@ impl Jobs {
         self.lock().next(now_unix_ms)
     }
 
+    /// Strikes off a job that was done, and has its arc looked at once more: a node may prove a shard
+    /// and then neither keep nor list it.
     pub(super) async fn strike_off(&self, job: Job) {
         let row = self.lock().succeeded(job);
         self.write(row).await;
+        self.again().ask(Ring::arc(&job.chunk));
     }
 
     /// Strikes off a job that had nothing to do, and has its arc planned again: it was planned for a
@@ -147,12 +178,21 @@ impl Jobs {
         let row = self.lock().succeeded(job);
         let changes = row.map(|row| changes(prefixed(row))).into_iter();
         self.apply(changes.chain([(row_key(arc), None)]).collect()).await;
-        self.0.again.lock().unwrap_or_else(PoisonError::into_inner).insert(arc);
+        self.again().ask(arc);
+    }
+
+    fn again(&self) -> MutexGuard<'_, Again> {
+        self.0.again.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on everybody is asked what changed.
+    pub(super) fn begin_round(&self) {
+        self.again().begin_round();
     }
 
     /// The arcs to plan again, once.
     pub(super) fn take_again(&self) -> BTreeSet<u16> {
-        std::mem::take(&mut self.0.again.lock().unwrap_or_else(PoisonError::into_inner))
+        self.again().take(Instant::now())
     }
 
     pub(super) async fn put_off(&self, job: Job, now_unix_ms: u64, why: &str) {
@@ -220,60 +260,83 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::Ordering;
 
-    use copse_core::ids::ChunkId;
+    use copse_core::{
+        ids::ChunkId,
+        repair::{DISPLACED_ATTEMPTS_MIN, QUEUE_ENTRIES_MAX},
+    };
 
     use super::*;
-    use crate::store::{MemoryStore, ShardStore as _};
-
-    /// A ledger that can be told to fail.
-    struct Failing {
-        ledger: Arc<dyn Ledger>,
-        fails: AtomicBool,
-    }
-
-    impl Ledger for Failing {
-        fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-            self.ledger.get(key)
-        }
-
-        fn scan(
-            &self,
-            prefix: &[u8],
-            visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-        ) -> io::Result<()> {
-            self.ledger.scan(prefix, visit)
-        }
-
-        fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
-            match self.fails.load(Ordering::Relaxed) {
-                true => Err(io::Error::other("no")),
-                false => self.ledger.apply(changes),
-            }
-        }
-    }
+    use crate::{
+        repair::testing::Failing,
+        store::{MemoryStore, ShardStore as _},
+    };
 
     #[test]
     fn jobs_that_the_disk_did_not_take_are_written_with_the_next_plan() {
-        let ledger = MemoryStore::new(0).ledger();
-        let ledger = Arc::new(Failing { ledger, fails: AtomicBool::new(false) });
+        let ledger = Failing::new();
         let jobs = Jobs::load(Arc::clone(&ledger) as Arc<dyn Ledger>, 0).expect("empty");
         let job = Job { chunk: ChunkId::new([7; 32]), kind: Kind::Rebuild };
         let priority = Priority { margin: 1, zone_spare: 0, since_unix_ms: 0 };
+        let wish = Wish { job, priority, sole_holder: None };
         let arc = Ring::arc(&job.chunk);
         ledger.fails.store(true, Ordering::Relaxed);
-        let (rows, _) = jobs.offer(arc, &[(job, priority)], 1);
+        let (rows, _) = jobs.offer(arc, &[wish], 1);
         assert_eq!(rows.len(), 1);
         jobs.write_down(arc, &rows).expect_err("the disk fails");
 
         ledger.fails.store(false, Ordering::Relaxed);
-        let (rows, _) = jobs.offer(arc, &[(job, priority)], 2);
+        let (rows, _) = jobs.offer(arc, &[wish], 2);
         jobs.write_down(arc, &rows).expect("the disk is well");
         let after_restart =
             Jobs::load(Arc::clone(&ledger) as Arc<dyn Ledger>, 3).expect("readable");
         assert_eq!(after_restart.len(), 1, "the job is there after a restart");
-        let (rows, _) = jobs.offer(arc, &[(job, priority)], 4);
+        let (rows, _) = jobs.offer(arc, &[wish], 4);
         assert!(rows.is_empty(), "and is not written at each round");
+    }
+
+    #[tokio::test]
+    async fn an_arc_is_looked_at_once_more_when_its_job_is_done() {
+        let jobs = Jobs::load(MemoryStore::new(0).ledger(), 0).expect("empty");
+        let job = Job { chunk: ChunkId::new([7; 32]), kind: Kind::Rebuild };
+        let priority = Priority { margin: 1, zone_spare: 0, since_unix_ms: 0 };
+        let arc = Ring::arc(&job.chunk);
+        let (rows, _) = jobs.offer(arc, &[Wish { job, priority, sole_holder: None }], 1);
+        jobs.write_down(arc, &rows).expect("a ledger");
+        assert!(jobs.next(2).is_some());
+        jobs.strike_off(job).await;
+        assert_eq!(jobs.len(), 0);
+        jobs.begin_round();
+        assert_eq!(jobs.take_again(), BTreeSet::from([arc]));
+        jobs.begin_round();
+        assert!(jobs.take_again().is_empty());
+    }
+
+    #[test]
+    fn an_arc_whose_job_lost_its_place_is_looked_at_again() {
+        let ledger = MemoryStore::new(0).ledger();
+        let jobs = Jobs::load(Arc::clone(&ledger), 0).expect("empty");
+        let priority = Priority { margin: 0, zone_spare: 0, since_unix_ms: 0 };
+        let wish = |number: u32| {
+            let chunk = ChunkId::new(*blake3::hash(&number.to_le_bytes()).as_bytes());
+            Wish { job: Job { chunk, kind: Kind::Rebuild }, priority, sole_holder: None }
+        };
+        let full = u32::try_from(QUEUE_ENTRIES_MAX).expect("small");
+        let all: Vec<Wish> = (0..full).map(wish).collect();
+        let (_, deferred) = jobs.offer(0, &all, 1);
+        assert!(!deferred && jobs.len() == QUEUE_ENTRIES_MAX);
+        for _ in 0..DISPLACED_ATTEMPTS_MIN {
+            assert!(jobs.lock().failed(all[3].job, 1, "not held").is_some());
+        }
+        let (gone, new) = (Ring::arc(&all[3].job.chunk), wish(full));
+        ledger.apply(vec![(row_key(gone), Some(vec![1]))]).expect("a ledger");
+        let arc = Ring::arc(&new.job.chunk);
+        let (rows, deferred) = jobs.offer(arc, &[new], 2);
+        jobs.write_down(arc, &rows).expect("a ledger");
+        assert!(!deferred && jobs.len() == QUEUE_ENTRIES_MAX);
+        assert_eq!(ledger.get(&row_key(gone)).expect("a ledger"), None, "after a restart, too");
+        jobs.begin_round();
+        assert_eq!(jobs.take_again(), BTreeSet::from([gone]));
     }
 }

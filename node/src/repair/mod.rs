@@ -15,15 +15,18 @@
 //! |---|---|
 //! | `facts` | how nodes stand, at one moment |
 //! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
+//! | `shapes` | what a chunk looks like when nodes say different things of it |
+//! | `gone` | whose claims are forgotten |
 //! | `steward` | which arcs changed; planning them |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
+//! | `again` | which arcs are looked at once more though nothing changed |
 //! | `exchange` | shards to and from others, verified and proved |
 //! | `answers`, `pins` | what others may ask, and when a shard is given away |
 //! | `audit`, `trust`, `proofs` | checking claims; who was caught, and who proves nothing |
 //! | `health` | what this node cannot do, as it tells others |
 //! | `scrub` | reading the own disk |
 //! | `pace` | how fast |
-//! | `again` | a task that failed begins anew |
+//! | `restart` | a task that failed begins anew |
 //! | `phases` | marks for tests |
 //! | `canary` | bugs on purpose; not in a release |
 //! | `report` | what is told of it |
@@ -57,6 +60,7 @@ mod canary;
 mod claims;
 mod exchange;
 mod facts;
+mod gone;
 mod health;
 mod jobs;
 mod pace;
@@ -64,8 +68,12 @@ mod phases;
 mod pins;
 mod proofs;
 mod report;
+mod restart;
 mod scrub;
+mod shapes;
 mod steward;
+#[cfg(test)]
+mod testing;
 mod trust;
 mod worker;
 
@@ -77,18 +85,20 @@ pub use phases::{PAUSE_VARIABLE, Phase, Phases};
 pub(crate) use report::Events;
 
 use self::{
-    again::again_after_a_fault,
     answers::Answers,
     audit::Audit,
-    claims::{Claims, blocking},
+    claims::Claims,
     exchange::Exchange,
     facts::Opinions,
+    gone::Gone,
     health::Health,
     jobs::Jobs,
     pins::Pins,
     proofs::Proofs,
     report::Counters,
+    restart::again_after_a_fault,
     scrub::{Scrub, ScrubState},
+    shapes::Judge,
     steward::Steward,
     trust::Trust,
     worker::Worker,
@@ -144,7 +154,6 @@ pub struct Repair(Arc<Inner>);
 
 struct Inner {
     steward: Arc<Steward>,
-    claims: Arc<Claims>,
     jobs: Jobs,
     audit: Audit,
     answers: Arc<Answers>,
@@ -204,6 +213,7 @@ impl Repair {
             jobs: jobs.clone(),
             opinions: opinions.clone(),
             health: health.clone(),
+            gone: Gone::load(store.ledger())?,
             ledger: store.ledger(),
             events: events.clone(),
             counters: Arc::clone(&counters),
@@ -235,6 +245,7 @@ impl Repair {
             policy: settings.policy,
             views: Arc::clone(&views),
             claims: Arc::clone(&claims),
+            judge: Judge { own, store: Arc::clone(&store), exchange: exchange.clone() },
             jobs: jobs.clone(),
             opinions: opinions.clone(),
             exchange,
@@ -248,7 +259,6 @@ impl Repair {
         });
         Ok(Self(Arc::new(Inner {
             steward,
-            claims,
             jobs,
             audit,
             answers,
@@ -389,15 +399,6 @@ impl Repair {
     /// When it is being given away itself: to be tried later.
     pub fn count_on(&self, id: ShardId) -> Result<(), Refusal> {
         self.0.answers.pins.pin(id)
-    }
-
-    /// Forgets what a node held that is gone for good.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub async fn forget(&self, node: NodeId) -> Result<(), Refusal> {
-        let claims = Arc::clone(&self.0.claims);
-        blocking(move || claims.forget(&node)).await
     }
 
     /// Why a node is not trusted.

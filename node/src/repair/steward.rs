@@ -21,8 +21,8 @@ use std::{
 use copse_core::{
     ids::NodeId,
     repair::{
-        self, Action, ChunkFacts, ChunkPlan, Claim, Job, Kind, NodeFacts, Nodes, Policy, Priority,
-        Row, Skip,
+        self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Policy, Priority, Row,
+        Skip,
     },
 };
 
@@ -30,9 +30,11 @@ use super::{
     asking::Asking,
     claims::{Claims, blocking},
     facts::{Opinions, View, Views},
+    gone::Gone,
     health::Health,
-    jobs::Jobs,
+    jobs::{Jobs, Wish},
     report::{Counters, Events, Tally, count},
+    shapes::chunks_of,
 };
 use crate::{
     shards::Clock,
@@ -73,6 +75,7 @@ pub(super) struct Steward {
     jobs: Jobs,
     opinions: Opinions,
     health: Health,
+    gone: Gone,
     ledger: Arc<dyn Ledger>,
     events: Events,
     counters: Arc<Counters>,
@@ -93,6 +96,7 @@ pub(super) struct Parts {
     pub(super) jobs: Jobs,
     pub(super) opinions: Opinions,
     pub(super) health: Health,
+    pub(super) gone: Gone,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) events: Events,
     pub(super) counters: Arc<Counters>,
@@ -111,14 +115,26 @@ struct Due {
 struct Planned {
     arc: u16,
     after: Arcwise,
-    jobs: Vec<(Job, Priority)>,
+    jobs: Vec<Wish>,
 }
 
 impl Steward {
     /// Loads what was planned before. Blocks on the ledger.
     pub(super) fn load(parts: Parts) -> io::Result<Self> {
-        let Parts { own, clock, policy, views, claims, jobs, opinions, health, .. } = parts;
-        let Parts { ledger, events, counters, .. } = parts;
+        let Parts {
+            own,
+            clock,
+            policy,
+            views,
+            claims,
+            jobs,
+            opinions,
+            health,
+            gone,
+            ledger,
+            events,
+            counters,
+        } = parts;
         let mut arcs = BTreeMap::new();
         ledger.scan(ROW_PREFIX, &mut |key, value| {
             if let Some((arc, known)) = read_row(key, value) {
@@ -136,6 +152,7 @@ impl Steward {
             jobs,
             opinions,
             health,
+            gone,
             ledger,
             events,
             counters,
@@ -164,6 +181,7 @@ impl Steward {
     /// Asks everybody what changed, and plans what has to be planned, after half a minute with what is
     /// known by then; how many arcs were planned.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
+        self.jobs.begin_round();
         let view = self.views.now();
         self.health.look_again().await;
         self.opinions.unable(self.own, self.health.told().await);
@@ -171,6 +189,9 @@ impl Steward {
             tracing::error!(%refusal, "the mirror of claims cannot be written");
             self.health.ledger_failed();
             return 0;
+        }
+        if let Err(refusal) = self.forget_the_gone(&view).await {
+            tracing::error!(%refusal, "what gone nodes held cannot be forgotten; it is tried again");
         }
         let nodes: Vec<NodeId> = view
             .standings
@@ -208,6 +229,19 @@ impl Steward {
             this.claims.want(&view.ring, &nodes)?;
             *this.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) = now;
             Ok(())
+        })
+        .await
+    }
+
+    /// Forgets what nodes held that are gone for good.
+    async fn forget_the_gone(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+    ) -> Result<(), copse_proto::status::Refusal> {
+        let (this, nodes) = (Arc::clone(self), self.opinions.with(view));
+        blocking(move || {
+            let gone = this.gone.note(&this.claims.nodes(), &nodes, (this.clock)())?;
+            this.claims.forget(&gone)
         })
         .await
     }
@@ -335,8 +369,9 @@ impl Steward {
         let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
         let mut planned =
             Planned { arc, after: Arcwise { fingerprint, ..Arcwise::default() }, jobs: Vec::new() };
-        for chunk in chunks_of(self.claims.of_arc(arc)?, missing_for) {
-            let plan = repair::plan_chunk(&view.ring, nodes, &chunk, &self.policy);
+        for said in chunks_of(self.claims.of_arc(arc)?, nodes, missing_for) {
+            let (disputed, chunk) = (said.is_disputed(), &said.facts);
+            let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.policy);
             count(&self.counters.chunks_planned, 1);
             planned.after.tally.add(&plan);
             if plan.strength.hoped < chunk.geometry.total() {
@@ -344,11 +379,18 @@ impl Steward {
             }
             let again = plan.skips.iter().filter_map(again_seconds).map(|after| now + after);
             planned.after.again_at = again.chain(planned.after.again_at).min();
-            self.tell(&chunk, &plan);
+            self.tell(chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
-            planned.jobs.extend(
-                kinds(&plan).into_iter().map(|kind| (Job { chunk: chunk.chunk, kind }, priority)),
-            );
+            let sole_holder = said.sole_holder.filter(|node| *node != self.own);
+            let mut kinds = kinds(&plan);
+            if disputed {
+                // Whatever the vote says: a worker finds out what is true before it plans.
+                kinds.insert(Kind::Rebuild);
+            }
+            planned.jobs.extend(kinds.into_iter().map(|kind| {
+                let job = Job { chunk: chunk.chunk, kind };
+                Wish { job, priority, sole_holder }
+            }));
         }
         Ok(planned)
     }
@@ -391,32 +433,6 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
         Action::Drop { .. } => Kind::Drop,
     };
     plan.actions.iter().map(kind).collect()
-}
-
-/// The chunks of an arc, from what all nodes say about it. Of two nodes that say different things
-/// about a chunk's shape, the one that more nodes say counts; the others' claims do not.
-pub(super) fn chunks_of(
-    claims: Vec<(NodeId, Vec<copse_proto::holdings::ListedShard>)>,
-    missing_for: Option<Duration>,
-) -> Vec<ChunkFacts> {
-    let mut chunks: BTreeMap<_, BTreeMap<_, Vec<Claim>>> = BTreeMap::new();
-    for (node, shards) in claims {
-        for shard in shards {
-            chunks
-                .entry(shard.id.chunk)
-                .or_default()
-                .entry((shard.geometry, shard.shard_bytes))
-                .or_default()
-                .push(Claim { node, index: shard.id.index });
-        }
-    }
-    let facts = |(chunk, shapes): (_, BTreeMap<_, Vec<Claim>>)| {
-        let ((geometry, shard_bytes), claims) =
-            shapes.into_iter().max_by_key(|(_, claims)| claims.len())?;
-        let shard_bytes = u64::from(shard_bytes);
-        Some(ChunkFacts { chunk, geometry, shard_bytes, claims, missing_for })
-    };
-    chunks.into_iter().filter_map(facts).collect()
 }
 
 /// A row of the queue as a change of the ledger.

@@ -1,4 +1,5 @@
-//! Who was caught: nodes that served wrong bytes or claim shards that they do not have.
+//! Who was caught: nodes that served wrong bytes, or claim shards that they do not have or that no
+//! chunk has.
 //!
 //! Owns the faults seen by this node itself; hearsay does not count. A node that is not trusted is
 //! routed around and its claims count for nothing, until it has passed enough audits in a row.
@@ -29,6 +30,8 @@ pub(super) enum Fault {
     WrongBytes,
     /// It says that it has a shard, and does not give it.
     NotHeld,
+    /// It lists a shard of another geometry or length than its chunk's descriptor says.
+    WrongShape,
 }
 
 impl fmt::Display for Fault {
@@ -36,6 +39,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::WrongBytes => "served wrong bytes",
             Self::NotHeld => "does not hold what it says it holds",
+            Self::WrongShape => "lists shards in a shape that their chunk does not have",
         })
     }
 }
@@ -44,7 +48,8 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     not_held: u64,
-    wrong_bytes: u64,
+    /// Faults that no race explains.
+    proved: u64,
     passes: u32,
     untrusted: Option<Fault>,
 }
@@ -84,10 +89,10 @@ impl Trust {
         let seen = nodes.entry(node).or_default();
         seen.passes = 0;
         match fault {
-            Fault::WrongBytes => seen.wrong_bytes += 1,
+            Fault::WrongBytes | Fault::WrongShape => seen.proved += 1,
             Fault::NotHeld => seen.not_held += 1,
         }
-        let guilty = seen.wrong_bytes > 0 || seen.not_held >= NOT_HELD_MAX;
+        let guilty = seen.proved > 0 || seen.not_held >= NOT_HELD_MAX;
         let lost = guilty && seen.untrusted.is_none();
         if lost {
             seen.untrusted = Some(fault);

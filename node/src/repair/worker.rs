@@ -36,7 +36,7 @@ use super::{
     jobs::{Jobs, kind_name},
     phases::{Phase, Phases},
     report::{Counters, count},
-    steward::chunks_of,
+    shapes::{Judge, chunks_of},
 };
 use crate::{
     beside::beside,
@@ -59,6 +59,7 @@ pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) views: Views,
     pub(super) claims: Arc<Claims>,
+    pub(super) judge: Judge,
     pub(super) jobs: Jobs,
     pub(super) opinions: Opinions,
     pub(super) exchange: Exchange,
@@ -141,7 +142,7 @@ impl Worker {
 
     async fn work(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
         let view = self.views.now();
-        let mut nodes = self.opinions.with(&view).with_returning(self.views.returning());
+        let nodes = self.opinions.with(&view);
         if view.cut_off {
             return Err(Refusal::new(Reason::NodeUnreachable, view.guard.clone()));
         }
@@ -150,11 +151,14 @@ impl Worker {
             return Ok(Done::Needless("another node is its steward now"));
         }
         let claims = Arc::clone(&self.claims);
-        let said = blocking(move || claims.of_arc(arc)).await?;
-        let found = chunks_of(said, None).into_iter().find(|facts| facts.chunk == job.chunk);
-        let Some(said) = found else {
+        let mut said = blocking(move || claims.of_arc(arc)).await?;
+        said.iter_mut().for_each(|(_, shards)| shards.retain(|shard| shard.id.chunk == job.chunk));
+        let Some(said) = chunks_of(said, &nodes, None).pop() else {
             return Ok(Done::Needless("nobody holds any of it"));
         };
+        let said = self.judge.settle(said, &nodes).await;
+        // Who was caught by that counts no more.
+        let mut nodes = self.opinions.with(&view).with_returning(self.views.returning());
         let (facts, silent) = self.ask_all(&view, &mut nodes, said, job.kind).await;
         let plan = repair::plan_chunk(&view.ring, &nodes, &facts, &self.policy);
         self.phases.reach(Phase::Planned, job.chunk).await;
@@ -259,11 +263,14 @@ impl Worker {
             Some(refusal) => Err(refusal),
             None if done > 0 => Ok(Done::Yes),
             None => match plan.skips.first() {
-                // Too few or nowhere to go: it stays in the queue, and the status says why.
+                // Its arc is planned again when any holder's list or standing changes. It must not
+                // take a place until then: what never existed would take it for ever.
+                Some(repair::Skip::NotEnough { .. }) => {
+                    Ok(Done::Needless("too few of its shards exist anywhere"))
+                }
+                // Too few just now or nowhere to go: it stays in the queue, and the status says why.
                 Some(
-                    skip @ (repair::Skip::NotEnough { .. }
-                    | repair::Skip::WaitingForDown { .. }
-                    | repair::Skip::NoTarget { .. }),
+                    skip @ (repair::Skip::WaitingForDown { .. } | repair::Skip::NoTarget { .. }),
                 ) if job.kind == Kind::Rebuild => {
                     Err(Refusal::new(Reason::TooFewShards, skip.to_string()))
                 }

@@ -4,10 +4,10 @@
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use copse_core::{
@@ -43,6 +43,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const NETWORK: NetworkId = NetworkId::new([0x5e; 32]);
 
 static NEXT_SEED: AtomicU8 = AtomicU8::new(1);
+
+/// The time of day: it goes on, so that what waits for its time is tried again.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    1_800_000_000 + START.elapsed().as_secs()
+}
 
 /// A node, and the way to its door.
 pub struct TestNode {
@@ -84,7 +90,7 @@ impl TestNode {
             memory: None,
             seed: Seed::new([secret; 32]),
             random: [secret; 32],
-            clock: Arc::new(|| 1_800_000_000),
+            clock: Arc::new(now),
             control: None,
             metrics: None,
             departure: Departure::default(),

@@ -8,7 +8,7 @@ mod movement;
 mod queue;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{

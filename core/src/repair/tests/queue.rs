@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    repair::{QUEUE_ENTRIES_MAX, Queue},
+    repair::{DISPLACED_ATTEMPTS_MIN, QUEUE_ENTRIES_MAX, Queue, SOLE_HOLDER_ENTRIES_MAX},
     wire::WireError,
 };
 
@@ -167,6 +167,86 @@ fn a_full_queue_refuses_visibly_and_keeps_places_for_emergencies() {
 }
 
 #[test]
+fn what_is_offered_while_it_is_in_work_is_done_once_more() {
+    let mut queue = Queue::new();
+    add(&mut queue, 1, 3, T0);
+    assert!(queue.next(T0).is_some());
+    assert_eq!(queue.offer(job(1), urgency(3), T0 + 5), Offered::Known);
+    let Some(Row::Put { .. }) = queue.succeeded(job(1)) else { panic!("it is not done") };
+    let (_, entry) = queue.next(T0 + 5).expect("once more");
+    assert_eq!((entry.attempts, entry.priority.since_unix_ms), (0, T0 + 5));
+    // What fails and was offered meanwhile is tried again at once, then not.
+    assert_eq!(queue.offer(job(1), urgency(3), T0 + 6), Offered::Known);
+    assert!(queue.failed(job(1), T0 + 7, "no answer").is_some());
+    assert!(queue.next(T0 + 7).is_some());
+    assert!(queue.failed(job(1), T0 + 7, "no answer").is_some());
+    assert!(queue.next(T0 + 7).is_none());
+    assert_eq!(queue.succeeded(job(1)), Some(deleted(1)));
+    assert!(queue.is_empty());
+}
+
+fn deleted(number: u64) -> Row {
+    let Row::Put { key, .. } = add(&mut Queue::new(), number, 0, T0) else { panic!() };
+    Row::Delete { key }
+}
+
+#[test]
+fn what_failed_most_often_makes_room_in_a_full_queue() {
+    let mut queue = Queue::new();
+    for number in 0..QUEUE_ENTRIES_MAX as u64 {
+        add(&mut queue, number, 0, T0);
+    }
+    for _ in 0..DISPLACED_ATTEMPTS_MIN {
+        assert!(queue.failed(job(7), T0, "not held").is_some());
+        assert!(queue.failed(job(8), T0, "not held").is_some());
+    }
+    assert!(queue.failed(job(8), T0, "not held").is_some());
+    assert!(queue.failed(job(9), T0, "restarts").is_some());
+    let new = |number: u64| job(QUEUE_ENTRIES_MAX as u64 + number);
+    // Also for what is not urgent: it would wait for ever behind what never succeeds.
+    for (number, gone) in [(1, 8), (2, 7)] {
+        match queue.offer(new(number), urgency(5), T0 + 1) {
+            Offered::Instead { displaced, removed, .. } => {
+                assert_eq!((displaced, removed), (job(gone), deleted(gone)));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(queue.is_wanted(new(number)) && !queue.is_wanted(job(gone)));
+        assert_eq!(queue.len(), QUEUE_ENTRIES_MAX);
+    }
+    assert_eq!(queue.offer(new(3), urgency(0), T0 + 1), Offered::Deferred, "one failure is little");
+    // What is in work is not displaced.
+    for _ in 0..DISPLACED_ATTEMPTS_MIN {
+        assert!(queue.failed(job(9), T0, "not held").is_some());
+    }
+    while queue.next(T0 + BACKOFF_MS_MAX).is_some() {}
+    assert_eq!(queue.offer(new(3), urgency(0), T0 + 1), Offered::Deferred);
+}
+
+#[test]
+fn one_node_alone_fills_a_quarter_of_the_queue_at_most() {
+    let (liar, other) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
+    let mut queue = Queue::new();
+    let mut offer =
+        |number: u64, node: Option<NodeId>| match queue.offer_of(job(number), urgency(0), node, T0)
+        {
+            Offered::Added(_) | Offered::Known => true,
+            Offered::Deferred => false,
+            other => panic!("{other:?}"),
+        };
+    let most = SOLE_HOLDER_ENTRIES_MAX as u64;
+    assert!((0..most).all(|number| offer(number, Some(liar))));
+    assert!(!offer(most, Some(liar)));
+    assert!(offer(most, Some(other)) && offer(most + 1, None));
+    // That another node holds some of it, too, frees a place; and so does what is done.
+    assert!(offer(0, None) && offer(most + 2, Some(liar)));
+    assert!(!offer(most + 3, Some(liar)));
+    assert!(queue.succeeded(job(5)).is_some());
+    assert!(matches!(queue.offer_of(job(5), urgency(0), Some(liar), T0), Offered::Added(_)));
+    assert_eq!(queue.offer_of(job(most + 3), urgency(0), Some(liar), T0), Offered::Deferred);
+}
+
+#[test]
 fn the_bytes_of_a_row() {
     let mut queue = Queue::new();
     let job = Job { chunk: ChunkId::new([0x11; 32]), kind: Kind::Copy };
@@ -302,12 +382,15 @@ proptest! {
         }
     }
 
-    /// The rows that were written are the queue at every moment, and a restart loses nothing.
+    /// The rows that were written are the queue at every moment, and neither a restart nor work that
+    /// was begun before an offer loses that offer.
     #[test]
     fn what_was_written_is_what_is_to_be_done(steps in steps()) {
         let mut queue = Queue::new();
         let mut table: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let mut in_work: Vec<Job> = Vec::new();
+        // Offered, and not begun since.
+        let mut owed: BTreeSet<Job> = BTreeSet::new();
         let mut now = T0;
         for step in steps {
             let mut rows = Vec::new();
@@ -315,10 +398,11 @@ proptest! {
                 Step::Offer(chunk, kind, margin) => {
                     let kind = Kind::from_code(kind).expect("1..4");
                     let job = Job { chunk: chunk_id(chunk), kind };
+                    owed.insert(job);
                     match queue.offer(job, urgency(margin), now) {
                         Offered::Added(row) | Offered::Changed(row) => rows.push(row),
                         Offered::Known => {}
-                        Offered::Deferred => panic!("there is room"),
+                        other => panic!("there is room: {other:?}"),
                     }
                 }
                 Step::Next => {
@@ -334,6 +418,7 @@ proptest! {
                         });
                         prop_assert_eq!(better, None);
                         in_work.push(job);
+                        owed.remove(&job);
                     }
                 }
                 Step::Succeed(at) | Step::Fail(at) if !in_work.is_empty() => {
@@ -347,6 +432,7 @@ proptest! {
                 Step::Cancel(chunk) => {
                     rows = queue.cancel(chunk_id(chunk));
                     in_work.retain(|job| job.chunk != chunk_id(chunk));
+                    owed.retain(|job| job.chunk != chunk_id(chunk));
                 }
                 Step::Pass(ms) => now += u64::from(ms),
                 Step::Restart => {
@@ -363,6 +449,7 @@ proptest! {
                     Row::Delete { key } => prop_assert!(table.remove(&key).is_some()),
                 }
             }
+            prop_assert!(owed.iter().all(|job| queue.is_wanted(*job)), "an offer is lost");
             let mut from_table = Queue::new();
             for (key, value) in &table {
                 prop_assert!(from_table.load(key, value, now).is_ok());

@@ -1,0 +1,114 @@
+//! The mirror without a network: what is kept of what a node says.
+
+use std::sync::atomic::Ordering;
+
+use copse_core::{
+    geometry::Geometry,
+    ids::{ChunkId, NetworkId, ShardId, ShardIndex},
+    repair::{NodeFacts, Standing},
+};
+
+use super::*;
+use crate::{
+    peer::pool::PeerPool,
+    repair::{
+        pace::{Pace, Rates},
+        testing::Failing,
+        trust::Trust,
+    },
+    store::MemoryStore,
+};
+
+const OWN: NodeId = NodeId::new([1; 32]);
+const OTHER: NodeId = NodeId::new([2; 32]);
+
+fn ring(capacity_bytes: u64) -> Ring {
+    let member = |id| RingMember { id, capacity_bytes, zone: String::new() };
+    Ring::build(vec![member(OWN), member(OTHER)])
+}
+
+fn all(standing: Standing) -> BTreeMap<NodeId, NodeFacts> {
+    [OWN, OTHER].map(|node| (node, NodeFacts::standing(standing))).into()
+}
+
+/// A mirror that keeps all arcs. Needs a runtime for the way to other nodes, which nobody goes.
+fn claims(ledger: Arc<Failing>, capacity_bytes: u64) -> Claims {
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address"));
+    let nowhere = Arc::new(|_: &NodeId| Vec::<std::net::SocketAddr>::new());
+    let peers = PeerPool::new(endpoint.expect("a socket"), OWN, nowhere, 0);
+    let (network, trust) = (NetworkId::new([3; 32]), Trust::default());
+    let exchange = Exchange::new(network, peers, Pace::new(Rates::FREE), trust.clone(), &[0; 32]);
+    let claims = Claims {
+        own: OWN,
+        store: Arc::new(MemoryStore::new(0)),
+        ledger,
+        exchange,
+        opinions: Opinions::new(trust),
+        state: Mutex::new(State { wanted: vec![0; ARCS / 64], ..State::default() }),
+    };
+    claims.want(&ring(capacity_bytes), &all(Standing::Alive)).expect("a ledger");
+    claims
+}
+
+fn shards(arc: u8, count: u8) -> Vec<ListedShard> {
+    let mut chunk = [0; 32];
+    chunk[1] = arc;
+    let id = |index| ShardId { chunk: ChunkId::new(chunk), index: ShardIndex(index) };
+    let geometry = Geometry::new(10, 6).expect("10+6");
+    let shard = |index| ListedShard { id: id(index), geometry, shard_bytes: 1000 };
+    (0..count).map(shard).collect()
+}
+
+fn rows(ledger: &Failing) -> usize {
+    let mut rows = 0;
+    let mut visit = |_: &[u8], _: &[u8]| {
+        rows += 1;
+        true
+    };
+    ledger.scan(b"rd", &mut visit).expect("a ledger");
+    ledger.scan(b"rc", &mut visit).expect("a ledger");
+    rows
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_goes_even_when_the_ledger_fails_at_first() {
+    let ways: [fn(&Claims) -> io::Result<()>; 2] = [
+        |claims| claims.forget(&[OTHER]),
+        |claims| claims.want(&ring(1 << 30), &all(Standing::Dead)),
+    ];
+    for drop in ways {
+        let ledger = Failing::new();
+        let claims = claims(Arc::clone(&ledger), 1 << 30);
+        assert_eq!(claims.note(OTHER, true, &BTreeMap::from([(5, (2, [1; 16]))])), [5]);
+        claims.mirror(OTHER, 5, shards(5, 2)).await.expect("a ledger");
+        assert_eq!((claims.nodes(), rows(&ledger)), (vec![OTHER], 2));
+
+        ledger.fails.store(true, Ordering::Relaxed);
+        drop(&claims).expect_err("the disk fails");
+        assert_eq!((claims.nodes(), rows(&ledger)), (vec![], 2));
+        ledger.fails.store(false, Ordering::Relaxed);
+        drop(&claims).expect("the disk is well");
+        assert_eq!(rows(&ledger), 0);
+        assert_eq!(claims.of_arc(5).expect("a ledger"), []);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_lists_more_than_its_disk_can_hold_is_mirrored_no_further() {
+    let ledger = Failing::new();
+    let claims = claims(Arc::clone(&ledger), 10 * STORED_BYTES_MIN);
+    let said = BTreeMap::from([(5, (6, [1; 16])), (6, (6, [1; 16])), (7, (4, [1; 16]))]);
+    assert_eq!(claims.note(OTHER, true, &said), [5, 7], "as many arcs as it has room for");
+    // It lists more than it said.
+    claims.mirror(OTHER, 5, shards(5, 11)).await.expect("a ledger");
+    assert_eq!(rows(&ledger), 0);
+    claims.mirror(OTHER, 5, shards(5, 6)).await.expect("a ledger");
+    claims.mirror(OTHER, 7, shards(7, 4)).await.expect("a ledger");
+    claims.mirror(OTHER, 6, shards(6, 6)).await.expect("a ledger");
+    assert_eq!(claims.holders(5).len() + claims.holders(7).len(), 2);
+    assert_eq!(claims.holders(6), []);
+    // What it gives up makes room.
+    claims.mirror(OTHER, 5, shards(5, 0)).await.expect("a ledger");
+    claims.mirror(OTHER, 6, shards(6, 6)).await.expect("a ledger");
+    assert_eq!(claims.holders(6).len(), 1);
+}
