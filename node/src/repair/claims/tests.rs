@@ -13,6 +13,7 @@ use crate::{
     peer::pool::PeerPool,
     repair::{
         pace::{Pace, Rates},
+        proofs::Proofs,
         testing::Failing,
         trust::Trust,
     },
@@ -37,13 +38,14 @@ fn claims(ledger: Arc<Failing>, capacity_bytes: u64) -> Claims {
     let nowhere = Arc::new(|_: &NodeId| Vec::<std::net::SocketAddr>::new());
     let peers = PeerPool::new(endpoint.expect("a socket"), OWN, nowhere, 0);
     let (network, trust) = (NetworkId::new([3; 32]), Trust::default());
-    let exchange = Exchange::new(network, peers, Pace::new(Rates::FREE), trust.clone(), &[0; 32]);
+    let believed = (trust.clone(), Proofs::default());
+    let exchange = Exchange::new(network, peers, Pace::new(Rates::FREE), believed, &[0; 32]);
     let claims = Claims {
         own: OWN,
         store: Arc::new(MemoryStore::new(0)),
         ledger,
         exchange,
-        opinions: Opinions::new(trust),
+        opinions: Opinions::new(trust, Proofs::default()),
         state: Mutex::new(State { wanted: vec![0; ARCS / 64], ..State::default() }),
     };
     claims.want(&ring(capacity_bytes), &all(Standing::Alive)).expect("a ledger");
