@@ -17,7 +17,8 @@ use std::{
     process::Stdio,
 };
 
-use cluster::{Cluster, census, noise, settle, text, until};
+use cluster::{Cluster, census, noise, text, until};
+use copse_client::local::FileReader;
 
 /// Exit codes of the client, as its help names them.
 const PARTIAL: i32 = 3;
@@ -56,6 +57,12 @@ fn make_folder(root: &Path) {
 /// Lets the temporary directory be removed by whoever is not root.
 fn unlock(root: &Path) {
     let _ = fs::set_permissions(root.join("sub/deep"), fs::Permissions::from_mode(0o700));
+}
+
+/// Waits until a file has been as it is for so long that a put knows it by its times.
+fn settle(path: &Path) {
+    let reader = || FileReader::open(path).expect("readable");
+    until("the file is known by its times", || reader().is_settled().then_some(()));
 }
 
 #[test]

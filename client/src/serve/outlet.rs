@@ -200,11 +200,14 @@ mod tests {
 
     use super::*;
 
+    /// The answers that were made, as long as somebody has them.
+    type Made = Arc<Mutex<Vec<Weak<usize>>>>;
+
     /// A call that gives so many answers, the only one of its kind.
-    fn call(count: usize) -> (Answers<Arc<usize>>, Arc<Semaphore>, Arc<Mutex<Vec<Weak<usize>>>>) {
+    fn call(count: usize) -> (Answers<Arc<usize>>, Arc<Semaphore>, Made) {
         let places = Arc::new(Semaphore::new(1));
         let place = Arc::clone(&places).try_acquire_owned().expect("free");
-        let made = Arc::new(Mutex::new(Vec::new()));
+        let made = Made::default();
         let id = RequestId::of(&MetadataMap::new());
         let noted = Arc::clone(&made);
         let answers = run(id, place, move |outlet| async move {

@@ -311,12 +311,6 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits until a file has been as it is for so long that a put knows it by its times.
-pub fn settle(path: &Path) {
-    let reader = || copse_client::local::FileReader::open(path).expect("readable");
-    until("the file is known by its times", || reader().is_settled().then_some(()));
-}
-
 /// Output as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
