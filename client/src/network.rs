@@ -45,6 +45,10 @@ const RELAY_FOR: Duration = Duration::from_secs(60);
 /// Other nodes tried as a way to one that cannot be reached directly.
 const RELAYS_TRIED: usize = 3;
 
+/// How far along the walk writers replace a holder, in nodes for each shard of the chunk; readers look there
+/// first.
+pub const CANDIDATES_PER_SHARD: usize = 2;
+
 /// An answer to a small question (has, info) that takes longer counts as none.
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -96,7 +100,7 @@ impl View {
     /// as it is. At its end are nodes that are leaving, as many at most: they are off the ring, and
     /// serve what they have not handed over yet. Writers are refused there.
     pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
-        self.candidates_within(chunk, 2 * geometry.total())
+        self.candidates_within(chunk, CANDIDATES_PER_SHARD * geometry.total())
     }
 
     /// The same, up to `most` nodes of the ring: newcomers push those that hold shards further along

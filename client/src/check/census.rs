@@ -24,13 +24,13 @@ use super::health::{ChunkHealth, Zones};
 use crate::{
     buffers::Pool,
     get::{facts::ChunkFacts, fetch::fetch},
-    network::Network,
+    network::{CANDIDATES_PER_SHARD, Network},
     proof::{PROOFS_AT_ONCE, Prover},
 };
 
-/// How far along the walk nodes are asked first, in shards of the chunk: writers replace a holder
-/// within twice as many, and a node or two joined since.
-const WALK_SHARDS: usize = 3;
+/// How far along the walk nodes are asked first, in nodes for each shard of the chunk: a node or two
+/// joined since somebody wrote there.
+const WALK_PER_SHARD: usize = CANDIDATES_PER_SHARD + 1;
 
 /// Nodes asked at once for what they hold.
 const ASKED_AT_ONCE: usize = 32;
@@ -100,7 +100,7 @@ impl Checker {
             .iter()
             .map(|chunk| {
                 let walk = view.ring.walk(Ring::arc(&chunk.id));
-                let walk = walk.take(WALK_SHARDS * chunk.geometry.total());
+                let walk = walk.take(WALK_PER_SHARD * chunk.geometry.total());
                 // A zone cap can put a node on the list that lies further along the walk.
                 walk.chain(view.placement(&chunk.id, chunk.geometry)).collect()
             })

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{GetError, Refusals},
+    network::CANDIDATES_PER_SHARD,
     task::beside,
 };
 
@@ -256,7 +257,7 @@ impl<'a> Gather<'a> {
         let view = network.view();
         self.guesses = view.placement(&self.facts.id, self.facts.geometry);
         // 2n, 4n, 8n and at last 16n nodes: many newcomers at once lie before those that hold.
-        let most = (2 * self.facts.geometry.total()) << self.looks;
+        let most = (CANDIDATES_PER_SHARD * self.facts.geometry.total()) << self.looks;
         self.candidates = view.candidates_within(&self.facts.id, most);
         self.survey = Survey::NotYet;
         self.silent.clear();
