@@ -186,16 +186,11 @@ impl Queue {
         Ok(job)
     }
 
-    /// Asks for work to be done. What is there keeps its age, and is tried at once: something must
-    /// have changed since it failed. When that fails, too, the next wait is longer than the last. The
-    /// priority's age is ignored: it is this queue's matter. What is in work is done once more.
-    pub fn offer(&mut self, job: Job, priority: Priority, now_unix_ms: u64) -> Offered {
-        self.offer_of(job, priority, None, now_unix_ms)
-    }
-
-    /// Like [`offer`](Self::offer), of a chunk of which `sole_holder` alone says to hold anything,
-    /// if it is given.
-    pub fn offer_of(
+    /// Asks for work to be done, on a chunk of which `sole_holder` alone says to hold anything, if it is
+    /// given. What is there keeps its age, and is tried at once: something must have changed since it
+    /// failed. When that fails, too, the next wait is longer than the last. The priority's age is
+    /// ignored: it is this queue's matter. What is in work is done once more.
+    pub fn offer(
         &mut self,
         job: Job,
         priority: Priority,

@@ -115,7 +115,7 @@ impl Jobs {
         let mut write = |row| rows.push(changes(prefixed(row)));
         let mut displaced_arcs = BTreeSet::new();
         for &Wish { job, priority, sole_holder } in jobs {
-            match queue.offer_of(job, priority, sole_holder, now_unix_ms) {
+            match queue.offer(job, priority, sole_holder, now_unix_ms) {
                 Offered::Added(row) | Offered::Changed(row) => write(row),
                 Offered::Known if unwritten => queue.row(job).into_iter().for_each(&mut write),
                 Offered::Known => {}

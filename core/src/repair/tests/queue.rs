@@ -19,7 +19,7 @@ fn urgency(margin: i16) -> Priority {
 }
 
 fn add(queue: &mut Queue, number: u64, margin: i16, now: u64) -> Row {
-    match queue.offer(job(number), urgency(margin), now) {
+    match queue.offer(job(number), urgency(margin), None, now) {
         Offered::Added(row) => row,
         other => panic!("{other:?}"),
     }
@@ -31,7 +31,7 @@ fn the_most_urgent_comes_first_then_the_oldest_and_nothing_twice() {
     add(&mut queue, 1, 5, T0);
     add(&mut queue, 2, 1, T0 + 2);
     add(&mut queue, 3, 1, T0 + 1);
-    assert_eq!(queue.offer(job(3), urgency(1), T0 + 9), Offered::Known);
+    assert_eq!(queue.offer(job(3), urgency(1), None, T0 + 9), Offered::Known);
     let order: Vec<Job> =
         core::iter::from_fn(|| queue.next(T0 + 10)).take(9).map(|(job, _)| job).collect();
     assert_eq!(order, [job(3), job(2), job(1)]);
@@ -88,11 +88,11 @@ fn a_chunk_that_became_thinner_is_tried_at_once() {
     add(&mut queue, 1, 3, T0);
     assert!(queue.failed(job(1), T0, "no answer").is_some());
     assert_eq!(queue.next(T0 + 1), None);
-    assert!(matches!(queue.offer(job(1), urgency(2), T0 + 2), Offered::Changed(_)));
+    assert!(matches!(queue.offer(job(1), urgency(2), None, T0 + 2), Offered::Changed(_)));
     let (_, entry) = queue.next(T0 + 2).expect("at once");
     assert_eq!((entry.attempts, entry.priority.since_unix_ms), (1, T0));
     // And while it is in work, it stays in work.
-    assert!(matches!(queue.offer(job(1), urgency(0), T0 + 3), Offered::Changed(_)));
+    assert!(matches!(queue.offer(job(1), urgency(0), None, T0 + 3), Offered::Changed(_)));
     assert_eq!(queue.next(T0 + 3), None);
     assert!(queue.failed(job(1), T0 + 4, "").is_some());
     assert_eq!(queue.get(job(1)).expect("an entry").priority.margin, 0);
@@ -107,7 +107,7 @@ fn what_failed_and_is_planned_again_is_tried_at_once_and_then_later_than_before(
     }
     let put_off = queue.get(job(1)).expect("an entry").not_before_unix_ms;
     assert!(put_off > T0 + 100_000, "{put_off}");
-    assert!(matches!(queue.offer(job(1), urgency(3), T0 + 5), Offered::Changed(_)));
+    assert!(matches!(queue.offer(job(1), urgency(3), None, T0 + 5), Offered::Changed(_)));
     let (_, entry) = queue.next(T0 + 5).expect("at once");
     assert_eq!(entry.attempts, 10);
     assert!(queue.failed(job(1), T0 + 5, "no answer").is_some());
@@ -130,7 +130,7 @@ fn shards_that_return_cancel_their_repair() {
     let mut queue = Queue::new();
     let copy = Job { kind: Kind::Copy, ..job(1) };
     add(&mut queue, 1, 3, T0);
-    assert!(matches!(queue.offer(copy, urgency(3), T0), Offered::Added(_)));
+    assert!(matches!(queue.offer(copy, urgency(3), None, T0), Offered::Added(_)));
     add(&mut queue, 2, 3, T0);
     // One of them is in work.
     assert_eq!(queue.next(T0).map(|(job, _)| job), Some(job(1).min(copy).min(job(2))));
@@ -150,13 +150,13 @@ fn a_full_queue_refuses_visibly_and_keeps_places_for_emergencies() {
     for number in 0..normal {
         add(&mut queue, number, 3, T0);
     }
-    assert_eq!(queue.offer(job(normal), urgency(3), T0), Offered::Deferred);
-    assert_eq!(queue.offer(job(0), urgency(3), T0), Offered::Known);
+    assert_eq!(queue.offer(job(normal), urgency(3), None, T0), Offered::Deferred);
+    assert_eq!(queue.offer(job(0), urgency(3), None, T0), Offered::Known);
     for number in normal..QUEUE_ENTRIES_MAX as u64 {
         add(&mut queue, number, EMERGENCY_MARGIN, T0);
     }
     let over = job(QUEUE_ENTRIES_MAX as u64);
-    assert_eq!(queue.offer(over, urgency(0), T0), Offered::Deferred);
+    assert_eq!(queue.offer(over, urgency(0), None, T0), Offered::Deferred);
     assert_eq!((queue.deferred(), queue.len()), (2, QUEUE_ENTRIES_MAX));
     assert!(queue.succeeded(job(5)).is_some());
     add(&mut queue, QUEUE_ENTRIES_MAX as u64, 0, T0);
@@ -171,12 +171,12 @@ fn what_is_offered_while_it_is_in_work_is_done_once_more() {
     let mut queue = Queue::new();
     add(&mut queue, 1, 3, T0);
     assert!(queue.next(T0).is_some());
-    assert_eq!(queue.offer(job(1), urgency(3), T0 + 5), Offered::Known);
+    assert_eq!(queue.offer(job(1), urgency(3), None, T0 + 5), Offered::Known);
     let Some(Row::Put { .. }) = queue.succeeded(job(1)) else { panic!("it is not done") };
     let (_, entry) = queue.next(T0 + 5).expect("once more");
     assert_eq!((entry.attempts, entry.priority.since_unix_ms), (0, T0 + 5));
     // What fails and was offered meanwhile is tried again at once, then not.
-    assert_eq!(queue.offer(job(1), urgency(3), T0 + 6), Offered::Known);
+    assert_eq!(queue.offer(job(1), urgency(3), None, T0 + 6), Offered::Known);
     assert!(queue.failed(job(1), T0 + 7, "no answer").is_some());
     assert!(queue.next(T0 + 7).is_some());
     assert!(queue.failed(job(1), T0 + 7, "no answer").is_some());
@@ -205,7 +205,7 @@ fn what_failed_most_often_makes_room_in_a_full_queue() {
     let new = |number: u64| job(QUEUE_ENTRIES_MAX as u64 + number);
     // Also for what is not urgent: it would wait for ever behind what never succeeds.
     for (number, gone) in [(1, 8), (2, 7)] {
-        match queue.offer(new(number), urgency(5), T0 + 1) {
+        match queue.offer(new(number), urgency(5), None, T0 + 1) {
             Offered::Instead { displaced, removed, .. } => {
                 assert_eq!((displaced, removed), (job(gone), deleted(gone)));
             }
@@ -214,13 +214,17 @@ fn what_failed_most_often_makes_room_in_a_full_queue() {
         assert!(queue.is_wanted(new(number)) && !queue.is_wanted(job(gone)));
         assert_eq!(queue.len(), QUEUE_ENTRIES_MAX);
     }
-    assert_eq!(queue.offer(new(3), urgency(0), T0 + 1), Offered::Deferred, "one failure is little");
+    assert_eq!(
+        queue.offer(new(3), urgency(0), None, T0 + 1),
+        Offered::Deferred,
+        "one failure is little"
+    );
     // What is in work is not displaced.
     for _ in 0..DISPLACED_ATTEMPTS_MIN {
         assert!(queue.failed(job(9), T0, "not held").is_some());
     }
     while queue.next(T0 + BACKOFF_MS_MAX).is_some() {}
-    assert_eq!(queue.offer(new(3), urgency(0), T0 + 1), Offered::Deferred);
+    assert_eq!(queue.offer(new(3), urgency(0), None, T0 + 1), Offered::Deferred);
 }
 
 #[test]
@@ -228,8 +232,7 @@ fn one_node_alone_fills_a_quarter_of_the_queue_at_most() {
     let (liar, other) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
     let mut queue = Queue::new();
     let mut offer =
-        |number: u64, node: Option<NodeId>| match queue.offer_of(job(number), urgency(0), node, T0)
-        {
+        |number: u64, node: Option<NodeId>| match queue.offer(job(number), urgency(0), node, T0) {
             Offered::Added(_) | Offered::Known => true,
             Offered::Deferred => false,
             other => panic!("{other:?}"),
@@ -242,8 +245,8 @@ fn one_node_alone_fills_a_quarter_of_the_queue_at_most() {
     assert!(offer(0, None) && offer(most + 2, Some(liar)));
     assert!(!offer(most + 3, Some(liar)));
     assert!(queue.succeeded(job(5)).is_some());
-    assert!(matches!(queue.offer_of(job(5), urgency(0), Some(liar), T0), Offered::Added(_)));
-    assert_eq!(queue.offer_of(job(most + 3), urgency(0), Some(liar), T0), Offered::Deferred);
+    assert!(matches!(queue.offer(job(5), urgency(0), Some(liar), T0), Offered::Added(_)));
+    assert_eq!(queue.offer(job(most + 3), urgency(0), Some(liar), T0), Offered::Deferred);
 }
 
 #[test]
@@ -251,7 +254,7 @@ fn the_bytes_of_a_row() {
     let mut queue = Queue::new();
     let job = Job { chunk: ChunkId::new([0x11; 32]), kind: Kind::Copy };
     let priority = Priority { margin: -2, zone_spare: 5, since_unix_ms: 0 };
-    assert!(matches!(queue.offer(job, priority, 0x0102_0304_0506), Offered::Added(_)));
+    assert!(matches!(queue.offer(job, priority, None, 0x0102_0304_0506), Offered::Added(_)));
     let row = queue.failed(job, 0x0102_0304_0506, "no room").expect("an entry");
     let Row::Put { key, value } = row else { panic!("{row:?}") };
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
@@ -399,7 +402,7 @@ proptest! {
                     let kind = Kind::from_code(kind).expect("1..4");
                     let job = Job { chunk: chunk_id(chunk), kind };
                     owed.insert(job);
-                    match queue.offer(job, urgency(margin), now) {
+                    match queue.offer(job, urgency(margin), None, now) {
                         Offered::Added(row) | Offered::Changed(row) => rows.push(row),
                         Offered::Known => {}
                         other => panic!("there is room: {other:?}"),
