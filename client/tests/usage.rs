@@ -10,8 +10,8 @@ const USAGE: i32 = 2;
 const BAD_CAPABILITY: i32 = 9;
 
 /// Well-formed capabilities of a tree that nobody has.
-const READ: &str = "copse1raeaqgaydambqgaydaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaquefyqqykyasnbibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibafm6tcb6a";
-const VERIFY: &str = "copse1vaebqgaydambqgaydaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaquefyqqykyasnbibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibafgqfl2sq";
+const READ: &str = "copse1raeaqgaydambqgaydaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaquegaqeykyasnbibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibafrmotpaa";
+const VERIFY: &str = "copse1vaebqgaydambqgaydaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaquegaqeykyasnbibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibafxqi4vea";
 
 #[test]
 fn every_wrong_use_has_its_code_and_says_what_to_do() {

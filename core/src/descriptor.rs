@@ -10,7 +10,8 @@
 use crate::{
     geometry::Geometry,
     ids::{ChunkId, ID_BYTES, ShardHash, ShardIndex},
-    limits::{SHARD_BYTES_MAX, SHARDS_MAX},
+    layout::Layout,
+    limits::SHARDS_MAX,
     shard_tree::GroupHashes,
     wire::{Reader, WireError, Writer},
 };
@@ -73,7 +74,7 @@ impl Descriptor {
     /// Describes a chunk by the hashes of its shards.
     ///
     /// # Errors
-    /// When the hashes are not n, or a shard is empty or over [`SHARD_BYTES_MAX`].
+    /// When the hashes are not n, or no chunk of the geometry has [shards of that size](Layout::is_shard_size).
     pub fn new(
         geometry: Geometry,
         shard_bytes: usize,
@@ -82,7 +83,7 @@ impl Descriptor {
         if hashes.len() != geometry.total() {
             return Err(WireError::Invalid("the number of shard hashes"));
         }
-        if shard_bytes == 0 || shard_bytes > SHARD_BYTES_MAX {
+        if !Layout::is_shard_size(geometry, shard_bytes) {
             return Err(WireError::Invalid("the size of a shard"));
         }
         let shard_bytes =
@@ -233,9 +234,15 @@ mod tests {
         let code = geometry("2+1");
         assert!(Descriptor::new(code, 3, hashes(2)).is_err());
         assert!(Descriptor::new(code, 0, hashes(3)).is_err());
-        assert!(Descriptor::new(code, SHARD_BYTES_MAX + 1, hashes(3)).is_err());
-        let largest = Descriptor::new(geometry("200+55"), SHARD_BYTES_MAX, hashes(255));
-        assert_eq!(largest.expect("a descriptor").encode().len(), DESCRIPTOR_BYTES_MAX);
+        let wide = geometry("200+55");
+        for (code, count) in [(code, 3), (wide, 255)] {
+            let most = Layout::largest(code).shard_bytes();
+            assert!(Descriptor::new(code, most, hashes(count)).is_ok(), "{code}");
+            let more = Descriptor::new(code, most + 1, hashes(count));
+            assert!(more.is_err(), "{code}: its shards together are more than a chunk");
+        }
+        let widest = Descriptor::new(wide, 1, hashes(255)).expect("a descriptor");
+        assert_eq!(widest.encode().len(), DESCRIPTOR_BYTES_MAX);
     }
 
     proptest! {

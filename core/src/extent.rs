@@ -15,7 +15,8 @@ use crate::{
     descriptor::read_geometry,
     geometry::Geometry,
     ids::{ChunkId, ShardIndex},
-    limits::{CHUNK_BYTES_MAX, SHARD_BYTES_MAX},
+    layout::Layout,
+    limits::CHUNK_BYTES_MAX,
     seal::{ContentKey, FrameSpan, frame_span, is_frame_size, log2, sealed_bytes},
     wire::{Reader, WireError, Writer},
 };
@@ -53,7 +54,9 @@ impl Extent {
         if !is_frame_size(self.frame_bytes as usize) {
             return Err(WireError::Invalid("the frame size of an extent"));
         }
-        limit("the shard size of an extent", self.shard_bytes.into(), SHARD_BYTES_MAX as u64)?;
+        if !Layout::is_shard_size(self.geometry, self.shard_bytes as usize) {
+            return Err(WireError::Invalid("the shard size of an extent"));
+        }
         let plaintext_bytes = u64::from(self.plaintext_bytes);
         limit("the plaintext of an extent", plaintext_bytes, CHUNK_BYTES_MAX as u64)?;
         let body_bytes = self.geometry.data() as u64 * u64::from(self.shard_bytes);
@@ -173,7 +176,8 @@ mod tests {
     #[test]
     fn an_extent_stays_within_its_chunk() {
         type Change = fn(&mut Extent);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
+            ("shards that are more than a chunk together", |extent| extent.shard_bytes = 900_000),
             ("an end past the body", |extent| extent.offset = 166_400 - 70_000),
             ("more than a chunk", |extent| extent.plaintext_bytes = u32::MAX),
             ("a shard that is too large", |extent| extent.shard_bytes = u32::MAX),

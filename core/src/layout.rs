@@ -86,6 +86,13 @@ impl Layout {
         Self { geometry, frame_bytes, frames_per_shard }
     }
 
+    /// Whether a chunk of this geometry may have shards of so many bytes: one at least, and no more than
+    /// those of a [full](Self::largest) chunk. Everything that names a chunk is held to it, so that whoever
+    /// rebuilds one needs no more memory than a full chunk takes, be the geometry ever so wide.
+    pub const fn is_shard_size(geometry: Geometry, shard_bytes: usize) -> bool {
+        shard_bytes > 0 && shard_bytes <= Self::largest(geometry).shard_bytes()
+    }
+
     /// The smallest layout that holds `bytes`, counting `overhead` bytes per frame as room.
     fn smallest(geometry: Geometry, bytes: usize, overhead: usize) -> Option<Self> {
         let largest = Self::largest(geometry);

@@ -22,7 +22,8 @@ use crate::{
     extent::Extent,
     geometry::Geometry,
     ids::ChunkId,
-    limits::{MANIFEST_CHUNKS_MAX, SHARD_BYTES_MAX},
+    layout::Layout,
+    limits::MANIFEST_CHUNKS_MAX,
     wire::{Reader, WireError, Writer},
 };
 
@@ -73,14 +74,10 @@ impl ChunkRef {
         let id = ChunkId::new(reader.array()?);
         let geometry = read_geometry(reader)?;
         let shard_bytes = reader.u32()?;
-        let (got, limit) = (u64::from(shard_bytes), SHARD_BYTES_MAX as u64);
-        match shard_bytes {
-            0 => Err(WireError::Invalid("the shard size of a manifest")),
-            _ if got > limit => {
-                Err(WireError::OverLimit { what: "the shard size of a manifest", got, limit })
-            }
-            _ => Ok(Self { id, geometry, shard_bytes }),
+        if !Layout::is_shard_size(geometry, shard_bytes as usize) {
+            return Err(WireError::Invalid("the shard size of a manifest"));
         }
+        Ok(Self { id, geometry, shard_bytes })
     }
 }
 
@@ -233,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::geometries;
+    use crate::{limits::CHUNK_BYTES_MAX, testing::geometries};
 
     fn chunk(byte: u8, code: &str, shard_bytes: u32) -> ChunkRef {
         let geometry = code.parse().expect("a geometry");
@@ -262,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_manifest() {
-        let listed = [chunk(2, "10+6", 787_000), chunk(1, "1+6", 77), chunk(2, "10+6", 787_000)];
+        let listed = [chunk(2, "10+6", 786_624), chunk(1, "1+6", 77), chunk(2, "10+6", 786_624)];
         let manifest = manifest(&listed);
         assert_eq!((manifest.chunks(), manifest.encoded_bytes()), (2, 89));
         let bytes = bytes(manifest);
@@ -273,7 +270,7 @@ mod tests {
                 &"01".repeat(32),
                 "01074d000000",
                 &"02".repeat(32),
-                "0a1038020c00",
+                "0a10c0000c00",
             ]
             .concat()
         );
@@ -305,15 +302,17 @@ mod tests {
         assert!(read(&bytes(Manifest::default()), 13).is_err(), "no chunk at all");
         let many = [&good[..5], &[0xff; 8], &good[13..]].concat();
         assert!(matches!(read(&many, 99), Err(WireError::OverLimit { .. })));
-        let empty = [&good[..47], &[0; 4], &good[51..]].concat();
-        assert!(matches!(read(&empty, 99), Err(WireError::Invalid(_))));
+        for size in [0u32, u32::MAX] {
+            let wrong = [&good[..47], &size.to_le_bytes(), &good[51..]].concat();
+            assert!(matches!(read(&wrong, 99), Err(WireError::Invalid(_))));
+        }
     }
 
     proptest! {
         #[test]
         fn any_chunks_come_back_in_order_however_they_are_cut(
             chunks in prop::collection::vec(
-                (any::<u8>(), geometries(12, 4), 1..=SHARD_BYTES_MAX),
+                (any::<u8>(), geometries(12, 4), 1..=(CHUNK_BYTES_MAX / 14)),
                 1..3000,
             ),
             step in 1usize..100_000,

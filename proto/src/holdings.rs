@@ -11,7 +11,7 @@
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ID_BYTES, ShardId, ShardIndex},
-    limits::SHARD_BYTES_MAX,
+    layout::Layout,
 };
 
 use crate::convert::ConvertError;
@@ -160,8 +160,9 @@ pub fn decode_shards(bytes: &[u8]) -> Result<Vec<ListedShard>, ConvertError> {
             geometry,
             shard_bytes: u32::from_le_bytes(length),
         };
-        if shard.shard_bytes == 0 || shard.shard_bytes as usize > SHARD_BYTES_MAX {
-            return Err(wrong("body", format_args!("no shard has {} bytes", shard.shard_bytes)));
+        if !Layout::is_shard_size(geometry, shard.shard_bytes as usize) {
+            let problem = format_args!("no shard of {geometry} has {} bytes", shard.shard_bytes);
+            return Err(wrong("body", problem));
         }
         if let Some(last) = shards.last() {
             follows(last, &shard)?;
