@@ -3,15 +3,19 @@
 //! Owns one append-only file in the client's state directory. It saves reading and encoding a file
 //! again after an interruption or when it did not change; whoever uses an entry still has the network
 //! prove that the chunk is held. Losing the journal costs time, never data, so it is not
-//! flushed to disk.
+//! flushed to disk. Whoever gets hold of the journal alone cannot use it: an extent opens its chunk, so
+//! it is stored under a mask that only somebody knows who has the file, in the state in which it was put.
 //!
 //! ```text
-//! "CPSJ" | version 1 |  entry*
-//! entry = key 16 | length u16 LE | value | BLAKE3(key ‖ value) first 4
+//! "CPSJ" | version 2 |  entry*
+//! entry = key 16 | length u16 LE | value ⊕ mask | BLAKE3(key ‖ value ⊕ mask) first 4
+//! key, mask = BLAKE3 keyed by the context, of the file's identity and the piece: the first 16 bytes of
+//!             its output, and the rest of it
 //! ```
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
@@ -22,7 +26,7 @@ use copse_core::geometry::Geometry;
 
 use crate::local::FileIdentity;
 
-const HEADER: &[u8; 5] = b"CPSJ\x01";
+const HEADER: &[u8; 5] = b"CPSJ\x02";
 const KEY_BYTES: usize = 16;
 const CHECK_BYTES: usize = 4;
 
@@ -32,9 +36,21 @@ const VALUE_BYTES_MAX: usize = 1024;
 /// Entries kept: 2 TiB of chunks, 16 MiB of memory. The oldest go first.
 const ENTRIES_MAX: usize = 1 << 18;
 
-/// Which part of which state of a file, stored how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct JournalKey([u8; KEY_BYTES]);
+/// Which part of which state of a file, stored how: under which key its entry is, and what hides the value.
+#[derive(Clone)]
+pub struct JournalKey {
+    key: Key,
+    mask: blake3::OutputReader,
+}
+
+/// The key of an entry, as it stands in the file.
+type Key = [u8; KEY_BYTES];
+
+impl fmt::Debug for JournalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalKey").finish_non_exhaustive()
+    }
+}
 
 impl JournalKey {
     /// `context` tells apart what must not be mixed: the network and the convergence secret.
@@ -62,9 +78,16 @@ impl JournalKey {
         for number in numbers {
             hasher.update(&number.to_le_bytes());
         }
-        let mut key = [0; KEY_BYTES];
-        key.copy_from_slice(&hasher.finalize().as_bytes()[..KEY_BYTES]);
-        Self(key)
+        let (mut key, mut mask) = ([0; KEY_BYTES], hasher.finalize_xof());
+        mask.fill(&mut key);
+        Self { key, mask }
+    }
+
+    /// Hides a value, or shows a hidden one.
+    fn apply(&self, value: &mut [u8]) {
+        let mut mask = vec![0; value.len()];
+        self.mask.clone().fill(&mut mask);
+        value.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
     }
 }
 
@@ -74,9 +97,9 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     /// Where each value is: offset in the file and length.
-    index: HashMap<JournalKey, (u64, u16)>,
+    index: HashMap<Key, (u64, u16)>,
     /// Keys from the oldest to the newest; a key entered again stands twice.
-    order: VecDeque<JournalKey>,
+    order: VecDeque<Key>,
     end: u64,
 }
 
@@ -123,7 +146,7 @@ impl Journal {
         Ok(journal)
     }
 
-    fn enter(&mut self, key: JournalKey, start: u64, length: usize) {
+    fn enter(&mut self, key: Key, start: u64, length: usize) {
         // Bounded by VALUE_BYTES_MAX.
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.index.insert(key, (start, length));
@@ -135,6 +158,15 @@ impl Journal {
     /// # Errors
     /// When the system refuses.
     pub fn get(&self, key: &JournalKey) -> io::Result<Option<Vec<u8>>> {
+        let value = self.hidden(&key.key)?;
+        Ok(value.map(|mut value| {
+            key.apply(&mut value);
+            value
+        }))
+    }
+
+    /// The value of a key as it stands in the file.
+    fn hidden(&self, key: &Key) -> io::Result<Option<Vec<u8>>> {
         let Some(&(start, length)) = self.index.get(key) else { return Ok(None) };
         let mut value = vec![0; usize::from(length)];
         self.file.read_exact_at(&mut value, start)?;
@@ -145,13 +177,15 @@ impl Journal {
     ///
     /// # Errors
     /// When the system refuses, or the value is over 1 KiB.
-    pub fn put(&mut self, key: JournalKey, value: &[u8]) -> io::Result<()> {
+    pub fn put(&mut self, key: &JournalKey, value: &[u8]) -> io::Result<()> {
         if value.len() > VALUE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "journal value over 1 KiB"));
         }
-        let bytes = encode(key, value);
+        let mut hidden = value.to_vec();
+        key.apply(&mut hidden);
+        let bytes = encode(key.key, &hidden);
         self.file.write_all_at(&bytes, self.end)?;
-        self.enter(key, self.end + KEY_BYTES as u64 + 2, value.len());
+        self.enter(key.key, self.end + KEY_BYTES as u64 + 2, value.len());
         self.end += bytes.len() as u64;
         if self.order.len() > 2 * ENTRIES_MAX {
             self.compact()?;
@@ -185,7 +219,7 @@ impl Journal {
         let mut at = HEADER.len() as u64;
         let (mut index, mut order) = (HashMap::new(), VecDeque::new());
         for key in newest.into_iter().rev() {
-            let Some(value) = self.get(&key)? else { continue };
+            let Some(value) = self.hidden(&key)? else { continue };
             let bytes = encode(key, &value);
             out.write_all(&bytes)?;
             let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
@@ -202,27 +236,27 @@ impl Journal {
     }
 }
 
-fn encode(key: JournalKey, value: &[u8]) -> Vec<u8> {
+fn encode(key: Key, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
     let mut bytes = Vec::with_capacity(KEY_BYTES + 2 + value.len() + CHECK_BYTES);
-    bytes.extend_from_slice(&key.0);
+    bytes.extend_from_slice(&key);
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(value);
     bytes.extend_from_slice(&check(&key, value));
     bytes
 }
 
-fn check(key: &JournalKey, value: &[u8]) -> [u8; CHECK_BYTES] {
+fn check(key: &Key, value: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&key.0).update(value);
+    hasher.update(key).update(value);
     let mut out = [0; CHECK_BYTES];
     out.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK_BYTES]);
     out
 }
 
 /// The entry at an offset and where the next begins; `None` at the end or at damage.
-fn entry(bytes: &[u8], at: usize) -> Option<(JournalKey, &[u8], usize)> {
-    let key = JournalKey(bytes.get(at..at + KEY_BYTES)?.try_into().ok()?);
+fn entry(bytes: &[u8], at: usize) -> Option<(Key, &[u8], usize)> {
+    let key: Key = bytes.get(at..at + KEY_BYTES)?.try_into().ok()?;
     let start = at + KEY_BYTES + 2;
     let length = bytes.get(at + KEY_BYTES..start)?.try_into().map(u16::from_le_bytes).ok()?;
     let end = start + usize::from(length);
@@ -251,9 +285,9 @@ mod tests {
         let path = dir.path().join("journal");
         let mut journal = Journal::open(&path).expect("created");
         for number in 0..10 {
-            journal.put(key(number), &number.to_le_bytes()).expect("written");
+            journal.put(&key(number), &number.to_le_bytes()).expect("written");
         }
-        journal.put(key(3), b"newer").expect("written");
+        journal.put(&key(3), b"newer").expect("written");
         drop(journal);
         let whole = fs::read(&path).expect("readable");
         for cut in [0, 1, 20, 34, 35] {
@@ -262,7 +296,7 @@ mod tests {
             let third = journal.get(&key(3)).expect("readable").expect("there");
             let expected = if cut == 0 { b"newer".to_vec() } else { 3u64.to_le_bytes().to_vec() };
             assert_eq!(third, expected, "{cut} bytes cut");
-            journal.put(key(99), b"x").expect("written");
+            journal.put(&key(99), b"x").expect("written");
             drop(journal);
             let journal = Journal::open(&path).expect("opened");
             assert_eq!(journal.get(&key(99)).expect("readable").as_deref(), Some(&b"x"[..]));
@@ -285,16 +319,28 @@ mod tests {
         let path = dir.path().join("journal");
         fs::write(&path, "something else").expect("writable");
         let mut journal = Journal::open(&path).expect("opened");
-        journal.put(key(1), b"x").expect("written");
+        journal.put(&key(1), b"x").expect("written");
         assert_eq!(&fs::read(&path).expect("readable")[..5], HEADER);
+    }
+
+    #[test]
+    fn who_has_the_journal_alone_reads_no_value_in_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path).expect("created");
+        let secret = [0x5e; 32];
+        journal.put(&key(1), &secret).expect("written");
+        let bytes = fs::read(&path).expect("readable");
+        assert!(bytes.windows(8).all(|part| part != &secret[..8]));
+        assert_eq!(journal.get(&key(1)).expect("readable").as_deref(), Some(&secret[..]));
     }
 
     #[test]
     fn the_first_bytes_are_pinned() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("journal");
-        Journal::open(&path).expect("created").put(JournalKey([0x11; 16]), b"ab").expect("written");
+        Journal::open(&path).expect("created").put(&key(1), b"ab").expect("written");
         let hex = data_encoding::HEXLOWER.encode(&fs::read(&path).expect("readable"));
-        assert_eq!(hex, "4350534a01111111111111111111111111111111110200616210f458ed");
+        assert_eq!(hex, "4350534a02c91d359bcfdcd6af271a875a1dbdabed020065b776e0ad8b");
     }
 }

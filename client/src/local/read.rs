@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use copse_core::limits::PACKED_BYTES_MAX;
 use rustix::fs::SeekFrom as HoleSeek;
 
 use super::Metadata;
@@ -61,6 +62,11 @@ pub struct FileIdentity {
 /// seconds, others in milliseconds, and the clock of a server may be a little behind ours.
 const GRAIN: Duration = Duration::from_secs(2);
 
+/// A file system without a disk, by its number in `statfs`: there a program that writes through a mapping
+/// never moves a file's times.
+#[cfg(target_os = "linux")]
+const TMPFS: i64 = 0x0102_1994;
+
 impl FileIdentity {
     /// Whether another content than what is there at a moment has another identity: the last change must be
     /// some time ago.
@@ -84,6 +90,17 @@ impl FileIdentity {
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+}
+
+/// Sees to it that the next write through a mapping moves the file's times. A mapping moves them with the
+/// first write to a page, and then not before that page has gone to the disk: so it goes there now. Whether
+/// that holds here.
+fn flush_mappings(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    if rustix::fs::fstatfs(file).is_ok_and(|system| i64::from(system.f_type) == TMPFS) {
+        return false;
+    }
+    file.sync_data().is_ok()
 }
 
 /// What comes next in a file.
@@ -128,10 +145,15 @@ impl FileReader {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(io)?;
-        let now = SystemTime::now();
-        let metadata = file.metadata().map_err(io)?;
+        let mut now = SystemTime::now();
+        let mut metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(ReadFileError::Changed { path: path.to_owned() });
+        }
+        let has_name = metadata.size() > PACKED_BYTES_MAX as u64 && flush_mappings(&file);
+        if has_name {
+            now = SystemTime::now();
+            metadata = file.metadata().map_err(io)?;
         }
         // A file with all its blocks has no holes worth asking the kernel about.
         let sparse = metadata.blocks().saturating_mul(512) < metadata.size();
@@ -139,7 +161,7 @@ impl FileReader {
         Ok(Self {
             path: path.to_owned(),
             identity,
-            settled: identity.is_settled(now),
+            settled: has_name && identity.is_settled(now),
             metadata: Metadata::of(&metadata),
             file,
             at: 0,
@@ -153,8 +175,8 @@ impl FileReader {
         self.identity
     }
 
-    /// Whether that state had been there for a while when it was opened. If not, a later one may look the
-    /// same.
+    /// Whether that state had been there for a while when it was opened, of a file that is too large to be
+    /// packed. If not, a later one may look the same.
     pub fn is_settled(&self) -> bool {
         self.settled
     }
@@ -387,7 +409,7 @@ mod tests {
 
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("f");
-        fs::write(&path, "x").expect("writable");
+        fs::write(&path, vec![1; PACKED_BYTES_MAX + 1]).expect("writable");
         assert!(!FileReader::open(&path).expect("readable").is_settled(), "it is new");
     }
 

@@ -135,14 +135,21 @@ pub fn entry_at(path: &Path, name: OsString) -> Result<LocalEntry, ScanError> {
 /// When the directory cannot be read.
 pub fn children(directory: &Path) -> Result<Vec<OsString>, ScanError> {
     let io = |source| ScanError::Io { path: directory.to_owned(), source };
-    let mut names = fs::read_dir(directory)
+    let names = fs::read_dir(directory)
         .map_err(io)?
         .map(|entry| entry.map(|entry| entry.file_name()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(io)?;
+    Ok(in_order(names))
+}
+
+/// Names in bytewise order, each once: a file that is replaced while its directory is read may be listed
+/// twice.
+fn in_order(mut names: Vec<OsString>) -> Vec<OsString> {
     // OsString compares bytewise on unix.
     names.sort_unstable();
-    Ok(names)
+    names.dedup();
+    names
 }
 
 #[cfg(test)]
@@ -164,6 +171,12 @@ mod tests {
         assert_eq!(bytes, [&b"B"[..], b"a", b"b", b"loop", b"\xff\xfe\n name"]);
         let link = entry_at(&dir.path().join("loop"), "loop".into()).expect("a link");
         assert_eq!(link.kind, LocalKind::Symlink(b".".to_vec()));
+    }
+
+    #[test]
+    fn a_name_that_is_listed_twice_is_one_entry() {
+        let names = ["b", "a", "b"].map(OsString::from).to_vec();
+        assert_eq!(in_order(names), ["a", "b"]);
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Job {
             // A journal that cannot be written costs time later, nothing now. The write is short
             // and goes to the page cache.
             let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = journal.put(key, &value) {
+            if let Err(error) = journal.put(&key, &value) {
                 tracing::debug!(%error, "the journal was not written");
             }
         }
