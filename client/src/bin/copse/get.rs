@@ -16,8 +16,9 @@ use copse_client::{
     tree_read::TreeReader,
 };
 use copse_core::{
+    capability::Capability,
     text::{self, READ_CAPABILITY},
-    tree::{Entry, Kind},
+    tree::{Entry, Kind, Name},
 };
 use serde_json::{Value, json};
 
@@ -56,8 +57,8 @@ pub(crate) async fn get(
             "the capability comes first: copse get CAPABILITY DESTINATION",
         ));
     }
-    let source = source_of(capability);
     let (capability, path) = session.capability(capability)?;
+    let source = source_of(&capability, &path);
     // `out/` names the same as `out`.
     let destination = destination.map(|path| path.components().collect::<PathBuf>());
     // Told before anything is fetched.
@@ -77,7 +78,7 @@ pub(crate) async fn get(
         None if entry.name.is_unnamed() => {
             return Err(CliError::new(USAGE, "this tree has no name; name a destination"));
         }
-        None => PathBuf::from(std::ffi::OsString::from_vec(entry.name.as_bytes().to_vec())),
+        None => named(entry.name.as_bytes())?,
     };
 
     let counters = Arc::new(Counters::default());
@@ -123,6 +124,7 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
         "resumed": outcome.resumed,
         "seconds": took.as_secs_f64(),
         "failures": failures_json(&outcome.failures),
+        "failures_count": outcome.failures.count,
     });
     output::set_path(&mut value, "destination", destination.as_os_str().as_bytes());
     if let Some(waiting) = &outcome.waiting {
@@ -164,12 +166,28 @@ fn exists(destination: &Path) -> CliError {
     )
 }
 
-/// What a restore is a part of, without giving the capability to whoever reads the disk.
-fn source_of(capability: &str) -> String {
-    blake3::derive_key("copse restore source v1", capability.trim().as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+/// Where a tree goes that says itself what it is called. Not to a hidden name: whoever made the tree would
+/// choose which of the settings in this folder it becomes.
+fn named(name: &[u8]) -> Result<PathBuf, CliError> {
+    if name.starts_with(b".") {
+        let name = output::name(name);
+        let why =
+            format!("this tree calls itself {name}, which is a hidden name; name a destination");
+        return Err(CliError::new(USAGE, why));
+    }
+    Ok(PathBuf::from(std::ffi::OsString::from_vec(name.to_vec())))
+}
+
+/// What a restore is a part of, without giving the capability to whoever reads the disk: the same however
+/// it was written.
+fn source_of(capability: &Capability, path: &[Name]) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("copse restore source v2");
+    hasher.update(capability.to_string().as_bytes());
+    for name in path {
+        // A name has no slash.
+        hasher.update(b"/").update(name.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 pub(crate) async fn cat(
@@ -245,4 +263,33 @@ fn write_out(part: &Block) -> std::io::Result<()> {
         }
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_core::tree::path;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_does_not_choose_a_hidden_name_for_itself() {
+        for name in [".bash_profile", ".", "..."] {
+            assert_eq!(named(name.as_bytes()).expect_err("hidden").code, USAGE);
+        }
+        assert_eq!(named(b"photos.d").expect("a name"), Path::new("photos.d"));
+    }
+
+    #[test]
+    fn a_restore_is_the_same_however_its_capability_was_written() {
+        let text = "copse1raeaqgaydambqgaydaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaquegaqeykyasnbibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibafrmotpaa";
+        let source = |text: &str, below: &str| {
+            let capability = text.parse().expect("a capability");
+            source_of(&capability, &path::split(below.as_bytes()).expect("a path"))
+        };
+        let first = source(text, "a/b");
+        assert_eq!(source(&format!(" {} ", text.to_ascii_uppercase()), "/a//b/"), first);
+        for other in ["a", "ab", ""] {
+            assert_ne!(source(text, other), first);
+        }
+    }
 }

@@ -287,7 +287,8 @@ impl Restore {
             Some(metadata) => Some((open_directory(&self.place.content())?, metadata)),
             None => None,
         };
-        self.place.put_content(&self.destination)?;
+        let flushed = self.place.flush()?;
+        self.place.put_content(&self.destination, flushed)?;
         if let Some((directory, metadata)) = directory {
             set_mode_and_time(&directory, metadata).map_err(at(&self.destination))?;
         }

@@ -50,7 +50,7 @@ impl Place {
             _lock: lock,
         };
         let source_path = place.directory.join("source");
-        let boot_path = place.directory.join("boot");
+        let boot_path = place.directory.join(BOOT);
         let found = match fs::read_to_string(&source_path) {
             Ok(found) => Some(found),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -120,8 +120,42 @@ impl Place {
         fs::rename(part, path).map_err(at(path))
     }
 
-    /// Moves the complete content to where nothing is yet.
-    pub(super) fn put_content(&self, destination: &Path) -> Result<(), RestoreError> {
+    /// Brings all content to the disk: from now on a power cut takes nothing of it. When that fails, nobody
+    /// knows what is there, and whoever goes on with it doubts all of it.
+    pub(super) fn flush(&self) -> Result<Flushed, RestoreError> {
+        // Where the boot is not known, each file was flushed before it got its name.
+        #[cfg(target_os = "linux")]
+        if !self.flushes() {
+            let flushed = File::open(&self.directory)
+                .and_then(|directory| rustix::fs::syncfs(directory).map_err(Into::into));
+            if let Err(error) = flushed {
+                boot::note(&self.directory.join(BOOT), None)?;
+                return Err(at(&self.directory)(error));
+            }
+        }
+        Ok(Flushed(()))
+    }
+
+    /// Moves the complete content to where nothing is yet, for good.
+    pub(super) fn put_content(
+        &self,
+        destination: &Path,
+        flushed: Flushed,
+    ) -> Result<(), RestoreError> {
+        self.move_content(destination)?;
+        let Flushed(()) = flushed;
+        // The name as well. Some file systems have no flush of a directory.
+        let parent = match destination.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        match rustix::fs::fsync(&File::open(parent).map_err(at(parent))?) {
+            Err(error) if error == Errno::INVAL || is_unsupported(error) => Ok(()),
+            result => result.map_err(|error| at(parent)(error.into())),
+        }
+    }
+
+    fn move_content(&self, destination: &Path) -> Result<(), RestoreError> {
         let content = self.content();
         match rustix::fs::renameat_with(CWD, &content, CWD, destination, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(RestoreError::Exists(destination.to_owned())),
@@ -169,6 +203,12 @@ impl Place {
         }
     }
 }
+
+/// Says that all content is on the disk.
+pub(super) struct Flushed(());
+
+/// The file that says in which boot files were completed.
+const BOOT: &str = "boot";
 
 /// The file that is locked. It is made and removed, never replaced.
 const LOCK: &str = "lock";
