@@ -71,7 +71,9 @@ pub(super) struct Claims {
     ledger: Arc<dyn Ledger>,
     exchange: Exchange,
     opinions: Opinions,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Held while rows are written: who is no longer waited for may be at it still.
+    writing: Arc<Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -96,6 +98,28 @@ struct Known {
 }
 
 impl State {
+    /// The rows of an arc of a node were written.
+    fn mirrored(&mut self, node: NodeId, arc: u16, digest: Digest) {
+        let known = self.nodes.get_mut(&node);
+        let Some((known, digests)) = known.and_then(|known| {
+            let digests = *known.arcs.get(&arc)?;
+            Some((known, digests))
+        }) else {
+            // It was forgotten meanwhile, or the arc is no longer kept.
+            if digest != EMPTY {
+                self.undeleted.insert((arc, node));
+            }
+            return;
+        };
+        known.shards = known.shards - u64::from(digests.mirrored.0) + u64::from(digest.0);
+        let digests = Digests { mirrored: digest, ..digests };
+        if digests == (Digests { said: EMPTY, mirrored: EMPTY }) {
+            known.arcs.remove(&arc);
+        } else {
+            known.arcs.insert(arc, digests);
+        }
+    }
+
     /// How many shards of a node are mirrored, at most.
     fn shards_max(&self, node: &NodeId) -> u64 {
         // Of a node that is not on the ring any more, for it leaves, the capacity is not known.
@@ -132,12 +156,13 @@ impl Claims {
             true
         })?;
         // Which arcs are wanted is not known yet: until the first `want`, none are.
-        let state = Mutex::new(State { wanted: vec![0; ARCS / 64], nodes, ..State::default() });
-        Ok(Self { own, store, ledger, exchange, opinions, state })
+        let state = State { wanted: vec![0; ARCS / 64], nodes, ..State::default() };
+        let (state, writing) = (Arc::new(Mutex::new(state)), Arc::default());
+        Ok(Self { own, store, ledger, exchange, opinions, state, writing })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes in a new ring, or other nodes that answer: what is mirrored changes, and nodes are asked for all arcs again if
@@ -174,6 +199,11 @@ impl Claims {
     fn delete(&self) -> io::Result<()> {
         let undeleted = self.lock().undeleted.clone();
         undeleted.into_iter().try_for_each(|(arc, node)| {
+            let _writing = lock(&self.writing);
+            // Meanwhile it may have been listed anew.
+            if !self.lock().undeleted.contains(&(arc, node)) {
+                return Ok(());
+            }
             write(&*self.ledger, arc, node, EMPTY, &[])?;
             self.lock().undeleted.remove(&(arc, node));
             Ok(())
@@ -352,21 +382,17 @@ impl Claims {
             tracing::warn!(node = %node.short(), arc, "lists more shards than it can hold: not mirrored");
             return Ok(());
         }
-        let ledger = Arc::clone(&self.ledger);
-        let write = move || write(&*ledger, arc, node, digest, &shards);
-        blocking(write).await?;
-        let mut state = self.lock();
-        if let Some(known) = state.nodes.get_mut(&node)
-            && let Some(digests) = known.arcs.get_mut(&arc)
-        {
-            known.shards -= u64::from(digests.mirrored.0);
-            known.shards += u64::from(digest.0);
-            digests.mirrored = digest;
-            if *digests == (Digests { said: EMPTY, mirrored: EMPTY }) {
-                known.arcs.remove(&arc);
-            }
-        }
-        Ok(())
+        let (ledger, state) = (Arc::clone(&self.ledger), Arc::clone(&self.state));
+        let writing = Arc::clone(&self.writing);
+        // Rows and digest change together, also when nobody waits for it any more: rows that are newer than
+        // the digest would be taken for those of the digest once the node says that again.
+        blocking(move || {
+            let _writing = lock(&writing);
+            write(&*ledger, arc, node, digest, &shards)?;
+            lock(&state).mirrored(node, arc, digest);
+            Ok(())
+        })
+        .await
     }
 
     /// Whether so many shards of a node's arc can be mirrored. Then its rows are no longer to be deleted.
@@ -483,6 +509,10 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(Err(error)) => Err(crate::refusals::internal(&error)),
         Err(error) => Err(crate::refusals::internal(&error)),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bit(bits: &[u64], arc: u16) -> bool {

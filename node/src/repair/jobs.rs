@@ -163,17 +163,11 @@ impl Jobs {
         self.lock().next(now_unix_ms)
     }
 
-    /// Strikes off a job that was done, and has its arc looked at once more: a node may prove a shard
-    /// and then neither keep nor list it.
+    /// Strikes off a job that was done or had nothing to do, and has its arc planned once more: a node may
+    /// prove a shard and then neither keep nor list it, or undo in a power cut what it did; and what had
+    /// nothing to do was planned for a reason, which a moment's silence of a node may have hidden. The arc's
+    /// row goes in the same step, so that a restart keeps to it.
     pub(super) async fn strike_off(&self, job: Job) {
-        let row = self.lock().succeeded(job);
-        self.write(row).await;
-        self.again().ask(Ring::arc(&job.chunk));
-    }
-
-    /// Strikes off a job that had nothing to do, and has its arc planned again: it was planned for a
-    /// reason, which a moment's silence of a node may have hidden.
-    pub(super) async fn strike_off_needless(&self, job: Job) {
         let arc = Ring::arc(&job.chunk);
         let row = self.lock().succeeded(job);
         let changes = row.map(|row| changes(prefixed(row))).into_iter();
@@ -298,15 +292,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_arc_is_looked_at_once_more_when_its_job_is_done() {
-        let jobs = Jobs::load(MemoryStore::new(0).ledger(), 0).expect("empty");
+        let ledger = MemoryStore::new(0).ledger();
+        let jobs = Jobs::load(Arc::clone(&ledger), 0).expect("empty");
         let job = Job { chunk: ChunkId::new([7; 32]), kind: Kind::Rebuild };
         let priority = Priority { margin: 1, zone_spare: 0, since_unix_ms: 0 };
         let arc = Ring::arc(&job.chunk);
         let (rows, _) = jobs.offer(arc, &[Wish { job, priority, sole_holder: None }], 1);
         jobs.write_down(arc, &rows).expect("a ledger");
         assert!(jobs.next(2).is_some());
+        ledger.apply(vec![(row_key(arc), Some(vec![1]))]).expect("a ledger");
         jobs.strike_off(job).await;
         assert_eq!(jobs.len(), 0);
+        assert_eq!(ledger.get(&row_key(arc)).expect("a ledger"), None, "after a restart, too");
         jobs.begin_round();
         assert_eq!(jobs.take_again(), BTreeSet::from([arc]));
         jobs.begin_round();

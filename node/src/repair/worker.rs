@@ -125,7 +125,7 @@ impl Worker {
                 Ok(Done::Needless(why)) => {
                     count(&self.counters.jobs_cancelled, 1);
                     tracing::debug!(%chunk, kind = kind_name(job.kind), why, "repair needless");
-                    self.jobs.strike_off_needless(job).await;
+                    self.jobs.strike_off(job).await;
                 }
                 Err(refusal) => {
                     count(&self.counters.jobs_failed, 1);

@@ -46,7 +46,8 @@ fn claims(ledger: Arc<Failing>, capacity_bytes: u64) -> Claims {
         ledger,
         exchange,
         opinions: Opinions::new(trust, Proofs::default()),
-        state: Mutex::new(State { wanted: vec![0; ARCS / 64], ..State::default() }),
+        state: Arc::new(Mutex::new(State { wanted: vec![0; ARCS / 64], ..State::default() })),
+        writing: Arc::default(),
     };
     claims.want(&ring(capacity_bytes), &all(Standing::Alive)).expect("a ledger");
     claims
@@ -113,4 +114,27 @@ async fn a_node_that_lists_more_than_its_disk_can_hold_is_mirrored_no_further() 
     claims.mirror(OTHER, 5, shards(5, 0)).await.expect("a ledger");
     claims.mirror(OTHER, 6, shards(6, 6)).await.expect("a ledger");
     assert_eq!(claims.holders(6).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rows_and_digest_change_together_though_nobody_waits_for_it() {
+    let ledger = Failing::new();
+    let claims = claims(Arc::clone(&ledger), 1 << 30);
+    claims.note(OTHER, true, &BTreeMap::from([(5, (2, [1; 16]))]));
+    claims.mirror(OTHER, 5, shards(5, 2)).await.expect("a ledger");
+    let [(_, before)] = claims.holders(5)[..] else { panic!("one holder") };
+
+    // The next list is being written when its asker gives up.
+    let slow = claims.writing.lock().expect("nobody writes");
+    let mirror = claims.mirror(OTHER, 5, shards(5, 3));
+    tokio::time::timeout(std::time::Duration::from_millis(10), mirror).await.expect_err("slow");
+    drop(slow);
+    while claims.of_arc(5).expect("a ledger")[0].1.len() != 3 {
+        tokio::task::yield_now().await;
+    }
+    drop(claims.writing.lock());
+    let [(_, after)] = claims.holders(5)[..] else { panic!("one holder") };
+    assert_eq!((before.0, after.0), (2, 3));
+    // So a node that has again what it had before is listed again.
+    assert_eq!(claims.note(OTHER, true, &BTreeMap::from([(5, before)])), [5]);
 }
