@@ -7,6 +7,7 @@ use std::fmt;
 
 use copse_core::{
     capability::OtherNetworkError,
+    geometry::Geometry,
     ids::{ChunkId, NetworkId, NodeId},
     layout::LayoutError,
     seal::OpenError,
@@ -102,6 +103,20 @@ pub enum PutError {
         total: usize,
         /// Which nodes refused, and why.
         refusals: Refusals,
+    },
+    /// The network, as far as it is known, is so small that the loss of one node would lose the chunk.
+    #[error(
+        "chunk {}: nodes that this client knows: {nodes}; with {geometry} on so few the loss of one would \
+         lose it; wait until the others can be reached and run the same command again, or start more nodes",
+        .chunk.short()
+    )]
+    Fragile {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Its code.
+        geometry: Geometry,
+        /// Nodes on the ring that this client knows.
+        nodes: usize,
     },
     /// The directory has no node that takes shards.
     #[error("the network has no active nodes; start some, or join another network")]

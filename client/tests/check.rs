@@ -389,7 +389,7 @@ impl Stored {
     async fn verifier(&self, capability: &Capability, at: &str) -> Verifier {
         let downloader = Downloader::new(self.fake.connect().await);
         let tree = TreeReader::new(downloader, capability).expect("a tree");
-        let made = make_verifier(&tree, capability, path(at), Arc::default());
+        let made = make_verifier(&tree, capability, path(at), false, Arc::default());
         made.await.expect("a verify capability")
     }
 
@@ -515,8 +515,14 @@ async fn what_names_no_list_is_refused() {
     // A tree with a gap is not listed.
     stored.lose(stored.capability.root().chunk, &[0, 1, 2, 3, 4, 5]);
     let tree = TreeReader::new(Downloader::new(stored.fake.connect().await), &stored.capability);
-    let made =
-        make_verifier(&tree.expect("a tree"), &stored.capability, Vec::new(), Arc::default()).await;
+    let made = make_verifier(
+        &tree.expect("a tree"),
+        &stored.capability,
+        Vec::new(),
+        false,
+        Arc::default(),
+    )
+    .await;
     assert!(made.is_err_and(|error| error.to_string().contains("the tree cannot be looked into")));
 }
 

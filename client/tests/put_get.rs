@@ -100,6 +100,31 @@ async fn a_small_range_of_a_healthy_chunk_costs_one_request() {
 }
 
 #[tokio::test]
+async fn what_one_node_would_take_with_it_is_not_acknowledged_unless_that_is_allowed() {
+    let fake = FakeNetwork::start(2).await;
+    let network = fake.connect().await;
+    let encoder = encoder();
+    let plaintext = bytes(7, 1 << 20);
+    for (code, allow_fragile, is_stored) in
+        [("4+2", false, false), ("4+2", true, true), ("2+2", false, true)]
+    {
+        let options = PutOptions { allow_fragile, ..PutOptions::default() };
+        let uploader = Uploader::new(network.clone(), encoder.budget().clone(), options);
+        let (chunk, _) = encode(&encoder, code, &plaintext).await;
+        match uploader.submit(chunk).await.await {
+            Ok(_) => assert!(is_stored, "{code} on two nodes"),
+            Err(error) => {
+                assert!(!is_stored, "{error}");
+                assert!(matches!(error, PutError::Fragile { nodes: 2, .. }), "{error}");
+                assert_eq!(fake.total(|seen| &seen.puts), 0, "nothing was sent");
+                let told = uploader.flush().await.expect_err("it counts as failed");
+                assert!(matches!(told, PutError::Fragile { .. }), "{told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_second_put_of_the_same_data_sends_nothing() {
     let fake = FakeNetwork::start(16).await;
     let network = fake.connect().await;

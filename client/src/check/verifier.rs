@@ -70,7 +70,8 @@ fn shown(path: &std::path::Path) -> String {
 }
 
 /// Lists the chunks of a tree, or of what lies at a path in it with the way there, and stores the
-/// list in the tree's network. What was stored before is not sent again.
+/// list in the tree's network, with the tree's geometry; where the loss of one node would lose the list,
+/// only if that is allowed. What was stored before is not sent again.
 ///
 /// # Errors
 /// When a part of the tree cannot be looked into, or the list cannot be stored safely.
@@ -78,6 +79,7 @@ pub async fn make_verifier(
     tree: &TreeReader,
     capability: &Capability,
     path: Vec<Name>,
+    allow_fragile: bool,
     counters: Arc<Counters>,
 ) -> Result<Verifier, VerifierError> {
     let manifest = list(tree, capability, path, counters).await?;
@@ -87,8 +89,9 @@ pub async fn make_verifier(
 
     let network: Network = tree.downloader().network().clone();
     let budget = Budget::default();
+    let session = SessionOptions { allow_fragile, ..SessionOptions::default() };
     let target = PutTarget {
-        uploader: Uploader::new(network.clone(), budget.clone(), SessionOptions::default()),
+        uploader: Uploader::new(network.clone(), budget.clone(), session),
         encoder: Encoder::new(capability.manifest_secret(), budget),
         network: network.clone(),
     };

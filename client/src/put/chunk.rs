@@ -51,6 +51,11 @@ pub(super) async fn place(
     }
     let candidates = view.candidates(&chunk.id(), geometry);
     let mut placement = Placement::new(geometry, preferred, candidates);
+    if !session.options.allow_fragile && !placement.survives_a_loss() {
+        let error = PutError::Fragile { chunk: chunk.id(), geometry, nodes: view.ring.len() };
+        let _ = ticket.send(Err(error.clone()));
+        return Ended { have: 0, error: Some(error) };
+    }
     if session.options.ask_first {
         held::find(session, &chunk.reference(), &mut placement).await;
     }

@@ -61,11 +61,15 @@ pub struct PutOptions {
     /// Ask holders whether they have a chunk before it is sent, and have them prove it. Without it
     /// everything is sent.
     pub ask_first: bool,
+    /// Store chunks also where the loss of one node would lose them, because the network has so few. Without
+    /// it such a chunk is [refused](PutError::Fragile): also one in the middle of a session, for a client may
+    /// be cut off from most of a network and see it as a small one.
+    pub allow_fragile: bool,
 }
 
 impl Default for PutOptions {
     fn default() -> Self {
-        Self { ask_first: true }
+        Self { ask_first: true, allow_fragile: false }
     }
 }
 

@@ -68,24 +68,27 @@ impl Placement {
     }
 
     /// Distinct shards on disk, as far as they count for the write quorum w: of those on one node no more
-    /// than w−k, so that whichever node is lost next, k are left. Where there are so few nodes that not even
-    /// the preference list survives that, whoever puts has agreed to it, and all count.
+    /// than w−k, so that whichever node is lost next, k are left. Where not even the preference list
+    /// [survives](Self::survives_a_loss) that, all count: whoever goes on then has agreed to it.
     pub(crate) fn counting(&self) -> usize {
         let (k, w) = (self.geometry.data(), self.geometry.write_quorum());
         let left_without = |node: &NodeId| {
             let elsewhere = |slot: &&Slot| slot.held.iter().any(|holder| holder != node);
             self.slots.iter().filter(elsewhere).count()
         };
-        let planned_without = |node: &NodeId| {
-            let places = self.preferred.iter().take(self.slots.len());
-            places.filter(|place| *place != node).count()
-        };
-        if self.preferred.iter().any(|node| planned_without(node) < k) {
+        if !self.survives_a_loss() {
             return self.durable();
         }
         let holders = self.slots.iter().flat_map(|slot| &slot.held);
         let left = holders.map(left_without).min().unwrap_or(0);
         self.durable().min(left + w - k)
+    }
+
+    /// Whether k shards are left when every shard is in its place and then any one node is lost.
+    pub(crate) fn survives_a_loss(&self) -> bool {
+        let places = || self.preferred.iter().take(self.slots.len());
+        let left_without = |node| places().filter(|place| *place != node).count();
+        places().all(|node| left_without(node) >= self.geometry.data())
     }
 
     pub(crate) fn is_durable(&self, index: ShardIndex) -> bool {

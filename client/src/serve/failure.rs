@@ -281,6 +281,14 @@ impl From<PutError> for Failure {
                     .with("total", total)
                     .into()
             }
+            PutError::Fragile { chunk, nodes, geometry } => {
+                Refusal::new(Reason::TooFewNodes, message)
+                    .about("chunk", chunk)
+                    .with("chunk", chunk)
+                    .with("have", nodes)
+                    .with("need", geometry.total().div_ceil(geometry.parity().max(1)))
+                    .into()
+            }
             PutError::NoNodes => {
                 Refusal::new(Reason::NodeUnreachable, message).retry_after(RETRY_NODES).into()
             }

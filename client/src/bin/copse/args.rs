@@ -157,6 +157,9 @@ pub(crate) enum Command {
     Verifier {
         /// A capability, or a path in one: CAPABILITY/some/path
         capability: String,
+        /// Store the list even if the loss of one node would lose it
+        #[arg(long)]
+        allow_fragile: bool,
     },
     /// Serve a tree to other programs over gRPC (package copse.files.v1)
     Serve {

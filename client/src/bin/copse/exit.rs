@@ -143,6 +143,7 @@ impl From<PutError> for CliError {
         let code = match &error {
             PutError::Quorum { refusals, .. } if refusals.any(Reason::StoreFull) => FULL,
             PutError::Quorum { .. } | PutError::NoNodes => UNREACHABLE,
+            PutError::Fragile { .. } => REFUSED,
             PutError::Stopped(_) => OTHER,
         };
         Self::new(code, error)

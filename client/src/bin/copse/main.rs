@@ -97,7 +97,9 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Check { capability, repair, deep } => {
             check::check(&session, &capability, CheckOptions { deep, repair }).await
         }
-        Command::Verifier { capability } => verifier::verifier(&session, &capability).await,
+        Command::Verifier { capability, allow_fragile } => {
+            verifier::verifier(&session, &capability, allow_fragile).await
+        }
         Command::Plan(arguments) => plan::plan(&session, &arguments).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {

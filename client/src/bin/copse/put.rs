@@ -52,8 +52,10 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
     let geometry = choose_geometry(session, &network, &arguments)?;
 
     let budget = Budget::default();
+    let session_options =
+        SessionOptions { allow_fragile: arguments.allow_fragile, ..SessionOptions::default() };
     let target = PutTarget {
-        uploader: Uploader::new(network.clone(), budget.clone(), SessionOptions::default()),
+        uploader: Uploader::new(network.clone(), budget.clone(), session_options),
         encoder: Encoder::new(profile.secret().clone(), budget),
         network,
     };
@@ -170,6 +172,7 @@ fn report(
                 "chunks_incomplete": outcome.redundancy.thin_chunks,
                 "seconds": took.as_secs_f64(),
                 "failures": failures_json(&outcome.failures),
+                "failures_count": outcome.failures.count,
             }),
         )?;
     } else {
@@ -188,13 +191,14 @@ fn report(
         output::bytes(sent),
     ));
     if outcome.redundancy.thin_chunks > 0 {
-        session.say(format!(
-            "{} safe but incomplete; run the same command again when all nodes answer",
+        // Also when quiet: whoever puts every night must learn of it.
+        eprintln!(
+            "copse: {} safe but incomplete; run the same command again when all nodes answer",
             match outcome.redundancy.thin_chunks {
                 1 => "1 chunk is".to_owned(),
                 chunks => format!("{chunks} chunks are"),
             }
-        ));
+        );
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not stored");
@@ -237,7 +241,11 @@ pub(crate) fn show_failures(failures: &Failures, what: &str) {
     }
     let shown = failures.listed.len().min(FAILURES_SHOWN) as u64;
     if failures.count > shown {
-        eprintln!("copse: {what}: {} more; --json lists them", failures.count - shown);
+        let listed = match failures.listed.len() as u64 {
+            all if all == failures.count => "them".to_owned(),
+            some => format!("the first {some}"),
+        };
+        eprintln!("copse: {what}: {} more; --json lists {listed}", failures.count - shown);
     }
 }
 

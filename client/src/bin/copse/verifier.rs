@@ -12,13 +12,17 @@ use serde_json::json;
 
 use crate::{exit::CliError, output, progress::Progress, session::Session};
 
-pub(crate) async fn verifier(session: &Session, capability: &str) -> Result<ExitCode, CliError> {
+pub(crate) async fn verifier(
+    session: &Session,
+    capability: &str,
+    allow_fragile: bool,
+) -> Result<ExitCode, CliError> {
     let (capability, path) = session.capability(capability)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
     let counters = Arc::new(Counters::default());
     let progress = Progress::start("list", &counters, session.global.quiet, String::new);
-    let made = make_verifier(&tree, &capability, path, counters).await;
+    let made = make_verifier(&tree, &capability, path, allow_fragile, counters).await;
     drop(progress);
     let made = made?;
     let (worst, target) = made.redundancy.worst.unwrap_or_default();
