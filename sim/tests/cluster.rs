@@ -75,6 +75,16 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
 }
 
 #[test]
+fn clients_that_take_a_byte_for_another_are_found_out() {
+    is_found_out("smudged-reads", "Integrity");
+}
+
+#[test]
+fn trees_that_are_acknowledged_too_early_are_found_out() {
+    is_found_out("early-trees", "Durability");
+}
+
+#[test]
 fn looking_at_a_world_does_not_change_it() {
     let trace = told(&["run", "--json", "--seed", "5"])["trace"].clone();
     let trace = trace.as_str().expect("a trace");

@@ -62,14 +62,15 @@ pub(super) struct Rules {
     #[arg(long)]
     kind: Option<Kind>,
     /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time, 3
-    /// those of before nodes lied about what they hold to those who repair.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
+    /// those of before nodes lied about what they hold to those who repair, 4 those of before clients
+    /// put trees, read ranges and repaired.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=5))]
     dice: u8,
 }
 
 impl Rules {
     fn spec(self, seed: u64) -> Spec {
-        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Fourth);
+        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Fifth);
         let mut spec = Spec::by(dice, seed, self.kind);
         spec.canary = self.canary;
         spec
@@ -84,7 +85,7 @@ impl Rules {
         if let Some(kind) = self.kind {
             arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
-        if self.dice != Dice::Fourth as u8 {
+        if self.dice != Dice::Fifth as u8 {
             arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
         }
         arguments
@@ -276,6 +277,13 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
         outcome.simulated.as_secs_f64(),
         outcome.real.as_secs_f64(),
     );
+    let work = &outcome.work;
+    if work.puts + work.puts_failed + work.reads + work.checks > 0 {
+        text += &format!(
+            "; {} trees ({} failed), {} reads in trees ({} failed), {} checks that made {} shards",
+            work.puts, work.puts_failed, work.reads, work.reads_failed, work.checks, work.mended,
+        );
+    }
     let (written, once) = outcome.written;
     let Most { queue, tasks, streams, packets, disk_percent, machine_bytes } = outcome.most;
     text += &format!(
@@ -307,6 +315,12 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
         "puts_failed": outcome.counts.puts_failed,
         "reads": outcome.counts.reads,
         "reads_failed": outcome.counts.reads_failed,
+        "trees": outcome.work.puts,
+        "trees_failed": outcome.work.puts_failed,
+        "tree_reads": outcome.work.reads,
+        "tree_reads_failed": outcome.work.reads_failed,
+        "checks": outcome.work.checks,
+        "mended_shards": outcome.work.mended,
         "simulated_seconds": outcome.simulated.as_secs_f64(),
         "kind": spec.kind.to_string(),
         "written_times": outcome.written.0 as f64 / outcome.written.1.max(1) as f64,
@@ -398,7 +412,8 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
     let most = |name: &str| numbers(name).last().copied().unwrap_or(0.0);
     format!(
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
-         ({} failed), {} packets\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
+         ({} failed), {} packets\n{} trees ({} failed), {} reads in trees ({} failed), {} checks by clients that made {} \
+         shards\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
          streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{:.0} KiB of memory for each \
          machine at most, {} KiB more for each node when all was calm again than before\n",
@@ -408,6 +423,12 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         sum("reads"),
         sum("reads_failed"),
         sum("packets"),
+        sum("trees"),
+        sum("trees_failed"),
+        sum("tree_reads"),
+        sum("tree_reads_failed"),
+        sum("checks"),
+        sum("mended_shards"),
         grew_back.get(grew_back.len() / 2).unwrap_or(&0.0),
         grew_back.last().unwrap_or(&0.0),
         simulated / seconds.max(1e-9),

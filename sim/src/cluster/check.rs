@@ -11,23 +11,21 @@ use std::{
 use copse_client::network::Network;
 use copse_core::{
     ids::{ChunkId, NodeId, ShardId},
+    manifest::ChunkRef,
     repair::Standing,
     ring::Ring,
 };
 use copse_node::store::ShardStore as _;
 use copse_proto::door::InfoReply;
 
-use super::{
-    client::Promised,
-    host::{Host, Stay},
-};
+use super::host::{Host, Stay};
 
 /// Which promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// What was acknowledged can be read.
+    /// What was acknowledged can be read; of trees, all is listed.
     Durability,
-    /// Nobody is given other bytes than were put.
+    /// Nobody is given other bytes, names, sizes or times than were put.
     Integrity,
     /// All nodes know each other and hold each other for alive.
     Directory,
@@ -83,7 +81,7 @@ impl fmt::Display for Broken {
 pub(super) async fn nodes_are_content(
     network: &Network,
     hosts: &[&Host],
-    promised: &[Promised],
+    promised: &[ChunkRef],
 ) -> Result<(), Broken> {
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
@@ -94,7 +92,7 @@ pub(super) async fn nodes_are_content(
             let Ok(chunk) = <[u8; 32]>::try_from(job.chunk_id.as_slice()).map(ChunkId::new) else {
                 continue;
             };
-            let is_promised = promised.iter().any(|one| one.extent.chunk == chunk);
+            let is_promised = promised.iter().any(|one| one.id == chunk);
             hopeless += u64::from(!is_promised && is_lost(hosts, chunk).await);
         }
         is_content(&info, hopeless, host, hosts)?;
@@ -181,7 +179,7 @@ pub(super) fn directories_agree(hosts: &[&Host]) -> Result<(), Broken> {
 pub(super) async fn is_at_full_strength(
     ring: &Ring,
     hosts: &[&Host],
-    promised: &[Promised],
+    promised: &[ChunkRef],
 ) -> Result<(), Broken> {
     let mut holders: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
     for host in hosts {
@@ -194,7 +192,7 @@ pub(super) async fn is_at_full_strength(
         }
     }
     for one in promised {
-        let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+        let (chunk, geometry) = (one.id, one.geometry);
         let mut places = ring.placement(Ring::arc(&chunk), geometry);
         for index in geometry.indices() {
             let shard = ShardId { chunk, index };
@@ -224,10 +222,10 @@ pub(super) async fn is_at_full_strength(
 
 /// Whether all shards of every promised chunk are on some disk, whoever's: where there are liars, nobody
 /// can say where they belong.
-pub(super) fn nothing_is_missing(hosts: &[&Host], promised: &[Promised]) -> Result<(), Broken> {
+pub(super) fn nothing_is_missing(hosts: &[&Host], promised: &[ChunkRef]) -> Result<(), Broken> {
     let there: BTreeSet<ShardId> = hosts.iter().flat_map(|host| host.disk().sound()).collect();
     for one in promised {
-        let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+        let (chunk, geometry) = (one.id, one.geometry);
         let missing = |index: &_| !there.contains(&ShardId { chunk, index: *index });
         let missing = geometry.indices().filter(missing).count();
         if missing > 0 {
@@ -269,8 +267,8 @@ pub(super) fn nothing_is_held_twice(hosts: &[&Host]) -> Result<(), Broken> {
 }
 
 /// The shards of a chunk that are on some disk, undamaged: how many indices.
-pub(super) async fn shards_left(hosts: &[Host], one: &Promised) -> usize {
-    let chunk = one.extent.chunk;
+pub(super) async fn shards_left(hosts: &[Host], one: &ChunkRef) -> usize {
+    let chunk = one.id;
     let mut left = BTreeSet::new();
     for host in hosts {
         let held = host.disk().held(chunk).await.unwrap_or_default();

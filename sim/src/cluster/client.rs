@@ -1,13 +1,10 @@
 //! Those who put and read: real clients, which are stopped and begin anew.
 //!
-//! Owns what was promised: an extent counts from the moment its put was acknowledged. Whatever is
-//! read, at any time, must be what was put, or nothing.
+//! Owns the life of a client and its single chunks. Whatever is read, at any time, must be what was
+//! put, or nothing. Trees are the business of [`folder`](super::folder), checks that of
+//! [`checkup`](super::checkup).
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use copse_client::{
     connect::Connector,
@@ -24,126 +21,34 @@ use copse_core::{
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{net::Net, scene::Scene, stream::Dialler, trace::Trace};
+use super::{
+    ledger::{Ledger, Promised},
+    net::Net,
+    scene::Scene,
+    spec::Canary,
+    stream::Dialler,
+    trace::Trace,
+    tree::{self, content},
+};
 use crate::random::Xoshiro;
-
-/// Nothing a client does may take longer: its own time-outs are shorter.
-const OPERATION_MAX: Duration = Duration::from_secs(120);
 
 /// Between two reads of a client in a storm, on average.
 const PAUSE_IN_STORM: Duration = Duration::from_millis(50);
 
 /// Part of the puts that were begun before.
-const AGAIN: f64 = 0.25;
+pub(super) const AGAIN: f64 = 0.25;
+
+/// Part of what a client does that is about trees and checks, where there are any; of that, what it
+/// puts and what it checks. In a storm it only reads.
+const WITH_TREES: f64 = 0.1;
+const TREES_PUT: f64 = 0.3;
+const CHECKS: f64 = 0.15;
+
+/// Part of the reads of single chunks that are of a range, where there are trees.
+const RANGES: f64 = 0.5;
 
 /// Memory of one client for chunks on their way.
 const BUDGET_BYTES: usize = 4 << 20;
-
-/// Something that was acknowledged.
-#[derive(Debug, Clone)]
-pub(super) struct Promised {
-    pub(super) extent: Extent,
-    content: u64,
-    bytes: usize,
-}
-
-/// What clients were promised, and what they saw. Clones are the same one.
-#[derive(Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    promised: Vec<Promised>,
-    /// Everything that anybody began to put: its number, and how many bytes.
-    begun: Vec<(u64, usize)>,
-    puts: u64,
-    puts_failed: u64,
-    reads: u64,
-    reads_failed: u64,
-    wrong: Option<String>,
-    refused: Option<String>,
-    hung: Option<String>,
-}
-
-/// How it went so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Puts that were acknowledged.
-    pub puts: u64,
-    /// Puts that ended with an error.
-    pub puts_failed: u64,
-    /// Reads.
-    pub reads: u64,
-    /// Reads that ended with an error.
-    pub reads_failed: u64,
-}
-
-impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn promised(&self) -> Vec<Promised> {
-        self.lock().promised.clone()
-    }
-
-    /// A put was acknowledged.
-    fn acknowledged(&self, one: Promised) {
-        let mut inner = self.lock();
-        inner.puts += 1;
-        if inner.promised.iter().all(|other| other.extent.chunk != one.extent.chunk) {
-            inner.promised.push(one);
-        }
-    }
-
-    /// The first read that gave other bytes than were put.
-    pub(super) fn wrong(&self) -> Option<String> {
-        self.lock().wrong.clone()
-    }
-
-    /// The first read that failed although enough shards were within reach all the time.
-    pub(super) fn refused(&self) -> Option<String> {
-        self.lock().refused.clone()
-    }
-
-    /// The first call that did not end.
-    pub(super) fn hung(&self) -> Option<String> {
-        self.lock().hung.clone()
-    }
-
-    /// What a call gave, which must end in time.
-    async fn in_time<T, E: ToString>(
-        &self,
-        what: &str,
-        call: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, String> {
-        match timeout(OPERATION_MAX, call).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => {
-                let hung = format!("{what} gave no answer and no error in {OPERATION_MAX:?}");
-                self.lock().hung.get_or_insert_with(|| hung.clone());
-                Err(hung)
-            }
-        }
-    }
-
-    pub(super) fn counts(&self) -> Counts {
-        let inner = self.lock();
-        Counts {
-            puts: inner.puts,
-            puts_failed: inner.puts_failed,
-            reads: inner.reads,
-            reads_failed: inner.reads_failed,
-        }
-    }
-}
-
-/// The bytes with a number.
-fn content(number: u64, bytes: usize) -> Vec<u8> {
-    let mut stream = Xoshiro::new(number, "content of a client");
-    let words = (0..bytes.div_ceil(8)).flat_map(|_| stream.next_u64().to_le_bytes());
-    words.take(bytes).collect()
-}
 
 /// What all clients of a world have in common.
 #[derive(Clone)]
@@ -158,17 +63,23 @@ pub(super) struct Settings {
     pub(super) scene: Scene,
     /// Whether what a client had under way dies with it, and puts are begun again.
     pub(super) crashes: bool,
+    /// Whether there are trees, ranges and checks.
+    pub(super) trees: bool,
+    /// A bug on purpose in what clients do with trees.
+    pub(super) canary: Option<Canary>,
+    /// Whether checks repair: not where it is counted what others wrote.
+    pub(super) repairs: bool,
 }
 
 /// A client at an address.
 pub(super) struct Client {
-    settings: Settings,
+    pub(super) settings: Settings,
     net: Net,
     connector: Arc<dyn Connector>,
-    ledger: Ledger,
-    trace: Trace,
-    name: SocketAddr,
-    rng: Xoshiro,
+    pub(super) ledger: Ledger,
+    pub(super) trace: Trace,
+    pub(super) name: SocketAddr,
+    pub(super) rng: Xoshiro,
 }
 
 impl Client {
@@ -226,17 +137,35 @@ impl Client {
             if self.settings.storm_from.is_some_and(|from| self.trace.now() > from) {
                 let pause = self.rng.exponential(PAUSE_IN_STORM.as_secs_f64());
                 tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-                self.read_some(&reader).await;
+                if self.settings.trees && self.rng.chance(WITH_TREES) {
+                    self.read_some_tree(&reader).await;
+                } else {
+                    self.read_some(&reader).await;
+                }
                 continue;
             }
             let pause = self.rng.exponential(1.0);
             tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-            if self.rng.chance(0.5) {
+            if self.settings.trees && self.rng.chance(WITH_TREES) {
+                self.with_trees(network).await;
+            } else if self.rng.chance(0.5) {
                 drop(self.put(network).await);
             } else {
                 // One that knows nothing yet.
                 self.read_some(&Downloader::new(network.clone())).await;
             }
+        }
+    }
+
+    /// Something with a tree, or a check.
+    async fn with_trees(&mut self, network: &Network) {
+        let point = self.rng.unit();
+        if point < TREES_PUT {
+            self.put_some_tree(network).await;
+        } else if point < TREES_PUT + CHECKS {
+            self.check_some(network).await;
+        } else {
+            self.read_some_tree(&Downloader::new(network.clone())).await;
         }
     }
 
@@ -263,7 +192,8 @@ impl Client {
         let (number, bytes) = self.something();
         let name = self.name;
         let stored = async {
-            let (uploader, extent) = store(network, self.settings.geometry, number, bytes).await?;
+            let (uploader, encoder) = session(network);
+            let extent = store(&uploader, &encoder, self.settings.geometry, number, bytes).await?;
             let (chunk, code) = (extent.chunk.short(), extent.geometry);
             self.trace.note(format_args!("client {name}: put chunk {chunk}, {bytes} B, {code}"));
             self.ledger.acknowledged(Promised { extent, content: number, bytes });
@@ -274,7 +204,7 @@ impl Client {
         let result = self.ledger.in_time(&format!("a put of client {name}"), stored).await;
         if let Err(error) = &result {
             self.trace.note(format_args!("client {name}: put failed: {error}"));
-            self.ledger.lock().puts_failed += 1;
+            self.ledger.lock().counts.puts_failed += 1;
         }
         result
     }
@@ -285,7 +215,11 @@ impl Client {
             return;
         }
         let one = &promised[self.rng.below(promised.len())];
-        if let Err(error) = self.read_with(reader, one).await {
+        let mut range = 0..one.bytes;
+        if self.settings.trees && self.rng.chance(RANGES) {
+            range = tree::some_range(&mut self.rng, one.bytes, &[]);
+        }
+        if let Err(error) = self.read_with(reader, one, range).await {
             let (name, chunk) = (self.name, one.extent.chunk.short());
             self.trace.note(format_args!("client {name}: cannot read chunk {chunk}: {error}"));
         }
@@ -293,34 +227,39 @@ impl Client {
 
     /// Reads something that was promised, all of it.
     pub(super) async fn read(&self, network: &Network, one: &Promised) -> Result<(), String> {
-        self.read_with(&Downloader::new(network.clone()), one).await
+        self.read_with(&Downloader::new(network.clone()), one, 0..one.bytes).await
     }
 
-    async fn read_with(&self, reader: &Downloader, one: &Promised) -> Result<(), String> {
+    async fn read_with(
+        &self,
+        reader: &Downloader,
+        one: &Promised,
+        range: Range<usize>,
+    ) -> Result<(), String> {
         let scene = &self.settings.scene;
         // A client that is killed while it reads leaves this behind, which is harmless.
         let number = scene.begin(one.extent.chunk);
         let what = format!("client {}: a read of chunk {}", self.name, one.extent.chunk.short());
-        let result = self.ledger.in_time(&what, reader.read_extent(&one.extent)).await;
+        let reading = reader.read_extent_range(&one.extent, range.clone());
+        let result = self.ledger.in_time(&what, reading).await;
         let fewest = scene.end(number);
-        let mut ledger = self.ledger.lock();
-        ledger.reads += 1;
+        self.ledger.lock().counts.reads += 1;
         match result {
-            Ok(bytes) if bytes == content(one.content, one.bytes) => Ok(()),
+            Ok(bytes) if bytes == content(one.content, one.bytes)[range.clone()] => Ok(()),
             Ok(_) => {
-                let wrong = format!("chunk {} gave other bytes than were put", one.extent.chunk);
-                ledger.wrong.get_or_insert_with(|| wrong.clone());
+                let chunk = one.extent.chunk;
+                let wrong = format!("{range:?} of chunk {chunk} are other bytes than were put");
+                self.ledger.note_wrong(&wrong);
                 Err(wrong)
             }
             Err(error) => {
-                ledger.reads_failed += 1;
+                self.ledger.lock().counts.reads_failed += 1;
                 let needed = one.extent.geometry.data();
                 if self.settings.storm_from.is_some() && fewest >= needed {
-                    let refused = format!(
+                    self.ledger.note_refused(format!(
                         "client {}: {error}; at least {fewest} shards were within reach, {needed} suffice",
                         self.name
-                    );
-                    ledger.refused.get_or_insert(refused);
+                    ));
                 }
                 Err(error)
             }
@@ -328,20 +267,25 @@ impl Client {
     }
 }
 
-/// Stores until it is safe.
+/// What stores, and what makes chunks for it: new for each put.
+pub(super) fn session(network: &Network) -> (Uploader, Encoder) {
+    let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), Budget::new(BUDGET_BYTES));
+    let options = PutOptions::default();
+    (Uploader::new(network.clone(), encoder.budget().clone(), options), encoder)
+}
+
+/// Stores bytes as a chunk of their own, until it is safe.
 async fn store(
-    network: &Network,
+    uploader: &Uploader,
+    encoder: &Encoder,
     geometry: Geometry,
     number: u64,
     bytes: usize,
-) -> Result<(Uploader, Extent), String> {
-    let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), Budget::new(BUDGET_BYTES));
-    let options = PutOptions::default();
-    let uploader = Uploader::new(network.clone(), encoder.budget().clone(), options);
+) -> Result<Extent, String> {
     let mut buffer = encoder.plaintext().await;
     buffer.extend_from_slice(&content(number, bytes));
     let encoded = encoder.bulk(geometry, buffer).await.map_err(|error| error.to_string())?;
     let (chunk, extent) = encoded;
     uploader.submit(chunk).await.await.map_err(|error| error.to_string())?;
-    Ok((uploader, extent))
+    Ok(extent)
 }

@@ -26,6 +26,9 @@
 //! | [`witness`] | a node that lies about others |
 //! | [`scene`] | what all share: who serves, what was written |
 //! | [`client`] | those who put and read |
+//! | [`tree`], [`folder`] | trees, as they were put; putting, listing and reading them |
+//! | [`checkup`] | checks by clients, with repair |
+//! | [`ledger`] | what clients were promised, and what they saw |
 //! | [`check`] | the promises |
 //! | [`spec`] | what a world is made of |
 //! | [`world`], [`strike`] | one run from the first node to the last check; what strikes in it |
@@ -35,12 +38,15 @@
 
 pub mod atlas;
 pub mod check;
+mod checkup;
 mod claims;
 mod client;
 mod disk;
 pub mod entropy;
+mod folder;
 mod host;
 pub mod kinds;
+mod ledger;
 mod memory;
 mod net;
 mod scene;
@@ -49,6 +55,7 @@ pub mod spec;
 mod stream;
 mod strike;
 pub mod trace;
+mod tree;
 mod udp;
 pub mod watch;
 mod witness;

@@ -60,6 +60,10 @@ pub enum Canary {
     BlindScrub,
     /// A node never lets go of a buffer of 256 KiB for each read of its disk.
     Hoards,
+    /// A client takes one byte of each part of a file that it reads for another.
+    SmudgedReads,
+    /// A client takes a tree for put whose last chunks it has not stored.
+    EarlyTrees,
 }
 
 impl Canary {
@@ -70,6 +74,8 @@ impl Canary {
             Self::BlindMoves => "blind-moves",
             Self::BlindScrub => "blind-scrub",
             Self::Hoards => "hoards",
+            Self::SmudgedReads => "smudged-reads",
+            Self::EarlyTrees => "early-trees",
         }
     }
 }
@@ -84,8 +90,10 @@ pub enum Dice {
     Second = 2,
     /// Before nodes lied about what they hold to those who repair.
     Third = 3,
-    /// All there is.
+    /// Before clients put trees, read ranges, and repaired.
     Fourth = 4,
+    /// All there is.
+    Fifth = 5,
 }
 
 impl Dice {
@@ -96,6 +104,7 @@ impl Dice {
             2 => Some(Self::Second),
             3 => Some(Self::Third),
             4 => Some(Self::Fourth),
+            5 => Some(Self::Fifth),
             _ => None,
         }
     }
@@ -119,7 +128,7 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        Self::by(Dice::Fourth, seed, None)
+        Self::by(Dice::Fifth, seed, None)
     }
 
     /// A world without faults, of so many nodes with the product's own times under a usual load: to

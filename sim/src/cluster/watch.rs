@@ -342,7 +342,7 @@ impl World {
     }
 
     fn picture_of_chunks(&self) -> String {
-        let promised = self.ledger.promised();
+        let promised = self.ledger.chunks();
         let mut places: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
         for host in &self.hosts {
             let mark = if host.is_running() { "" } else { "!" };
@@ -353,7 +353,7 @@ impl World {
         let mut margins: BTreeMap<usize, usize> = BTreeMap::new();
         let mut lines = Vec::new();
         for one in &promised {
-            let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+            let (chunk, geometry) = (one.id, one.geometry);
             let mut running = 0;
             let mut line = String::new();
             for index in geometry.indices() {
@@ -419,8 +419,8 @@ impl Storm {
             .any(|(_, planned)| matches!(planned.fault, Fault::Partition { .. }));
         let policy = Policy::default();
         let written = world.scene.written();
-        for one in world.ledger.promised() {
-            let (chunk, geometry) = (one.extent.chunk, one.extent.geometry);
+        for one in world.ledger.chunks() {
+            let (chunk, geometry) = (one.id, one.geometry);
             let now = written.get(&chunk).copied().unwrap_or_default();
             let before = self.written.get(&chunk).copied().unwrap_or_default();
             let moved = now.shards.saturating_sub(before.shards);

@@ -27,10 +27,12 @@ use copse_node::{
 use super::{
     atlas::Planned,
     check::{self, Broken, Promise},
-    client::{Client, Counts, Ledger, Settings},
+    client::{Client, Settings},
     entropy,
+    folder::Unread,
     host::{Common, Host},
     kinds::{self, Kind},
+    ledger::{Counts, Ledger, TreeCounts},
     memory::{self, Usage},
     net::{Machine, Net, address},
     scene::Scene,
@@ -77,6 +79,8 @@ pub struct Outcome {
     pub packets: u64,
     /// What clients did.
     pub counts: Counts,
+    /// And with trees and checks.
+    pub work: TreeCounts,
     /// Faults that struck.
     pub faults: usize,
     /// Time in the world.
@@ -195,6 +199,7 @@ impl World {
             trace: hash,
             packets,
             counts: world.ledger.counts(),
+            work: world.ledger.work(),
             faults: world.spec.faults.len() - world.spec.without.len(),
             simulated,
             grew_back,
@@ -224,7 +229,7 @@ impl World {
         let canary = match spec.canary {
             Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
             Some(Canary::BlindScrub) => Some(repair::Canary::BlindScrub),
-            Some(Canary::LyingDisks | Canary::Hoards) | None => None,
+            Some(_) | None => None,
         };
         let common = Common {
             config,
@@ -265,6 +270,9 @@ impl World {
             storm_from: None,
             scene: scene.clone(),
             crashes: spec.dice > Dice::Second,
+            trees: spec.dice > Dice::Fourth && spec.hurried,
+            canary: spec.canary,
+            repairs: !matches!(spec.kind, Kind::Outage | Kind::ReadStorm),
         };
         Self {
             net,
@@ -337,7 +345,7 @@ impl World {
                     self.trace.note(format_args!("whole: now the lies"));
                     self.strike(later, Duration::ZERO..Duration::MAX).await?;
                     let hosts: Vec<&Host> = self.hosts.iter().collect();
-                    check::nothing_is_missing(&hosts, &self.ledger.promised())?;
+                    check::nothing_is_missing(&hosts, &self.ledger.chunks())?;
                     None
                 } else {
                     let later = self.trace.now();
@@ -356,12 +364,17 @@ impl World {
         };
         self.is_intact()?;
         self.trace.note(format_args!("calm: {:?}", self.ledger.counts()));
+        if self.settings.trees {
+            self.trace.note(format_args!("calm: with trees {:?}", self.ledger.work()));
+        }
 
         let calm = self.trace.now();
         // A new process: it knows nothing of what was.
         let mut observer = self.client(self.spec.clients + 1);
         let network = self.joined(&observer, GROW_BACK_MAX).await?;
-        if self.spec.active_faults().any(|(_, planned)| planned.fault.is_lie_about_shards()) {
+        let liars =
+            self.spec.active_faults().any(|(_, planned)| planned.fault.is_lie_about_shards());
+        if liars {
             // Who lied is not trusted for long: what it should hold is elsewhere.
             self.wait_until(calm + AFTER_LIES).await?;
         } else {
@@ -377,6 +390,18 @@ impl World {
                 self.is_intact()?;
                 return Err(Broken::new(Promise::Durability, error));
             }
+        }
+        for one in self.ledger.trees() {
+            if let Err(unread) = observer.read_tree(&network, &one).await {
+                self.is_intact()?;
+                return Err(match unread {
+                    Unread::Wrong(wrong) => Broken::new(Promise::Integrity, wrong),
+                    Unread::Failed(error) => Broken::new(Promise::Durability, error),
+                });
+            }
+        }
+        if self.settings.trees && !liars {
+            observer.all_is_whole(&network).await?;
         }
         let put = observer.put(&network).await;
         put.map_err(|error| Broken::new(Promise::Service, format!("a put failed: {error}")))?;
@@ -445,13 +470,12 @@ impl World {
 
     async fn until_grown_back(&mut self, network: &Network, calm: Duration) -> Result<(), Broken> {
         let until = calm + GROW_BACK_MAX;
-        let promised = self.ledger.promised();
+        let promised = self.ledger.chunks();
         // What is gone for good is no matter of patience.
         for one in &promised {
-            let (left, needed) =
-                (check::shards_left(&self.hosts, one).await, one.extent.geometry.data());
+            let (left, needed) = (check::shards_left(&self.hosts, one).await, one.geometry.data());
             if left < needed {
-                let chunk = one.extent.chunk.short();
+                let chunk = one.id.short();
                 let how = format!("{left} of {needed} shards of chunk {chunk} are on any disk");
                 return Err(Broken::new(Promise::Durability, how));
             }
