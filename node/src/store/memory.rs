@@ -23,9 +23,13 @@ use copse_core::{
 use tokio::sync::Notify;
 
 mod faults;
+mod steps;
 
 use self::faults::eio;
-pub use self::faults::{Faults, Unsynced};
+pub use self::{
+    faults::{Faults, Unsynced},
+    steps::{Step, Watch},
+};
 use super::{
     ArcChanges, FullReason, HeldShard, Ledger, PutError, ReadError, RemovalReason, RemoveError,
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
@@ -49,6 +53,7 @@ pub struct MemoryStore {
     doubts: Arc<Doubts>,
     capacity_bytes: u64,
     trash: TrashOptions,
+    watch: Mutex<Option<Arc<dyn Watch>>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +72,8 @@ struct State {
     counters: Counters,
     /// Writes and reads that could have gone to a wrong place.
     aimed: [u64; 2],
-    full: Option<FullReason>,
+    /// Why the last write was refused, and how much it wanted.
+    full: Option<(FullReason, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +98,8 @@ struct Held {
     condition: Condition,
     /// Its bytes were changed behind the store's back, which it does not know.
     damaged: bool,
+    /// It lies on bad sectors: reading it fails with EIO.
+    bad_sectors: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +125,7 @@ impl Held {
 
     /// Live, synced, and as it was put.
     fn is_sound(&self) -> bool {
-        self.condition == Condition::Live { lied: false } && !self.damaged
+        self.condition == Condition::Live { lied: false } && !self.damaged && !self.bad_sectors
     }
 
     fn trashed(&self) -> Option<Removal> {
@@ -227,6 +235,7 @@ impl MemoryStore {
             doubts: Arc::default(),
             capacity_bytes,
             trash,
+            watch: Mutex::default(),
         }
     }
 
@@ -263,11 +272,20 @@ impl MemoryStore {
         of_chunk.filter(|(_, held)| held.is_sound()).map(|(id, _)| id.index).collect()
     }
 
+    /// The shards that may be read, as the store has it.
+    pub fn live(&self) -> Vec<(ShardId, Geometry)> {
+        let state = self.state();
+        let live = state.shards.iter().filter(|(_, held)| held.is_live());
+        live.map(|(&id, held)| (id, held.geometry)).collect()
+    }
+
     /// Whether a shard is here that was damaged, be it found out or not.
     pub fn is_damaged(&self, id: ShardId) -> bool {
         let state = self.state();
         let held = state.shards.get(&id);
-        held.is_some_and(|held| held.damaged || held.condition == Condition::Quarantined)
+        held.is_some_and(|held| {
+            held.damaged || held.bad_sectors || held.condition == Condition::Quarantined
+        })
     }
 
     /// Bytes of all shards that may be read, and of what lies in the trash.
@@ -284,20 +302,25 @@ impl MemoryStore {
     async fn look<T>(
         &self,
         id: ShardId,
+        begun_in: u64,
         read: impl FnOnce(&mut State) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let look = self.doubts.look(id);
         self.delay(|faults| faults.read_delay).await;
-        let mut state = self.state();
-        let fails = state.faults.fail_reads_of == Some(id) && state.live(id).is_ok();
-        let result = if fails { Err(ReadError::Io { source: eio() }) } else { read(&mut state) };
+        let result = self.step(Step::Read, begun_in, || {
+            let mut state = self.state();
+            let on_bad_sectors = state.live(id).map(|held| held.bad_sectors);
+            let told = state.faults.fail_reads_of == Some(id);
+            let fails = on_bad_sectors.is_ok_and(|bad| bad || told);
+            if fails { Err(ReadError::Io { source: eio() }) } else { read(&mut state) }
+        });
         let lost = look.end(match &result {
             Ok(_) => Ended::Read,
             Err(ReadError::Io { .. }) => Ended::Failed,
             Err(_) => Ended::Neither,
         });
         if lost {
-            let _ = state.quarantine::<()>(id);
+            let _ = self.state().quarantine::<()>(id);
             self.doubts.set_apart(id, true);
         }
         result
@@ -325,7 +348,7 @@ impl MemoryStore {
         } else {
             state.faults.no_space.then_some(FullReason::NoSpace)
         };
-        state.full = reason;
+        state.full = reason.map(|reason| (reason, record_bytes));
         if let Some(reason) = reason {
             return Err(PutError::Full {
                 reason,
@@ -352,6 +375,7 @@ impl MemoryStore {
             shard_bytes: u32::try_from(shard.data().len()).unwrap_or(u32::MAX),
             condition: Condition::Written,
             damaged: false,
+            bad_sectors: false,
         };
         if let Some(onto) = state.wrong_place(id, 0) {
             state.misdirect(id, &mut held, onto);
@@ -399,12 +423,44 @@ impl MemoryStore {
             held.descriptor = shard.descriptor().clone();
             held.groups = shard.groups().clone();
             held.data = shard.data().clone();
-            held.damaged = false;
+            (held.damaged, held.bad_sectors) = (false, false);
         }
         let lied = state.faults.lie_about_syncs;
         state.set(id, Some(Condition::Live { lied }));
         state.counters.puts += 1;
         Ok(Stored::New)
+    }
+
+    /// Makes a removal durable.
+    fn sync_removal(
+        &self,
+        id: ShardId,
+        reason: RemovalReason,
+        begun_in: u64,
+    ) -> Result<Removed, RemoveError> {
+        let mut state = self.state();
+        if state.closed || state.crashes != begun_in {
+            return Err(RemoveError::Closed);
+        }
+        state.unsynced.retain(|(other, _)| *other != id);
+        let condition = match state.shards.get(&id).map(|held| held.condition) {
+            // There are no sound bytes to be kept.
+            Some(Condition::Quarantined) => None,
+            Some(Condition::Live { .. }) => Some(Condition::Trashed {
+                removal: Removal { since: self.trash.now(), reason },
+                lied: state.faults.lie_about_syncs,
+            }),
+            Some(Condition::Written | Condition::Trashed { .. }) | None => {
+                return Ok(Removed::NotHeld);
+            }
+        };
+        if state.faults.fail_writes || state.faults.fail_syncs {
+            state.counters.io_errors += 1;
+            return Err(RemoveError::Io { id, source: eio() });
+        }
+        state.counters.commits += 1;
+        state.set(id, condition);
+        Ok(Removed::Removed)
     }
 
     /// Shows the readable shards from `from` on, in order.
@@ -425,16 +481,16 @@ impl ShardStore for MemoryStore {
     async fn put(&self, shard: VerifiedShard) -> Result<Stored, PutError> {
         let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
-        if !self.write(&shard, begun_in)? {
+        if !self.step(Step::Write, begun_in, || self.write(&shard, begun_in))? {
             return Ok(Stored::AlreadyHeld);
         }
         self.delay(|faults| faults.sync_delay).await;
-        self.sync(&shard, begun_in)
+        self.step(Step::Sync, begun_in, || self.sync(&shard, begun_in))
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         let begun_in = self.crashes();
-        self.look(id, |state| {
+        self.look(id, begun_in, |state| {
             state.readable_since(begun_in)?;
             state.live(id)?;
             let place = state.wrong_place(id, 1).unwrap_or(id);
@@ -464,7 +520,7 @@ impl ShardStore for MemoryStore {
 
     async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
         let begun_in = self.crashes();
-        self.look(id, |state| {
+        self.look(id, begun_in, |state| {
             state.readable_since(begun_in)?;
             let held = state.live(id)?;
             let record_bytes = held.record_bytes;
@@ -479,37 +535,15 @@ impl ShardStore for MemoryStore {
     async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
         let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
-        {
+        self.step(Step::Remove, begun_in, || {
             let mut state = self.state();
             let is_live = state.shards.get(&id).is_some_and(Held::is_live);
             if is_live && state.crashes == begun_in && !state.faults.fail_writes {
                 state.note_unsynced(id, Some(reason));
             }
-        }
+        });
         self.delay(|faults| faults.sync_delay).await;
-        let mut state = self.state();
-        if state.closed || state.crashes != begun_in {
-            return Err(RemoveError::Closed);
-        }
-        state.unsynced.retain(|(other, _)| *other != id);
-        let condition = match state.shards.get(&id).map(|held| held.condition) {
-            // There are no sound bytes to be kept.
-            Some(Condition::Quarantined) => None,
-            Some(Condition::Live { .. }) => Some(Condition::Trashed {
-                removal: Removal { since: self.trash.now(), reason },
-                lied: state.faults.lie_about_syncs,
-            }),
-            Some(Condition::Written | Condition::Trashed { .. }) | None => {
-                return Ok(Removed::NotHeld);
-            }
-        };
-        if state.faults.fail_writes || state.faults.fail_syncs {
-            state.counters.io_errors += 1;
-            return Err(RemoveError::Io { id, source: eio() });
-        }
-        state.counters.commits += 1;
-        state.set(id, condition);
-        Ok(Removed::Removed)
+        self.step(Step::Sync, begun_in, || self.sync_removal(id, reason, begun_in))
     }
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
@@ -566,8 +600,17 @@ impl ShardStore for MemoryStore {
             capacity_bytes: self.capacity_bytes,
             free_bytes: self.capacity_bytes.saturating_sub(state.used_bytes),
             writes: match state.full {
-                Some(FullReason::NoSpace) if !state.faults.no_space => Writes::Accepted,
-                full => full.map_or(Writes::Accepted, Writes::Full),
+                Some((FullReason::NoSpace, _)) if state.faults.no_space => {
+                    Writes::Full(FullReason::NoSpace)
+                }
+                // As the store on a disk: who is full is given nothing, so no write would show that
+                // there is room again.
+                Some((FullReason::Capacity, wanted))
+                    if state.used_bytes + wanted > self.capacity_bytes =>
+                {
+                    Writes::Full(FullReason::Capacity)
+                }
+                _ => Writes::Accepted,
             },
             puts: state.counters.puts,
             duplicates: state.counters.duplicates,

@@ -166,6 +166,17 @@ impl MemoryStore {
         true
     }
 
+    /// A stored shard lies on bad sectors from now on, or on good ones again: reading it fails with EIO
+    /// until it is written anew. Says whether it is held.
+    pub fn break_sectors(&self, id: ShardId, are_bad: bool) -> bool {
+        let mut state = self.state();
+        let Some(held) = state.shards.get_mut(&id).filter(|held| held.is_live()) else {
+            return false;
+        };
+        held.bad_sectors = are_bad;
+        true
+    }
+
     /// Waits as the faults say, or until a crash.
     pub(super) async fn delay(&self, of: fn(&Faults) -> Duration) {
         let delay = of(&self.state().faults);
