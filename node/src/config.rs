@@ -17,7 +17,7 @@ use crate::{
     byte_size::ByteSize,
     peer::endpoint::Congestion,
     repair::{self, Rates},
-    store::FREE_RESERVE_BYTES,
+    store::{FREE_RESERVE_BYTES, PATIENCE},
 };
 
 mod parse;
@@ -174,6 +174,7 @@ impl Config {
                 parallel: 4,
                 rates: Rates { uplink: None, share_percent: 20 },
                 scrub_period: Duration::from_secs(30 * 24 * 3600),
+                lost_after: PATIENCE,
             },
             metrics: None,
             log_filter: "info".to_owned(),

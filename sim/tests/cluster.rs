@@ -74,6 +74,21 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
     is_found_out("hoards", "Bounds");
 }
 
+/// What strikes only when something comes to it does come to it.
+#[test]
+fn processes_die_at_deeds_and_while_they_open_sectors_go_bad_and_disks_fill_up() {
+    let names = ["deaths_at_deeds", "deaths_opening", "bad_sectors", "refused_for_room"];
+    let mut struck = [0; 4];
+    let all = (0..CANARY_SEEDS).any(|seed| {
+        let told = told(&["run", "--json", "--seed", &seed.to_string()]);
+        for (count, name) in struck.iter_mut().zip(names) {
+            *count += told[name].as_u64().expect("a count");
+        }
+        struck.iter().all(|count| *count > 0)
+    });
+    assert!(all, "{names:?}: {struck:?} in {CANARY_SEEDS} worlds");
+}
+
 #[test]
 fn clients_that_take_a_byte_for_another_are_found_out() {
     is_found_out("smudged-reads", "Integrity");

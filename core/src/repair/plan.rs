@@ -160,6 +160,7 @@ pub fn plan_chunk(
         facts.say_what_waits(wish, &strength, &actions, policy, &mut skips);
     } else {
         facts.drop_surplus(&mut actions, &mut skips);
+        facts.drop_surplus_of_displaced(ring.walk(arc), &mut actions, &mut skips);
     }
     facts.name_the_untrusted(&mut skips);
     ChunkPlan { strength, actions, skips }
@@ -392,6 +393,43 @@ impl<N: Nodes> Facts<'_, N> {
                         dropped.push(node);
                         actions.push(Action::Drop { index, node, kept_by: home });
                     }
+                }
+            }
+        }
+    }
+
+    /// The same for shards that their own node cannot take, so that it will not keep them: the first of
+    /// the walk that holds one does. Else a node that leaves would wait for the own node's room with a
+    /// shard that others hold.
+    fn drop_surplus_of_displaced(
+        &self,
+        walk: impl Iterator<Item = NodeId>,
+        actions: &mut Vec<Action>,
+        skips: &mut Vec<Skip>,
+    ) {
+        let is_doubled = |index: &ShardIndex| {
+            !self.homes.is_home(*index)
+                && self.holdings.holders(*index).len() > 1
+                && home_is_unfit(self.homes, *index, self.nodes).is_some()
+        };
+        let doubled: Vec<ShardIndex> = self.geometry.indices().filter(is_doubled).collect();
+        if doubled.is_empty() {
+            return;
+        }
+        let walk: Vec<NodeId> = walk.collect();
+        for index in doubled {
+            let holders = self.holdings.holders(index);
+            let holds = |node: &&NodeId| {
+                holders.iter().any(|held| held.node == **node && held.standing == Standing::Alive)
+            };
+            let Some(&keeper) = walk.iter().find(holds) else { continue };
+            for held in holders.iter().filter(|held| held.node != keeper && held.is_sure()) {
+                let (node, home) = (held.node, keeper);
+                match self.nodes.returning() {
+                    Some(settle) => {
+                        skips.push(Skip::SurplusWaits { index, holder: node, home, settle });
+                    }
+                    None => actions.push(Action::Drop { index, node, kept_by: keeper }),
                 }
             }
         }

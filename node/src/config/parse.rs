@@ -390,6 +390,8 @@ impl Check<'_> {
                 section.scrub_period,
                 default.scrub_period,
             )?,
+            // Not in the file: an hour is what a loose cable is allowed.
+            lost_after: default.lost_after,
         })
     }
 

@@ -118,6 +118,9 @@ pub struct Settings {
     pub rates: Rates,
     /// In what time the own disk is read once.
     pub scrub_period: Duration,
+    /// How long a shard, the own disk or another node must give nothing of what it holds before that
+    /// counts as lost.
+    pub lost_after: Duration,
 }
 
 /// What a [`Repair`] is made of.
@@ -197,7 +200,8 @@ impl Repair {
         } = parts;
         let own = key.id();
         let (trust, counters) = (Trust::default(), Arc::new(Counters::default()));
-        let (proofs, health) = (Proofs::default(), Health::new(Arc::clone(&store)));
+        store.doubts().set_patience(settings.lost_after);
+        let (proofs, health) = (Proofs::with(settings.lost_after), Health::new(Arc::clone(&store)));
         let opinions = Opinions::new(trust.clone(), proofs.clone());
         let believed = (trust.clone(), proofs.clone());
         let exchange = Exchange::new(network, peers, pace.clone(), believed, &seed);

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use copse_core::ids::NodeId;
@@ -27,11 +28,18 @@ const SHARE: usize = 4;
 #[derive(Clone, Default)]
 pub(super) struct Proofs(Arc<Mutex<State>>);
 
-#[derive(Default)]
 struct State {
+    /// How long a node must prove nothing.
+    patience: Duration,
     failing: BTreeMap<NodeId, Failing>,
     /// What any node proved.
     given: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { patience: PATIENCE, failing: BTreeMap::new(), given: 0 }
+    }
 }
 
 struct Failing {
@@ -43,6 +51,11 @@ struct Failing {
 }
 
 impl Proofs {
+    /// Who must prove nothing for so long.
+    pub(super) fn with(patience: Duration) -> Self {
+        Self(Arc::new(Mutex::new(State { patience, ..State::default() })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +91,7 @@ impl Proofs {
         let dumb: BTreeSet<NodeId> = state
             .failing
             .iter()
-            .filter(|(_, it)| it.times >= FAILURES && it.since.elapsed() >= PATIENCE)
+            .filter(|(_, it)| it.times >= FAILURES && it.since.elapsed() >= state.patience)
             .map(|(&node, _)| node)
             .collect();
         if dumb.len() <= (nodes / SHARE).max(1) { dumb } else { BTreeSet::new() }
@@ -87,8 +100,6 @@ impl Proofs {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::advance;
 
     use super::*;

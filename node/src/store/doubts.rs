@@ -12,14 +12,14 @@ use std::{
 use copse_core::ids::ShardId;
 use tokio::time::Instant;
 
-/// How long something must fail before it counts as lost.
+/// How long something must fail before it counts as lost, unless told otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// How often at least.
 const FAILURES: u32 = 3;
 
-/// How often a shard that failed is to be read again.
-const AGAIN_AFTER: Duration = Duration::from_secs(900);
+/// How often within that patience a shard that failed is to be read again: each quarter of an hour.
+const AGAIN_TIMES: u32 = 4;
 
 /// Shards that failed and are remembered, at most: of a disk that loses more they come later.
 const UNREAD_MAX: usize = 1024;
@@ -42,8 +42,12 @@ pub(super) enum Ended {
 #[derive(Debug, Default)]
 pub struct Doubts(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// How long something must fail before it counts as lost.
+    patience: Duration,
+    /// Processes that looked at this disk before: see [`Doubts::forget`].
+    lives: u64,
     unread: BTreeMap<ShardId, Unread>,
     /// Reads that gave bytes.
     reads: u64,
@@ -74,11 +78,41 @@ pub(super) struct Look {
     id: ShardId,
     begun: Instant,
     ended: bool,
+    /// [`State::lives`] when it began.
+    life: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            patience: PATIENCE,
+            lives: 0,
+            unread: BTreeMap::new(),
+            reads: 0,
+            since: None,
+            failed: 0,
+            waiting: 0,
+            stuck: false,
+        }
+    }
 }
 
 impl Doubts {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how long something must fail before it counts as lost.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        self.lock().patience = patience;
+    }
+
+    /// The process ends, and what it knew with it: for a store that outlives it. Reads that are under
+    /// way tell the next one nothing.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        let (patience, lives) = (state.patience, state.lives + 1);
+        *state = State { patience, lives, ..State::default() };
     }
 
     /// A read begins.
@@ -87,14 +121,15 @@ impl Doubts {
         let mut state = self.lock();
         state.waiting += 1;
         state.since.get_or_insert(begun);
-        Look { doubts: Arc::clone(self), id, begun, ended: false }
+        let life = state.lives;
+        Look { doubts: Arc::clone(self), id, begun, ended: false, life }
     }
 
     /// Whether a shard failed so often and for so long, while others were read, that it is lost.
     fn is_lost(&self, id: ShardId) -> bool {
         let state = self.lock();
         state.unread.get(&id).is_some_and(|unread| {
-            unread.times >= FAILURES && unread.tried.duration_since(unread.since) >= PATIENCE
+            unread.times >= FAILURES && unread.tried.duration_since(unread.since) >= state.patience
         })
     }
 
@@ -117,8 +152,9 @@ impl Doubts {
     /// Shards that failed and are to be read again now.
     pub(crate) fn due(&self) -> Vec<ShardId> {
         let state = self.lock();
+        let again_after = state.patience / AGAIN_TIMES;
         let due = |(&id, unread): (&ShardId, &Unread)| {
-            (unread.tried.elapsed() >= AGAIN_AFTER).then_some(id)
+            (unread.tried.elapsed() >= again_after).then_some(id)
         };
         state.unread.iter().filter_map(due).collect()
     }
@@ -132,7 +168,7 @@ impl Doubts {
     pub fn is_unreadable(&self) -> bool {
         let state = self.lock();
         let nothing = state.failed >= FAILURES || state.waiting > 0;
-        state.stuck || nothing && state.since.is_some_and(|since| since.elapsed() >= PATIENCE)
+        state.stuck || nothing && state.since.is_some_and(|since| since.elapsed() >= state.patience)
     }
 }
 
@@ -146,6 +182,9 @@ impl Look {
     fn note(&mut self, how: Ended) {
         self.ended = true;
         let (now, mut state) = (Instant::now(), self.doubts.lock());
+        if state.lives != self.life {
+            return;
+        }
         state.waiting -= 1;
         match how {
             Ended::Read => {
@@ -220,7 +259,7 @@ mod tests {
         let doubts = Arc::new(Doubts::default());
         doubts.look(shard(1)).end(Ended::Failed);
         assert_eq!(doubts.due(), []);
-        advance(AGAIN_AFTER).await;
+        advance(PATIENCE / AGAIN_TIMES).await;
         assert_eq!(doubts.due(), [shard(1)]);
         doubts.look(shard(1)).end(Ended::Read);
         assert_eq!(doubts.due(), []);
@@ -239,6 +278,32 @@ mod tests {
         assert!(doubts.is_unreadable(), "what needs no disk proves nothing");
         doubts.look(shard(2)).end(Ended::Read);
         assert!(!doubts.is_unreadable() && !doubts.is_troubled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_patience_of_a_minute_is_over_after_a_minute() {
+        let doubts = Arc::new(Doubts::default());
+        doubts.set_patience(MINUTE);
+        for _ in 0..4 {
+            assert!(!doubts.look(shard(1)).end(Ended::Failed));
+            doubts.look(shard(2)).end(Ended::Read);
+            assert_eq!(doubts.due(), []);
+            advance(MINUTE / AGAIN_TIMES).await;
+            assert_eq!(doubts.due(), [shard(1)]);
+        }
+        assert!(doubts.look(shard(1)).end(Ended::Failed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_process_knows_nothing_of_what_failed_before() {
+        let doubts = Arc::new(Doubts::default());
+        let under_way = doubts.look(shard(1));
+        doubts.look(shard(2)).end(Ended::Failed);
+        doubts.forget();
+        assert!(!doubts.is_troubled());
+        assert!(!under_way.end(Ended::Failed));
+        advance(PATIENCE).await;
+        assert_eq!((doubts.due(), doubts.is_unreadable()), (vec![], false));
     }
 
     #[tokio::test(start_paused = true)]

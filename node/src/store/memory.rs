@@ -10,10 +10,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,6 +22,14 @@ use copse_core::{
 };
 use tokio::sync::Notify;
 
+mod faults;
+mod steps;
+
+use self::faults::eio;
+pub use self::{
+    faults::{Faults, Unsynced},
+    steps::{Step, Watch},
+};
 use super::{
     ArcChanges, FullReason, HeldShard, Ledger, PutError, ReadError, RemovalReason, RemoveError,
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
@@ -38,48 +44,6 @@ use super::{
     shard,
 };
 
-/// What goes wrong, until it is changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Each new shard is refused as if by ENOSPC.
-    pub no_space: bool,
-    /// Writing fails with EIO.
-    pub fail_writes: bool,
-    /// Syncing fails with EIO: what was written is not acknowledged and is gone.
-    pub fail_syncs: bool,
-    /// Reading fails with EIO.
-    pub fail_reads: bool,
-    /// Reading this shard fails with EIO.
-    pub fail_reads_of: Option<ShardId>,
-    /// A disk that lies: says "synced" and did not, so that a crash takes acknowledged shards. No
-    /// store survives this; it is there to see that a checker notices.
-    pub lie_about_syncs: bool,
-    /// One write in so many goes to the place of another shard; 0: none. What lay there is gone, and
-    /// what was written is not where it is looked for.
-    pub misdirect_writes: u64,
-    /// One read in so many comes from the place of another shard; 0: none.
-    pub misdirect_reads: u64,
-    /// So many of the newest batches of the ledger are gone after a crash; 64 at most.
-    pub forgotten_batches: usize,
-    /// Time that each write takes.
-    pub write_delay: Duration,
-    /// Time that each sync takes. A crash ends it.
-    pub sync_delay: Duration,
-    /// Time that each read takes.
-    pub read_delay: Duration,
-}
-
-/// What an end of the process finds of a record that was written and not synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsynced {
-    /// All of it.
-    Whole,
-    /// Its header and some of the rest.
-    Torn,
-    /// Nothing.
-    Gone,
-}
-
 /// Shards in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -89,6 +53,7 @@ pub struct MemoryStore {
     doubts: Arc<Doubts>,
     capacity_bytes: u64,
     trash: TrashOptions,
+    watch: Mutex<Option<Arc<dyn Watch>>>,
 }
 
 #[derive(Debug)]
@@ -107,7 +72,8 @@ struct State {
     counters: Counters,
     /// Writes and reads that could have gone to a wrong place.
     aimed: [u64; 2],
-    full: Option<FullReason>,
+    /// Why the last write was refused, and how much it wanted.
+    full: Option<(FullReason, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +98,8 @@ struct Held {
     condition: Condition,
     /// Its bytes were changed behind the store's back, which it does not know.
     damaged: bool,
+    /// It lies on bad sectors: reading it fails with EIO.
+    bad_sectors: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +125,7 @@ impl Held {
 
     /// Live, synced, and as it was put.
     fn is_sound(&self) -> bool {
-        self.condition == Condition::Live { lied: false } && !self.damaged
+        self.condition == Condition::Live { lied: false } && !self.damaged && !self.bad_sectors
     }
 
     fn trashed(&self) -> Option<Removal> {
@@ -182,30 +150,6 @@ impl State {
             counters: Counters::default(),
             aimed: [0; 2],
             full: None,
-        }
-    }
-
-    /// Whether this write or read, 0 or 1, goes to a wrong place; and the shard that lies there.
-    fn wrong_place(&mut self, id: ShardId, which: usize) -> Option<ShardId> {
-        let one_in = [self.faults.misdirect_writes, self.faults.misdirect_reads][which];
-        self.aimed[which] += 1;
-        if one_in == 0 || !self.aimed[which].is_multiple_of(one_in) {
-            return None;
-        }
-        let behind = self.shards.range((Bound::Excluded(id), Bound::Unbounded));
-        let mut others = behind.chain(self.shards.range(..id));
-        others.find(|(_, held)| held.is_live()).map(|(&other, _)| other)
-    }
-
-    /// The record of a new shard lands on that of another; in its own place is what was there. That may be
-    /// the right one, when such a write went the other way before.
-    fn misdirect(&mut self, id: ShardId, held: &mut Held, onto: ShardId) {
-        let Some(victim) = self.shards.get_mut(&onto) else { return };
-        std::mem::swap(&mut victim.descriptor, &mut held.descriptor);
-        std::mem::swap(&mut victim.groups, &mut held.groups);
-        std::mem::swap(&mut victim.data, &mut held.data);
-        for (id, held) in [(onto, victim), (id, held)] {
-            held.damaged = shard::sound(id, &held.descriptor, &held.groups, &held.data).is_none();
         }
     }
 
@@ -274,10 +218,6 @@ impl State {
     }
 }
 
-fn eio() -> Arc<io::Error> {
-    Arc::new(rustix::io::Errno::IO.into())
-}
-
 impl MemoryStore {
     /// An empty store with room for so many bytes of records. Its clock stands still: nothing leaves
     /// the trash.
@@ -295,6 +235,7 @@ impl MemoryStore {
             doubts: Arc::default(),
             capacity_bytes,
             trash,
+            watch: Mutex::default(),
         }
     }
 
@@ -315,87 +256,6 @@ impl MemoryStore {
         state
     }
 
-    /// Changes what goes wrong from now on.
-    pub fn set_faults(&self, faults: Faults) {
-        self.state().faults = faults;
-    }
-
-    /// What goes wrong now.
-    pub fn faults(&self) -> Faults {
-        self.state().faults.clone()
-    }
-
-    /// Power cut and restart: what was not synced is gone, puts under way are never acknowledged. A
-    /// closed store is open again.
-    pub fn crash(&self) {
-        self.end(true, || Unsynced::Gone);
-    }
-
-    /// The process ends, and another opens the store: with a power cut, or because it was killed. What
-    /// becomes of records that were written and not synced, `fate` says, the oldest first; a kill
-    /// leaves them whole. Gives the shards that nobody was promised and that are there all the same.
-    ///
-    /// As the store on a disk does when it is opened: a whole record counts, acknowledged or not; what
-    /// is torn behind the last whole one is cut; and what is torn before it is damage, the shard is
-    /// set apart.
-    pub fn end(&self, power: bool, mut fate: impl FnMut() -> Unsynced) -> Vec<(ShardId, u32)> {
-        let mut state = self.state();
-        state.crashes += 1;
-        state.closed = false;
-        let records = std::mem::take(&mut state.unsynced);
-        let fates: Vec<Unsynced> = records.iter().map(|_| fate()).collect();
-        let last = fates.iter().rposition(|&fate| fate == Unsynced::Whole).unwrap_or(0);
-        let mut kept = Vec::new();
-        for (place, ((id, removal), fate)) in records.into_iter().zip(fates).enumerate() {
-            let Some(held) = state.shards.get(&id) else { continue };
-            match (held.condition, removal, fate) {
-                (Condition::Written, None, Unsynced::Whole) => {
-                    kept.push((id, held.shard_bytes));
-                    state.set(id, Some(Condition::Live { lied: false }));
-                }
-                (Condition::Written, None, Unsynced::Torn) if place < last => {
-                    state.set(id, Some(Condition::Quarantined));
-                }
-                (Condition::Live { .. }, Some(reason), Unsynced::Whole) => {
-                    let removal = Removal { since: self.trash.now(), reason };
-                    state.set(id, Some(Condition::Trashed { removal, lied: false }));
-                }
-                _ => {}
-            }
-        }
-        let conditions: Vec<_> =
-            state.shards.iter().map(|(&id, held)| (id, held.condition)).collect();
-        for (id, condition) in conditions {
-            match condition {
-                Condition::Written => state.set(id, None),
-                Condition::Live { lied: true } if power => state.set(id, None),
-                Condition::Trashed { lied: true, .. } if power => {
-                    state.set(id, Some(Condition::Live { lied: false }));
-                }
-                _ => {}
-            }
-        }
-        state.arcs.now.epoch = state.arcs.now.epoch.wrapping_add(1);
-        self.ledger.forget(if power { state.faults.forgotten_batches } else { 0 });
-        drop(state);
-        self.crashed.notify_waiters();
-        kept
-    }
-
-    /// Flips bits of one byte of a stored shard. Says whether it is held.
-    pub fn rot(&self, id: ShardId, byte: usize, mask: u8) -> bool {
-        let mut state = self.state();
-        let Some(held) = state.shards.get_mut(&id) else { return false };
-        let mut data = held.data.to_vec();
-        let at = byte % data.len().max(1);
-        if let Some(byte) = data.get_mut(at) {
-            *byte ^= mask;
-        }
-        held.data = data.into();
-        held.damaged = true;
-        true
-    }
-
     /// The shards that are here as they should be: what a reader of this disk can have, by the view
     /// of who knows more than the store.
     pub fn sound(&self) -> Vec<ShardId> {
@@ -412,11 +272,20 @@ impl MemoryStore {
         of_chunk.filter(|(_, held)| held.is_sound()).map(|(id, _)| id.index).collect()
     }
 
+    /// The shards that may be read, as the store has it.
+    pub fn live(&self) -> Vec<(ShardId, Geometry)> {
+        let state = self.state();
+        let live = state.shards.iter().filter(|(_, held)| held.is_live());
+        live.map(|(&id, held)| (id, held.geometry)).collect()
+    }
+
     /// Whether a shard is here that was damaged, be it found out or not.
     pub fn is_damaged(&self, id: ShardId) -> bool {
         let state = self.state();
         let held = state.shards.get(&id);
-        held.is_some_and(|held| held.damaged || held.condition == Condition::Quarantined)
+        held.is_some_and(|held| {
+            held.damaged || held.bad_sectors || held.condition == Condition::Quarantined
+        })
     }
 
     /// Bytes of all shards that may be read, and of what lies in the trash.
@@ -429,36 +298,29 @@ impl MemoryStore {
         (bytes(Held::is_live), bytes(|held| held.trashed().is_some()))
     }
 
-    /// Waits as the faults say, or until a crash.
-    async fn delay(&self, of: fn(&Faults) -> Duration) {
-        let delay = of(&self.state().faults);
-        if !delay.is_zero() {
-            tokio::select! {
-                biased;
-                () = self.crashed.notified() => {}
-                () = tokio::time::sleep(delay) => {}
-            }
-        }
-    }
-
     /// Reads a shard; one that cannot be read for long while others can is set apart.
     async fn look<T>(
         &self,
         id: ShardId,
+        begun_in: u64,
         read: impl FnOnce(&mut State) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let look = self.doubts.look(id);
         self.delay(|faults| faults.read_delay).await;
-        let mut state = self.state();
-        let fails = state.faults.fail_reads_of == Some(id) && state.live(id).is_ok();
-        let result = if fails { Err(ReadError::Io { source: eio() }) } else { read(&mut state) };
+        let result = self.step(Step::Read, begun_in, || {
+            let mut state = self.state();
+            let on_bad_sectors = state.live(id).map(|held| held.bad_sectors);
+            let told = state.faults.fail_reads_of == Some(id);
+            let fails = on_bad_sectors.is_ok_and(|bad| bad || told);
+            if fails { Err(ReadError::Io { source: eio() }) } else { read(&mut state) }
+        });
         let lost = look.end(match &result {
             Ok(_) => Ended::Read,
             Err(ReadError::Io { .. }) => Ended::Failed,
             Err(_) => Ended::Neither,
         });
         if lost {
-            let _ = state.quarantine::<()>(id);
+            let _ = self.state().quarantine::<()>(id);
             self.doubts.set_apart(id, true);
         }
         result
@@ -486,7 +348,7 @@ impl MemoryStore {
         } else {
             state.faults.no_space.then_some(FullReason::NoSpace)
         };
-        state.full = reason;
+        state.full = reason.map(|reason| (reason, record_bytes));
         if let Some(reason) = reason {
             return Err(PutError::Full {
                 reason,
@@ -513,6 +375,7 @@ impl MemoryStore {
             shard_bytes: u32::try_from(shard.data().len()).unwrap_or(u32::MAX),
             condition: Condition::Written,
             damaged: false,
+            bad_sectors: false,
         };
         if let Some(onto) = state.wrong_place(id, 0) {
             state.misdirect(id, &mut held, onto);
@@ -560,12 +423,44 @@ impl MemoryStore {
             held.descriptor = shard.descriptor().clone();
             held.groups = shard.groups().clone();
             held.data = shard.data().clone();
-            held.damaged = false;
+            (held.damaged, held.bad_sectors) = (false, false);
         }
         let lied = state.faults.lie_about_syncs;
         state.set(id, Some(Condition::Live { lied }));
         state.counters.puts += 1;
         Ok(Stored::New)
+    }
+
+    /// Makes a removal durable.
+    fn sync_removal(
+        &self,
+        id: ShardId,
+        reason: RemovalReason,
+        begun_in: u64,
+    ) -> Result<Removed, RemoveError> {
+        let mut state = self.state();
+        if state.closed || state.crashes != begun_in {
+            return Err(RemoveError::Closed);
+        }
+        state.unsynced.retain(|(other, _)| *other != id);
+        let condition = match state.shards.get(&id).map(|held| held.condition) {
+            // There are no sound bytes to be kept.
+            Some(Condition::Quarantined) => None,
+            Some(Condition::Live { .. }) => Some(Condition::Trashed {
+                removal: Removal { since: self.trash.now(), reason },
+                lied: state.faults.lie_about_syncs,
+            }),
+            Some(Condition::Written | Condition::Trashed { .. }) | None => {
+                return Ok(Removed::NotHeld);
+            }
+        };
+        if state.faults.fail_writes || state.faults.fail_syncs {
+            state.counters.io_errors += 1;
+            return Err(RemoveError::Io { id, source: eio() });
+        }
+        state.counters.commits += 1;
+        state.set(id, condition);
+        Ok(Removed::Removed)
     }
 
     /// Shows the readable shards from `from` on, in order.
@@ -586,16 +481,16 @@ impl ShardStore for MemoryStore {
     async fn put(&self, shard: VerifiedShard) -> Result<Stored, PutError> {
         let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
-        if !self.write(&shard, begun_in)? {
+        if !self.step(Step::Write, begun_in, || self.write(&shard, begun_in))? {
             return Ok(Stored::AlreadyHeld);
         }
         self.delay(|faults| faults.sync_delay).await;
-        self.sync(&shard, begun_in)
+        self.step(Step::Sync, begun_in, || self.sync(&shard, begun_in))
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         let begun_in = self.crashes();
-        self.look(id, |state| {
+        self.look(id, begun_in, |state| {
             state.readable_since(begun_in)?;
             state.live(id)?;
             let place = state.wrong_place(id, 1).unwrap_or(id);
@@ -625,7 +520,7 @@ impl ShardStore for MemoryStore {
 
     async fn check(&self, id: ShardId) -> Result<u64, ReadError> {
         let begun_in = self.crashes();
-        self.look(id, |state| {
+        self.look(id, begun_in, |state| {
             state.readable_since(begun_in)?;
             let held = state.live(id)?;
             let record_bytes = held.record_bytes;
@@ -640,37 +535,15 @@ impl ShardStore for MemoryStore {
     async fn remove(&self, id: ShardId, reason: RemovalReason) -> Result<Removed, RemoveError> {
         let begun_in = self.crashes();
         self.delay(|faults| faults.write_delay).await;
-        {
+        self.step(Step::Remove, begun_in, || {
             let mut state = self.state();
             let is_live = state.shards.get(&id).is_some_and(Held::is_live);
             if is_live && state.crashes == begun_in && !state.faults.fail_writes {
                 state.note_unsynced(id, Some(reason));
             }
-        }
+        });
         self.delay(|faults| faults.sync_delay).await;
-        let mut state = self.state();
-        if state.closed || state.crashes != begun_in {
-            return Err(RemoveError::Closed);
-        }
-        state.unsynced.retain(|(other, _)| *other != id);
-        let condition = match state.shards.get(&id).map(|held| held.condition) {
-            // There are no sound bytes to be kept.
-            Some(Condition::Quarantined) => None,
-            Some(Condition::Live { .. }) => Some(Condition::Trashed {
-                removal: Removal { since: self.trash.now(), reason },
-                lied: state.faults.lie_about_syncs,
-            }),
-            Some(Condition::Written | Condition::Trashed { .. }) | None => {
-                return Ok(Removed::NotHeld);
-            }
-        };
-        if state.faults.fail_writes || state.faults.fail_syncs {
-            state.counters.io_errors += 1;
-            return Err(RemoveError::Io { id, source: eio() });
-        }
-        state.counters.commits += 1;
-        state.set(id, condition);
-        Ok(Removed::Removed)
+        self.step(Step::Sync, begun_in, || self.sync_removal(id, reason, begun_in))
     }
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
@@ -727,8 +600,17 @@ impl ShardStore for MemoryStore {
             capacity_bytes: self.capacity_bytes,
             free_bytes: self.capacity_bytes.saturating_sub(state.used_bytes),
             writes: match state.full {
-                Some(FullReason::NoSpace) if !state.faults.no_space => Writes::Accepted,
-                full => full.map_or(Writes::Accepted, Writes::Full),
+                Some((FullReason::NoSpace, _)) if state.faults.no_space => {
+                    Writes::Full(FullReason::NoSpace)
+                }
+                // As the store on a disk: who is full is given nothing, so no write would show that
+                // there is room again.
+                Some((FullReason::Capacity, wanted))
+                    if state.used_bytes + wanted > self.capacity_bytes =>
+                {
+                    Writes::Full(FullReason::Capacity)
+                }
+                _ => Writes::Accepted,
             },
             puts: state.counters.puts,
             duplicates: state.counters.duplicates,

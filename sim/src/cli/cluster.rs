@@ -17,6 +17,7 @@ use std::{
 use clap::Args;
 use copse_sim::cluster::{
     kinds::Kind,
+    scene::Struck,
     shrink::shrink,
     spec::{Canary, Dice, Spec},
     trace::Log,
@@ -63,14 +64,16 @@ pub(super) struct Rules {
     kind: Option<Kind>,
     /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time, 3
     /// those of before nodes lied about what they hold to those who repair, 4 those of before clients
-    /// put trees, read ranges and repaired.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=5))]
+    /// put trees, read ranges and repaired, processes died at what they do, disks filled up and sectors
+    /// went bad.
+    #[arg(long, default_value_t = Dice::NEWEST as u8, value_parser = clap::value_parser!(u8)
+        .range(1..=i64::from(Dice::NEWEST as u8)))]
     dice: u8,
 }
 
 impl Rules {
     fn spec(self, seed: u64) -> Spec {
-        let dice = Dice::numbered(self.dice).unwrap_or(Dice::Fifth);
+        let dice = Dice::numbered(self.dice).unwrap_or(Dice::NEWEST);
         let mut spec = Spec::by(dice, seed, self.kind);
         spec.canary = self.canary;
         spec
@@ -85,7 +88,7 @@ impl Rules {
         if let Some(kind) = self.kind {
             arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
-        if self.dice != Dice::Fifth as u8 {
+        if self.dice != Dice::NEWEST as u8 {
             arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
         }
         arguments
@@ -292,6 +295,13 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
         written as f64 / once.max(1) as f64,
         machine_bytes >> 10,
     );
+    let Struck { deaths, deaths_opening, bad_sectors, refused } = outcome.struck;
+    if outcome.struck != Struck::default() {
+        text += &format!(
+            "; {deaths} deaths at a deed, {deaths_opening} of them while opening, {bad_sectors} shards on \
+             bad sectors, {refused} refused for want of room"
+        );
+    }
     if let Some(grew_back) = outcome.grew_back {
         text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
     }
@@ -311,6 +321,10 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
         "trace": outcome.trace,
         "packets": outcome.packets,
         "faults": spec.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "deaths_at_deeds": outcome.struck.deaths,
+        "deaths_opening": outcome.struck.deaths_opening,
+        "bad_sectors": outcome.struck.bad_sectors,
+        "refused_for_room": outcome.struck.refused,
         "puts": outcome.counts.puts,
         "puts_failed": outcome.counts.puts_failed,
         "reads": outcome.counts.reads,
@@ -416,7 +430,8 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
          shards\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
          streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{:.0} KiB of memory for each \
-         machine at most, {} KiB more for each node when all was calm again than before\n",
+         machine at most, {} KiB more for each node when all was calm again than before\n{} deaths at a deed, {} of \
+         them while opening; {} shards on bad sectors; {} refused for want of room\n",
         all.len(),
         sum("puts"),
         sum("puts_failed"),
@@ -441,5 +456,9 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         written.last().unwrap_or(&0.0),
         most("most_machine_bytes") / 1024.0,
         all.iter().map(more_bytes).max().unwrap_or(0) >> 10,
+        sum("deaths_at_deeds"),
+        sum("deaths_opening"),
+        sum("bad_sectors"),
+        sum("refused_for_room"),
     )
 }

@@ -9,6 +9,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::killat::Charge;
 use crate::random::Xoshiro;
 
 /// A machine, by its number.
@@ -30,6 +31,13 @@ pub enum Fault {
         /// Batches of the ledger that are gone.
         forgotten_batches: usize,
     },
+    /// The process of a node dies at something that it does, and is started again.
+    KillAt {
+        /// Whose.
+        host: Number,
+        /// At what.
+        charge: Charge,
+    },
     /// The machine comes back with an empty disk.
     LoseDisk {
         /// Which.
@@ -41,6 +49,15 @@ pub enum Fault {
         host: Number,
         /// One shard in so many.
         one_in: usize,
+    },
+    /// Some stored shards cannot be read (EIO).
+    BadSectors {
+        /// Where.
+        host: Number,
+        /// One shard in so many.
+        one_in: usize,
+        /// Until they are written anew; else they can be read again when this ends.
+        stays: bool,
     },
     /// Nothing passes between these machines and all others.
     Partition {
@@ -80,6 +97,15 @@ pub enum Fault {
     FullDisk {
         /// Whose.
         host: Number,
+    },
+    /// The machine is smaller than others from the beginning. Stays.
+    SmallDisk {
+        /// Which.
+        host: Number,
+        /// What it offers, in percent of what others do.
+        offers_percent: u64,
+        /// There is room for so much only, however much it offers; none: for all that comes.
+        room_kib: Option<u64>,
     },
     /// The disk fails (EIO).
     BadDisk {
@@ -185,8 +211,13 @@ impl fmt::Display for Fault {
                     "machine {host} loses power, and {forgotten_batches} batches of its ledger"
                 )
             }
+            Self::KillAt { host, charge } => write!(f, "node {host} {charge}"),
             Self::LoseDisk { host } => write!(f, "machine {host} loses its disk"),
             Self::Rot { host, one_in } => write!(f, "one shard in {one_in} of {host} rots"),
+            Self::BadSectors { host, one_in, stays } => {
+                let until = if *stays { " until it is written anew" } else { "" };
+                write!(f, "one shard in {one_in} of {host} cannot be read{until}")
+            }
             Self::Partition { side } => write!(f, "{side:?} are cut off from the rest"),
             Self::OneWay { from, to } => write!(f, "{to:?} do not hear {from}"),
             Self::Flap { host } => write!(f, "the line of {host} flaps"),
@@ -196,6 +227,13 @@ impl fmt::Display for Fault {
                 write!(f, "the disk of {host} takes {delay_ms} ms")
             }
             Self::FullDisk { host } => write!(f, "the disk of {host} is full"),
+            Self::SmallDisk { host, offers_percent, room_kib } => {
+                write!(f, "machine {host} offers {offers_percent} % of what others do")?;
+                match room_kib {
+                    Some(kib) => write!(f, ", and there is room for {kib} KiB"),
+                    None => Ok(()),
+                }
+            }
             Self::BadDisk { host, way } => write!(f, "the disk of {host} fails: {way:?}"),
             Self::Join { host } => write!(f, "node {host} joins"),
             Self::Leave { host } => write!(f, "node {host} leaves"),
@@ -392,9 +430,10 @@ pub(super) fn losers_of(plan: &[Planned]) -> Vec<Number> {
     let mut losers: Vec<Number> = plan
         .iter()
         .filter_map(|planned| match planned.fault {
-            Fault::LoseDisk { host } | Fault::Rot { host, .. } | Fault::Misdirect { host, .. } => {
-                Some(host)
-            }
+            Fault::LoseDisk { host }
+            | Fault::Rot { host, .. }
+            | Fault::BadSectors { host, .. }
+            | Fault::Misdirect { host, .. } => Some(host),
             Fault::Lie { host, how } if how.is_of_shards() => Some(host),
             _ => None,
         })

@@ -10,7 +10,7 @@ use std::{
 
 use copse_client::network::Network;
 use copse_core::{
-    ids::{ChunkId, NodeId, ShardId},
+    ids::{ChunkId, NodeId, ShardId, ShardIndex},
     manifest::ChunkRef,
     repair::Standing,
     ring::Ring,
@@ -18,7 +18,10 @@ use copse_core::{
 use copse_node::store::ShardStore as _;
 use copse_proto::door::InfoReply;
 
-use super::host::{Host, Stay};
+use super::{
+    host::{Host, Stay},
+    room,
+};
 
 /// Which promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,11 +80,13 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Whether all nodes say that all is well; if not, what one says.
+/// Whether all nodes say that all is well; if not, what one says. So many chunks may be displaced for
+/// want of room.
 pub(super) async fn nodes_are_content(
     network: &Network,
     hosts: &[&Host],
     promised: &[ChunkRef],
+    crowded_out: u64,
 ) -> Result<(), Broken> {
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
@@ -95,7 +100,7 @@ pub(super) async fn nodes_are_content(
             let is_promised = promised.iter().any(|one| one.id == chunk);
             hopeless += u64::from(!is_promised && is_lost(hosts, chunk).await);
         }
-        is_content(&info, hopeless, host, hosts)?;
+        is_content(&info, hopeless, crowded_out, host, hosts)?;
     }
     Ok(())
 }
@@ -116,7 +121,13 @@ async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
     left.len() < needed
 }
 
-fn is_content(info: &InfoReply, hopeless: u64, host: &Host, hosts: &[&Host]) -> Result<(), Broken> {
+fn is_content(
+    info: &InfoReply,
+    hopeless: u64,
+    crowded_out: u64,
+    host: &Host,
+    hosts: &[&Host],
+) -> Result<(), Broken> {
     let number = host.machine;
     let (alive, left) = (Standing::Alive.to_string(), Standing::Left.to_string());
     let broken = |promise, how: String| Err(Broken::new(promise, format!("node {number} {how}")));
@@ -145,7 +156,7 @@ fn is_content(info: &InfoReply, hopeless: u64, host: &Host, hosts: &[&Host]) -> 
         broken(Promise::Repair, format!("is on its guard: {}", repair.guard))
     } else if !repair.planned {
         broken(Promise::Repair, "has not planned for what it sees".to_owned())
-    } else if queued > hopeless || repair.chunks_displaced > 0 {
+    } else if queued > hopeless || repair.chunks_displaced > crowded_out {
         let failing = repair.failing.first().map(|job| job.last_error.clone()).unwrap_or_default();
         let displaced = repair.chunks_displaced;
         broken(Promise::Repair, format!("has {queued} jobs, {displaced} displaced; {failing}"))
@@ -175,7 +186,8 @@ pub(super) fn directories_agree(hosts: &[&Host]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Whether every promised chunk has all its shards, each once, where it belongs.
+/// Whether every promised chunk has all its shards, each once, where it belongs; or elsewhere, when
+/// nothing but the want of room keeps it from there, as the planner has it (`StaysDisplaced`).
 pub(super) async fn is_at_full_strength(
     ring: &Ring,
     hosts: &[&Host],
@@ -191,30 +203,36 @@ pub(super) async fn is_at_full_strength(
             holders.entry(shard).or_default().push(host.id);
         }
     }
+    let full = room::full(hosts).await;
     for one in promised {
         let (chunk, geometry) = (one.id, one.geometry);
+        let mut away = None;
         let mut places = ring.placement(Ring::arc(&chunk), geometry);
+        let broken = |index: ShardIndex, how: &str| {
+            let text = format!("shard {} of chunk {} {how}", index.0, chunk.short());
+            Err(Broken::new(Promise::Strength, text))
+        };
         for index in geometry.indices() {
             let shard = ShardId { chunk, index };
             let held = holders.get(&shard).map(Vec::as_slice).unwrap_or_default();
-            let broken = |how: &str| {
-                let text = format!("shard {} of chunk {} {how}", index.0, chunk.short());
-                Err(Broken::new(Promise::Strength, text))
-            };
             match held {
-                [] => return broken("is nowhere"),
+                [] => return broken(index, "is nowhere"),
                 [node] => match places.iter().position(|place| place == node) {
                     // Each place takes one shard.
                     Some(place) => drop(places.swap_remove(place)),
-                    None => return broken("is where it does not belong"),
+                    None => away = Some(index),
                 },
                 _ => {
                     let name = |id: &NodeId| hosts.iter().find(|host| host.id == *id);
                     let at: Vec<_> =
                         held.iter().filter_map(name).map(|host| host.machine).collect();
-                    return broken(&format!("is held more than once, by {at:?}"));
+                    return broken(index, &format!("is held more than once, by {at:?}"));
                 }
             }
+        }
+        // As many places are empty as shards are away: whose could it be but a full one's?
+        if let Some(index) = away.filter(|_| !places.iter().all(|place| full.contains(place))) {
+            return broken(index, "is where it does not belong");
         }
     }
     Ok(())

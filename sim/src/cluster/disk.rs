@@ -21,13 +21,18 @@ use copse_core::{
 use copse_node::{
     membership::memory::Memory,
     store::{
-        ArcChanges, Doubts, HeldShard, Ledger, LedgerChange, MemoryStore, PutError, ReadError,
-        RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision, StoreStats,
-        Stored, VerifiedShard, Want,
+        ArcChanges, Doubts, FullReason, HeldShard, Ledger, LedgerChange, MemoryStore, PutError,
+        ReadError, RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision,
+        StoreStats, Stored, VerifiedShard, Want,
     },
 };
 
-use super::{atlas::Lie, claims::Claims, scene::Scene};
+use super::{
+    atlas::Lie,
+    claims::Claims,
+    killat::{Deed, Fuse},
+    scene::Scene,
+};
 
 /// What a read leaves behind in a node that never lets go of memory.
 const HOARD_BYTES: usize = 256 << 10;
@@ -41,7 +46,7 @@ impl Fence {
         self.0.store(true, Relaxed);
     }
 
-    fn has_fallen(&self) -> bool {
+    pub(super) fn has_fallen(&self) -> bool {
         self.0.load(Relaxed)
     }
 
@@ -113,6 +118,9 @@ impl ShardStore for Mounted {
         let stored = self.disk.put(shard).await;
         if matches!(stored, Ok(Stored::New)) {
             self.scene.wrote(id, bytes);
+        }
+        if matches!(stored, Err(PutError::Full { reason: FullReason::Capacity, .. })) {
+            self.scene.struck(|struck| struck.refused += 1);
         }
         // Who died in between tells nobody.
         if self.fence.has_fallen() { Err(PutError::Closed) } else { stored }
@@ -235,6 +243,7 @@ pub(super) struct Books {
 pub(super) struct Files {
     disk: Arc<MemoryStore>,
     fence: Fence,
+    fuse: Fuse,
     books: Arc<Books>,
     /// Whether they fail at all.
     fail: bool,
@@ -244,11 +253,23 @@ impl Files {
     pub(super) fn new(
         disk: &Arc<MemoryStore>,
         fence: &Fence,
+        fuse: &Fuse,
         books: &Arc<Books>,
         fail: bool,
     ) -> Self {
         let (disk, books) = (Arc::clone(disk), Arc::clone(books));
-        Self { disk, fence: fence.clone(), books, fail }
+        Self { disk, fence: fence.clone(), fuse: fuse.clone(), books, fail }
+    }
+
+    /// Does something of this kind, unless the process dies right before; if it dies right after, what is
+    /// left of it does not know that it was done.
+    fn deed<T>(&self, deed: Deed, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.fuse.deed(deed, false);
+        self.fence.io()?;
+        let result = work();
+        self.fuse.deed(deed, true);
+        self.fence.io()?;
+        result
     }
 
     fn read(&self) -> io::Result<()> {
@@ -285,18 +306,24 @@ struct MountedLedger {
 
 impl Ledger for MountedLedger {
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.files.read()?;
-        self.ledger.get(key)
+        self.files.deed(Deed::LookUp, || {
+            self.files.read()?;
+            self.ledger.get(key)
+        })
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        self.files.read()?;
-        self.ledger.scan(prefix, visit)
+        self.files.deed(Deed::LookUp, || {
+            self.files.read()?;
+            self.ledger.scan(prefix, visit)
+        })
     }
 
     fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
-        self.files.write()?;
-        self.ledger.apply(changes)
+        self.files.deed(Deed::Apply, || {
+            self.files.write()?;
+            self.ledger.apply(changes)
+        })
     }
 }
 
@@ -317,13 +344,15 @@ struct MountedPeers {
 
 impl Memory for MountedPeers {
     fn load(&self) -> io::Result<Option<Vec<u8>>> {
-        self.files.read()?;
+        self.files.deed(Deed::LookUp, || self.files.read())?;
         Ok(self.file.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn store(&self, bytes: &[u8]) -> io::Result<()> {
-        self.files.write_and_sync()?;
-        *self.file.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
-        Ok(())
+        self.files.deed(Deed::Remember, || {
+            self.files.write_and_sync()?;
+            *self.file.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
+            Ok(())
+        })
     }
 }

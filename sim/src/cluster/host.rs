@@ -21,10 +21,7 @@ use copse_node::{
     peer::endpoint::PeerSocket,
     repair::Phases,
     shards::Clock,
-    store::{
-        MemoryStore, TrashOptions,
-        memory::{Faults, Unsynced},
-    },
+    store::{MemoryStore, TrashOptions, memory::Faults},
 };
 use copse_proto::door::{InfoReply, SignedRecord};
 use tokio::time::Instant;
@@ -34,6 +31,7 @@ use super::{
     claims::Claims,
     disk::{Books, Fence, Files, Lying, Mounted, PeersFile},
     entropy::EPOCH,
+    killat::{Body, Charge, Fuse},
     net::{Machine, Net, address},
     scene::Scene,
     spec::Dice,
@@ -57,11 +55,16 @@ pub(super) struct Host {
     skew_seconds: Arc<AtomicI64>,
     disk: Arc<MemoryStore>,
     disks: u64,
+    /// How much there is room for; the configuration has what the node offers.
+    room: ByteSize,
     /// What the disk takes for a sync or a read when nothing is wrong with it; an eighth for a write.
     latency: Duration,
     /// Whether a power cut may leave what was not synced, and files fail as shards do.
     is_real: bool,
+    /// Whether a process that ends knows nothing any more of reads that failed.
+    forgets: bool,
     faults: Faults,
+    fuse: Fuse,
     books: Arc<Books>,
     peers: PeersFile,
     lying: Lying,
@@ -71,7 +74,7 @@ pub(super) struct Host {
     hoards: bool,
     departure: Stay,
     starts: u64,
-    running: Option<(Node, Fence)>,
+    running: Option<(Node, Body)>,
 }
 
 /// Whether a node stays.
@@ -83,6 +86,15 @@ pub(super) enum Stay {
     Leaving,
     /// It has left, and never comes back.
     Gone,
+}
+
+/// How large a machine is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// What its node offers: so much it weighs.
+    pub(super) offers: ByteSize,
+    /// What there is room for; the rest of the disk is full of other things.
+    pub(super) room: ByteSize,
 }
 
 /// What all machines of a world have in common.
@@ -106,7 +118,14 @@ pub(super) struct Common {
 const LATENCY_US: (f64, f64) = (50.0, 5000.0);
 
 impl Host {
-    pub(super) fn new(common: &Common, machine: Machine, zone: &str, mut rng: Xoshiro) -> Self {
+    /// A machine that offers the usual and has room for it, or else as told.
+    pub(super) fn new(
+        common: &Common,
+        machine: Machine,
+        zone: &str,
+        size: Option<Size>,
+        mut rng: Xoshiro,
+    ) -> Self {
         let mut seed = [0; 32];
         for part in seed.chunks_mut(8) {
             part.copy_from_slice(&rng.next_u64().to_le_bytes());
@@ -115,7 +134,10 @@ impl Host {
             let own = address(machine, port);
             Listen { listen: own, advertise: vec![own] }
         };
+        let usual = Size { offers: common.config.capacity, room: common.config.capacity };
+        let Size { offers, room } = size.unwrap_or(usual);
         let config = Config {
+            capacity: offers,
             zone: zone.to_owned(),
             quic: listen(QUIC_PORT),
             grpc: listen(GRPC_PORT),
@@ -134,7 +156,8 @@ impl Host {
             machine,
             id: Seed::new(seed).key().id(),
             seed,
-            disk: empty_disk(config.capacity, clock, 0),
+            disk: empty_disk(room, clock, 0),
+            room,
             config,
             rng,
             start: common.start,
@@ -142,7 +165,9 @@ impl Host {
             disks: 0,
             latency,
             is_real: common.dice > Dice::Second,
+            forgets: common.dice > Dice::Fourth,
             faults: Faults::default(),
+            fuse: Fuse::default(),
             books: Arc::default(),
             peers: PeersFile::default(),
             lying: Lying::default(),
@@ -173,7 +198,7 @@ impl Host {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.running.as_ref().is_some_and(|(_, body)| !body.fence.has_fallen())
     }
 
     pub(super) fn disk(&self) -> &Arc<MemoryStore> {
@@ -185,10 +210,22 @@ impl Host {
         if self.is_running() || self.departure == Stay::Gone {
             return Ok(());
         }
+        self.bury();
         self.starts += 1;
         net.plug(self.machine);
         let fence = Fence::default();
-        let files = Files::new(&self.disk, &fence, &self.books, self.is_real);
+        let files = Files::new(&self.disk, &fence, &self.fuse, &self.books, self.is_real);
+        let body = Body {
+            machine: self.machine,
+            fence,
+            net: net.clone(),
+            disk: Arc::clone(&self.disk),
+            scene: self.scene.clone(),
+            is_real: self.is_real,
+            forgets: self.forgets,
+        };
+        self.disk.watch(Some(Arc::new(self.fuse.clone())));
+        self.fuse.opens(body.clone());
         let mut random = [0; 32];
         for part in random.chunks_mut(8) {
             part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
@@ -218,11 +255,12 @@ impl Host {
         };
         match Node::start(edges, self.config.clone()).await {
             Ok(node) => {
-                self.running = Some((node, fence));
+                self.fuse.runs();
+                self.running = Some((node, body));
                 Ok(())
             }
             Err(error) => {
-                fence.fall();
+                body.fence.fall();
                 net.unplug(self.machine, true);
                 Err(error)
             }
@@ -243,22 +281,43 @@ impl Host {
 
     /// The node dies at this moment. With `power` the machine does: streams fall silent instead of
     /// closing, and of the disk remains what was synced.
-    pub(super) fn kill(&mut self, net: &Net, power: bool) {
-        let Some((node, fence)) = self.running.take() else { return };
-        fence.fall();
-        net.unplug(self.machine, !power);
-        let mut fate = || match self.rng.below(4) {
-            _ if !power => Unsynced::Whole,
-            _ if !self.is_real => Unsynced::Gone,
-            0 | 1 => Unsynced::Whole,
-            2 => Unsynced::Torn,
-            _ => Unsynced::Gone,
-        };
-        for (shard, bytes) in self.disk.end(power, &mut fate) {
-            self.scene.wrote(shard, bytes.into());
+    pub(super) fn kill(&mut self, power: bool) {
+        if self.is_running()
+            && let Some((_, body)) = &self.running
+        {
+            body.die(power, &mut self.rng);
         }
-        // What is left of it ends by itself and reaches nothing.
-        tokio::spawn(node.shutdown());
+        self.bury();
+    }
+
+    /// Lets go of a process that is dead.
+    fn bury(&mut self) {
+        if !self.is_running()
+            && let Some((node, _)) = self.running.take()
+        {
+            self.fuse.ends();
+            // What is left of it ends by itself and reaches nothing.
+            tokio::spawn(node.shutdown());
+        }
+    }
+
+    /// The process dies at some deed, from now on.
+    pub(super) fn arm(&self, net: &Net, charge: Charge, rng: Xoshiro) {
+        net.watch(self.machine, &self.fuse);
+        self.fuse.arm(charge, rng);
+    }
+
+    /// It does not any more.
+    pub(super) fn disarm(&self, charge: &Charge) {
+        self.fuse.disarm(charge);
+    }
+
+    /// Whether the process died at a deed since this was asked the last time; for how long it stays
+    /// away.
+    pub(super) fn died(&mut self) -> Option<Duration> {
+        let pause = self.fuse.struck()?;
+        self.bury();
+        Some(pause)
     }
 
     /// The disk is gone; an empty one is in its place. Only while the node does not run.
@@ -266,7 +325,7 @@ impl Host {
         self.disks += 1;
         let clock = clock(self.start, &self.skew_seconds);
         // Each epoch leaves room for crashes to count on.
-        self.disk = empty_disk(self.config.capacity, clock, self.disks << 32);
+        self.disk = empty_disk(self.room, clock, self.disks << 32);
         self.disk.set_faults(self.faults.clone());
         self.peers = PeersFile::default();
     }
@@ -283,11 +342,11 @@ impl Host {
     }
 
     /// Whether it stays; a node that has handed everything over is gone from now on.
-    pub(super) fn departure(&mut self, net: &Net) -> Stay {
-        let is_done = |(node, _): &(Node, Fence)| node.progress() == Progress::Gone;
+    pub(super) fn departure(&mut self) -> Stay {
+        let is_done = |(node, _): &(Node, Body)| node.progress() == Progress::Gone;
         if self.departure == Stay::Leaving && self.running.as_ref().is_some_and(is_done) {
             self.departure = Stay::Gone;
-            self.kill(net, false);
+            self.kill(false);
         }
         self.departure
     }

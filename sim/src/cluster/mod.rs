@@ -22,6 +22,9 @@
 //! | [`disk`] | stores that a power cut takes back to what was synced |
 //! | [`host`] | machines with nodes on them |
 //! | [`atlas`] | what goes wrong, and how much of it must be survived |
+//! | [`killat`] | deaths at the n-th thing that a process does |
+//! | [`sectors`] | single shards that cannot be read |
+//! | [`room`] | disks of unequal size, which fill up |
 //! | [`kinds`] | worlds that ask one question |
 //! | [`witness`] | a node that lies about others |
 //! | [`scene`] | what all share: who serves, what was written |
@@ -45,11 +48,14 @@ mod disk;
 pub mod entropy;
 mod folder;
 mod host;
+pub mod killat;
 pub mod kinds;
 mod ledger;
 mod memory;
 mod net;
-mod scene;
+mod room;
+pub mod scene;
+mod sectors;
 pub mod shrink;
 pub mod spec;
 mod stream;

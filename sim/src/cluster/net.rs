@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    killat::{Deed, Fuse},
     stream::Dialled,
     trace::Trace,
     udp::{Inbox, Packet},
@@ -68,6 +69,8 @@ struct State {
     cuts: BTreeMap<(Machine, Machine), u32>,
     /// Machines without power or process.
     off: BTreeSet<Machine>,
+    /// Those whose process may die at what it sends or receives.
+    fuses: BTreeMap<Machine, Fuse>,
     inboxes: BTreeMap<SocketAddr, Arc<Inbox>>,
     listeners: BTreeMap<SocketAddr, mpsc::Sender<Dialled>>,
     /// Open streams, by the two machines.
@@ -129,6 +132,7 @@ impl Net {
             quality,
             cuts: BTreeMap::new(),
             off: BTreeSet::new(),
+            fuses: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             listeners: BTreeMap::new(),
             streams: Vec::new(),
@@ -145,6 +149,19 @@ impl Net {
 
     pub(super) fn trace(&self) -> &Trace {
         &self.0.trace
+    }
+
+    /// Tells a fuse of what its machine sends and receives.
+    pub(super) fn watch(&self, machine: Machine, fuse: &Fuse) {
+        self.lock().fuses.insert(machine, fuse.clone());
+    }
+
+    /// A machine is about to send or receive something, or has done it.
+    pub(super) fn deed(&self, machine: Machine, deed: Deed, is_done: bool) {
+        let fuse = self.lock().fuses.get(&machine).cloned();
+        if let Some(fuse) = fuse {
+            fuse.deed(deed, is_done);
+        }
     }
 
     /// Changes how all links are.
@@ -237,8 +254,9 @@ impl Net {
     /// Sends a packet. Like the real thing it says nothing about arrival.
     pub(super) fn send(&self, to: SocketAddr, packet: Packet) {
         let (from, bytes) = (packet.from, packet.data.len());
-        let mut state = self.lock();
         let (source, target) = (machine(from), machine(to));
+        self.deed(source, Deed::Send, false);
+        let mut state = self.lock();
         let loss = state.quality.loss;
         let fate = if state.rng.chance(loss) || bytes > MTU_BYTES || !state.is_open(source, target)
         {
@@ -249,6 +267,7 @@ impl Net {
         let Some(at) = fate else {
             drop(state);
             self.0.trace.bytes("lost", from, to, bytes);
+            self.deed(source, Deed::Send, true);
             return;
         };
         state.flights += 1;
@@ -260,6 +279,7 @@ impl Net {
             self.0.sent.notify_one();
         }
         self.0.trace.bytes("sent", from, to, bytes);
+        self.deed(source, Deed::Send, true);
     }
 
     /// Lets packets arrive when it is time, for ever.
@@ -277,7 +297,10 @@ impl Net {
                     let inbox = state.inboxes.get(&flight.to).filter(|_| is_open).cloned();
                     drop(state);
                     if let Some(inbox) = inbox {
+                        let target = machine(flight.to);
+                        self.deed(target, Deed::Receive, false);
                         inbox.put(flight.packet);
+                        self.deed(target, Deed::Receive, true);
                     }
                 }
                 Some(at) => tokio::select! {

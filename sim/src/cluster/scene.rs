@@ -24,6 +24,20 @@ struct Inner {
     reads: BTreeMap<u64, Reading>,
     next: u64,
     written: BTreeMap<ChunkId, Written>,
+    struck: Struck,
+}
+
+/// How often what strikes by itself did so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Struck {
+    /// Processes that died at a deed.
+    pub deaths: u64,
+    /// Of them, those that had not yet opened what another left.
+    pub deaths_opening: u64,
+    /// Shards that could not be read any more.
+    pub bad_sectors: u64,
+    /// Shards that were refused for want of room.
+    pub refused: u64,
 }
 
 struct Reading {
@@ -73,6 +87,16 @@ impl Scene {
             written.seen[word] |= 1 << bit;
             written.once_bytes += bytes;
         }
+    }
+
+    /// Something struck.
+    pub(super) fn struck(&self, count: impl FnOnce(&mut Struck)) {
+        count(&mut self.lock().struck);
+    }
+
+    /// How often something did so far.
+    pub(super) fn strikes(&self) -> Struck {
+        self.lock().struck
     }
 
     /// What was written so far, by chunk.

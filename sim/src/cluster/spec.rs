@@ -7,8 +7,10 @@ use copse_core::{geometry::Geometry, liveness::Timeouts};
 
 use super::{
     atlas::{self, Bounds, Fault, Planned},
+    killat,
     kinds::{self, Kind},
     net::Quality,
+    room, sectors,
 };
 use crate::random::Xoshiro;
 
@@ -90,13 +92,17 @@ pub enum Dice {
     Second = 2,
     /// Before nodes lied about what they hold to those who repair.
     Third = 3,
-    /// Before clients put trees, read ranges, and repaired.
+    /// Before clients put trees, read ranges, and repaired; processes died at what they do, disks filled up,
+    /// and sectors went bad.
     Fourth = 4,
     /// All there is.
     Fifth = 5,
 }
 
 impl Dice {
+    /// Those that are thrown unless others are asked for.
+    pub const NEWEST: Self = Self::Fifth;
+
     /// By its number.
     pub const fn numbered(number: u8) -> Option<Self> {
         match number {
@@ -128,7 +134,7 @@ pub(super) fn timeouts() -> Timeouts {
 impl Spec {
     /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        Self::by(Dice::Fifth, seed, None)
+        Self::by(Dice::NEWEST, seed, None)
     }
 
     /// A world without faults, of so many nodes with the product's own times under a usual load: to
@@ -229,10 +235,19 @@ impl Spec {
             let mut others = Xoshiro::new(seed, "cluster others");
             kinds::draw_others(&bounds, joiners, clients, &mut faults, &mut others);
         }
+        if dice > Dice::Fourth && kind == Kind::Usual {
+            let stream = |purpose: &str| Xoshiro::new(seed, purpose);
+            killat::draw(&bounds, &mut faults, &mut stream("cluster deaths"));
+            sectors::draw(&bounds, &mut faults, &mut stream("cluster sectors"));
+            room::draw(&bounds, joiners, geometry, &mut faults, &mut stream("cluster room"));
+        }
         let mut audited = true;
         if dice > Dice::Second {
             let rots = |planned: &Planned| {
-                matches!(planned.fault, Fault::Rot { .. } | Fault::Misdirect { .. })
+                matches!(
+                    planned.fault,
+                    Fault::Rot { .. } | Fault::Misdirect { .. } | Fault::BadSectors { .. }
+                )
             };
             let lies = |planned: &Planned| planned.fault.is_lie_about_shards();
             let mut rng = Xoshiro::new(seed, "cluster audits");

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::net::{Machine, Net, machine};
+use super::{
+    killat::Deed,
+    net::{Machine, Net, machine},
+};
 
 /// Bytes on their way in each direction, at most: a usual window.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -165,8 +168,12 @@ impl Link {
                 return Ok(());
             }
             self.net.trace().bytes("stream", self.from, self.to, bytes);
+            self.net.deed(self.from, Deed::Say, false);
             arrive(&self.net, self.from, self.to, bytes).await;
+            self.net.deed(self.to, Deed::Hear, false);
             write.write_all(&buffer[..bytes]).await?;
+            self.net.deed(self.from, Deed::Say, true);
+            self.net.deed(self.to, Deed::Hear, true);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     atlas::{BadDisk, Fault, Lie},
     check::{Broken, Promise},
     net::{Machine, Net, Quality},
+    sectors,
     witness::Witness,
     world::World,
 };
@@ -43,6 +44,7 @@ impl World {
         let mut down: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.hosts.len()];
         for (at, begins, number) in moments {
             self.wait_until(at + later).await?;
+            self.note_the_dead();
             let fault = &faults[number].fault;
             let word = if begins { "begins" } else { "ends" };
             self.trace.note(format_args!("fault {number} {word}: {fault}"));
@@ -59,6 +61,16 @@ impl World {
             self.is_intact()?;
         }
         Ok(())
+    }
+
+    /// Sees who died at a deed, and has each of them started again after its pause.
+    pub(super) fn note_the_dead(&mut self) {
+        let now = self.trace.now();
+        for (machine, host) in self.hosts.iter_mut().enumerate() {
+            if let Some(pause) = host.died() {
+                self.waiting.insert(machine, now + pause);
+            }
+        }
     }
 
     /// Has those speak who lie about others.
@@ -118,7 +130,7 @@ impl World {
                     if let Fault::PowerCut { forgotten_batches, .. } = fault {
                         machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);
                     }
-                    machine.kill(&self.net, !matches!(fault, Fault::Kill { .. }));
+                    machine.kill(!matches!(fault, Fault::Kill { .. }));
                     machine.fault(|faults| faults.forgotten_batches = 0);
                     if matches!(fault, Fault::LoseDisk { .. }) {
                         machine.lose_disk();
@@ -130,6 +142,31 @@ impl World {
                     }
                 }
             }
+            Fault::KillAt { host, charge } => {
+                let index = usize::from(*host);
+                if begins {
+                    let purpose = format!("cluster death {number}");
+                    let rng = Xoshiro::new(self.spec.seed, &purpose);
+                    self.hosts[index].arm(&self.net, *charge, rng);
+                } else {
+                    self.hosts[index].disarm(charge);
+                    self.note_the_dead();
+                    if down[index].is_empty() {
+                        self.start(index).await?;
+                    }
+                }
+            }
+            Fault::BadSectors { host, one_in, stays } => {
+                let disk = std::sync::Arc::clone(self.hosts[usize::from(*host)].disk());
+                if begins {
+                    let bad = sectors::go_bad(&disk, *one_in, &mut self.rng).await;
+                    self.scene.struck(|struck| struck.bad_sectors += bad);
+                } else if !stays {
+                    sectors::get_well(&disk).await;
+                }
+            }
+            // It is so from the beginning.
+            Fault::SmallDisk { .. } => {}
             Fault::Rot { host, one_in } if begins => {
                 let disk = self.hosts[usize::from(*host)].disk();
                 // A disk that cannot be read now does not rot now.

@@ -24,6 +24,7 @@ use super::{
     claims::PHANTOMS,
     host::Host,
     net::Machine,
+    room,
     scene::Written,
     spec::Canary,
     world::World,
@@ -131,13 +132,17 @@ impl World {
 
     async fn look(&mut self) -> Result<(), Broken> {
         self.is_intact()?;
+        self.note_the_dead();
         for host in &mut self.hosts {
-            if !host.is_gone() && host.departure(&self.net) == super::host::Stay::Gone {
+            if !host.is_gone() && host.departure() == super::host::Stay::Gone {
                 self.trace.note(format_args!("node {} has left", host.machine));
             }
         }
-        for machine in self.waiting.clone() {
-            self.start(machine).await?;
+        let now = self.trace.now();
+        for (machine, at) in self.waiting.clone() {
+            if at <= now {
+                self.start(machine).await?;
+            }
         }
         self.note_who_serves();
         self.nothing_was_deleted_on_doubt()?;
@@ -223,6 +228,7 @@ impl World {
         most.packets = most.packets.max(packets);
         most.disk_percent = most.disk_percent.max(used * 100 / once.max(1));
         usage.is_bounded()?;
+        room::nobody_is_over(&self.hosts).await?;
         if tasks > tasks_max {
             return over("tasks", tasks as u64, tasks_max as u64);
         }

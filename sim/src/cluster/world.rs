@@ -25,17 +25,18 @@ use copse_node::{
 };
 
 use super::{
-    atlas::Planned,
+    atlas::{Fault, Planned},
     check::{self, Broken, Promise},
     client::{Client, Settings},
     entropy,
     folder::Unread,
-    host::{Common, Host},
+    host::{Common, Host, Size},
     kinds::{self, Kind},
     ledger::{Counts, Ledger, TreeCounts},
     memory::{self, Usage},
     net::{Machine, Net, address},
-    scene::Scene,
+    room,
+    scene::{Scene, Struck},
     spec::{CALM_BEFORE, Canary, Dice, Spec, timeouts},
     strike::Liar,
     trace::{Log, Trace},
@@ -83,6 +84,8 @@ pub struct Outcome {
     pub work: TreeCounts,
     /// Faults that struck.
     pub faults: usize,
+    /// How often those did that strike by themselves.
+    pub struck: Struck,
     /// Time in the world.
     pub simulated: Duration,
     /// After how much of it, since the last fault ended, all was as it should be.
@@ -151,6 +154,18 @@ fn worked() -> Option<Duration> {
     told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
+/// How large a machine is, if not as usual.
+fn size(spec: &Spec, machine: Machine) -> Option<Size> {
+    spec.active_faults().find_map(|(_, planned)| match planned.fault {
+        Fault::SmallDisk { host, offers_percent, room_kib } if host == machine => {
+            let offers = DISK_BYTES / 100 * offers_percent;
+            let room = room_kib.map_or(offers, |kib| kib << 10);
+            Some(Size { offers: ByteSize(offers), room: ByteSize(room) })
+        }
+        _ => None,
+    })
+}
+
 pub(super) struct World {
     pub(super) spec: Spec,
     pub(super) net: Net,
@@ -166,8 +181,9 @@ pub(super) struct World {
     /// Faults that are on.
     pub(super) active: BTreeSet<usize>,
     pub(super) liars: BTreeMap<usize, Liar>,
-    /// Machines whose nodes did not start because of their disks, and are started again.
-    pub(super) waiting: BTreeSet<usize>,
+    /// Machines whose nodes died by themselves or did not start because of their disks, and from when on
+    /// they are started again.
+    pub(super) waiting: BTreeMap<usize, Duration>,
     /// Shards that were on some disk, sound, the last time.
     pub(super) there: BTreeSet<ShardId>,
     /// Shards of disks that were lost, and until when a drop that trusts in them may be under way.
@@ -201,6 +217,7 @@ impl World {
             counts: world.ledger.counts(),
             work: world.ledger.work(),
             faults: world.spec.faults.len() - world.spec.without.len(),
+            struck: world.scene.strikes(),
             simulated,
             grew_back,
             most: world.most,
@@ -224,6 +241,9 @@ impl World {
             config.repair.policy.patience = Duration::from_secs(60);
             config.repair.rates = Rates::FREE;
             config.repair.scrub_period = Duration::from_secs(300);
+            if spec.dice > Dice::Fourth {
+                config.repair.lost_after = Duration::from_secs(60);
+            }
         }
         let scene = Scene::default();
         let canary = match spec.canary {
@@ -247,7 +267,7 @@ impl World {
         let mut hosts: Vec<Host> = (0..spec.hosts + spec.joiners)
             .map(|machine| {
                 let rng = Xoshiro::new(seed, &format!("cluster host {machine}"));
-                Host::new(&common, machine, &zone(machine), rng)
+                Host::new(&common, machine, &zone(machine), size(&spec, machine), rng)
             })
             .collect();
         let tokens: Vec<_> = hosts.iter().take(2).map(Host::token).collect();
@@ -286,7 +306,7 @@ impl World {
             scene,
             active: BTreeSet::new(),
             liars: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             there: BTreeSet::new(),
             lost_lately: BTreeMap::new(),
             most: Most::default(),
@@ -434,8 +454,13 @@ impl World {
                 self.trace.note(format_args!("node {machine} starts"));
                 Ok(())
             }
+            Err(error) if let Some(pause) = host.died() => {
+                self.waiting.insert(machine, self.trace.now() + pause);
+                self.trace.note(format_args!("node {machine} dies while it starts: {error}"));
+                Ok(())
+            }
             Err(error) if host.disk_fails() => {
-                self.waiting.insert(machine);
+                self.waiting.insert(machine, Duration::ZERO);
                 self.trace.note(format_args!("node {machine} does not start yet: {error}"));
                 Ok(())
             }
@@ -460,7 +485,7 @@ impl World {
         let until = self.trace.now() + patience;
         loop {
             let running: Vec<&Host> = self.hosts.iter().take(self.spec.hosts.into()).collect();
-            match check::nodes_are_content(network, &running, &[]).await {
+            match check::nodes_are_content(network, &running, &[], 0).await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
                 Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
@@ -486,9 +511,10 @@ impl World {
             let hosts = &hosts[..];
             let all_is_well = async {
                 check::all_have_left(hosts)?;
-                check::nodes_are_content(network, hosts, &promised).await?;
-                check::directories_agree(hosts)?;
                 let ring = &network.view().ring;
+                let crowded_out = room::crowded_out(ring, hosts).await;
+                check::nodes_are_content(network, hosts, &promised, crowded_out).await?;
+                check::directories_agree(hosts)?;
                 check::is_at_full_strength(ring, hosts, &promised).await?;
                 check::nothing_is_held_twice(hosts)
             };

@@ -294,6 +294,10 @@ fn a_leaving_node_hands_over_even_when_the_next_node_is_full() {
     let copy = Action::Copy { index: ShardIndex(3), from: gone, to: walk[17] };
     assert_eq!(plan(&after, &nodes, &chunk).actions, [copy]);
     chunk.claims.push(Claim { node: walk[17], index: ShardIndex(3) });
+    // Killed between the proof and the removal, it still goes: its substitute keeps the shard.
+    let drop = Action::Drop { index: ShardIndex(3), node: gone, kept_by: walk[17] };
+    assert_eq!(plan(&after, &nodes, &chunk).actions, [drop]);
+    chunk.claims.retain(|claim| claim.node != gone);
     let waits = plan(&after, &nodes, &chunk);
     assert!(waits.actions.is_empty(), "{waits:?}");
     // A node that stays does not hand over to just anybody.
@@ -303,6 +307,27 @@ fn a_leaving_node_hands_over_even_when_the_next_node_is_full() {
         panic!("{waits:?}")
     };
     assert_eq!((holder, home), (walk[17], walk[16]));
+}
+
+#[test]
+fn of_two_substitutes_of_a_full_node_the_first_of_the_walk_keeps_the_shard() {
+    let (ring, mut nodes, mut chunk) = forty();
+    let walk: Vec<NodeId> = ring.walk(Ring::arc(&chunk.chunk)).collect();
+    nodes.get_mut(&walk[5]).expect("a member").room = Room::Full;
+    chunk.claims[5].node = walk[20];
+    chunk.claims.push(Claim { node: walk[18], index: ShardIndex(5) });
+    let drop = |node, kept_by| Action::Drop { index: ShardIndex(5), node, kept_by };
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, [drop(walk[20], walk[18])]);
+    set(&mut nodes, walk[18], Standing::Suspect);
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, [drop(walk[18], walk[20])]);
+    set(&mut nodes, walk[20], Standing::Down);
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, [], "nobody answers who would keep it");
+    // There is room again: first it goes there, then both drop theirs.
+    set(&mut nodes, walk[18], Standing::Alive);
+    set(&mut nodes, walk[20], Standing::Alive);
+    nodes.get_mut(&walk[5]).expect("a member").room = Room::Free;
+    settle(&ring, &nodes, &mut chunk, |_| {});
+    assert_as_placed(&ring, &chunk);
 }
 
 #[test]
