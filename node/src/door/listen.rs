@@ -102,6 +102,15 @@ impl Connection {
         let silent = Some(Box::pin(sleep(FIRST_WORDS_TIMEOUT)));
         Self { tls, client, cut, silent, _place: place }
     }
+
+    /// Fails when the client is cut off, whatever is waited for: one that takes no bytes keeps HTTP/2 from
+    /// reading, too.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "cut off")),
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 /// Accepts until `stop`; the connections come out of the channel.
@@ -173,9 +182,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "cut off")));
-        }
+        this.poll_cut(cx)?;
         if this.silent.as_mut().is_some_and(|silent| silent.as_mut().poll(cx).is_ready()) {
             let error = io::Error::new(io::ErrorKind::TimedOut, "not a word after the handshake");
             return Poll::Ready(Err(error));
@@ -195,6 +202,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -203,6 +211,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 
@@ -211,35 +220,26 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use copse_proto::tls::{DoorVerifier, server_name};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-    use tokio_rustls::{TlsConnector, client};
+    use tokio_rustls::client;
 
     use super::*;
-    use crate::tls::NodeTls;
-
-    /// Accepts what is sent through a channel.
-    struct Injected(mpsc::Receiver<DuplexStream>);
-
-    #[async_trait]
-    impl Listener for Injected {
-        async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
-            match self.0.recv().await {
-                Some(stream) => Ok((Box::new(stream), ([192, 0, 2, 1], 9).into())),
-                None => std::future::pending().await,
-            }
-        }
-    }
+    use crate::{
+        door::tests::{ADDRESS, Injected, handshake},
+        tls::NodeTls,
+    };
 
     /// Both ends of a connection through a door with room for one.
     async fn connected() -> (client::TlsStream<DuplexStream>, Connection, CancellationToken) {
@@ -249,15 +249,8 @@ mod tests {
         let acceptor = TlsAcceptor::from(Arc::new(tls.door_server().expect("a certificate")));
         let mut ready = accept(Box::new(Injected(listener)), acceptor, 1, stop.clone());
         let (near, far) = tokio::io::duplex(64 << 10);
-        dial.send(far).await.expect("it accepts");
-        let mut config = rustls::ClientConfig::builder()
-            .dangerous()
-            .with_custom_certificate_verifier(DoorVerifier::new(tls.id()))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = server_name(&tls.id()).try_into().expect("a name");
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, near);
-        let (client, accepted) = tokio::join!(connecting, ready.recv());
+        dial.send((far, ADDRESS)).await.expect("it accepts");
+        let (client, accepted) = tokio::join!(handshake(&tls, near), ready.recv());
         let connection = accepted.expect("it accepts").expect("a handshake");
         (client.expect("a handshake"), connection, stop)
     }
@@ -290,5 +283,9 @@ mod tests {
             }
         );
         assert!(matches!(read, (_, Err(_))), "{read:?}");
+        // Nor is anything written or waited for that it does not take.
+        connection.write_all(b"z").await.expect_err("cut off");
+        connection.flush().await.expect_err("cut off");
+        connection.shutdown().await.expect_err("cut off");
     }
 }
