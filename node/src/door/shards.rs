@@ -21,7 +21,7 @@ use copse_proto::{
 use futures::{FutureExt as _, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -340,20 +340,22 @@ enum Taking {
 }
 
 /// Sends an answer to Get in pieces. The memory is given back when the last byte of it has left this
-/// process, wherever it lies until then.
+/// process, wherever it lies until then: that takes as long as a transfer of this length may, and no piece
+/// gets time of its own beyond it.
 async fn send_answer(
     found: Found,
     memory: Taken,
     answers: mpsc::Sender<Result<door::GetReply, Status>>,
 ) -> Taking {
     let Found { header, data } = found;
-    let time = transfer_time(data.len() as u64);
+    let by = Instant::now() + transfer_time(data.len() as u64);
     let (held, gone) = oneshot::channel();
     let mut data = Bytes::from_owner(Counted { data, _memory: memory, _held: held });
     let mut part = get_reply::Part::Header(header);
     loop {
         let message = Ok(door::GetReply { part: Some(part) });
-        match timeout(STALL_TIMEOUT, answers.send(message)).await {
+        let taken_by = by.min(Instant::now() + STALL_TIMEOUT);
+        match timeout_at(taken_by, answers.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Taking::Done,
             Err(_) => return Taking::Stalled,
@@ -365,7 +367,7 @@ async fn send_answer(
     }
     drop((data, answers));
     // Fails when what it stands for is dropped, which is what is waited for.
-    match timeout(time, gone).await {
+    match timeout_at(by, gone).await {
         Ok(_) => Taking::Done,
         Err(_) => Taking::Stalled,
     }
@@ -438,6 +440,25 @@ mod tests {
         assert!(!is_free(&buffers).await);
         drop(taken);
         assert!(is_free(&buffers).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_piece_by_piece_has_the_time_of_one_transfer() {
+        let (found, memory, _) = found(SHARD_BYTES_MAX).await;
+        let (answers, mut out) = mpsc::channel(PIECES_READY);
+        let started = Instant::now();
+        let sending = tokio::spawn(send_answer(found, memory, answers));
+        let taking = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(STALL_TIMEOUT - Duration::from_secs(1)).await;
+                if out.recv().await.is_none() {
+                    break;
+                }
+            }
+        });
+        assert_eq!(sending.await.expect("no panic"), Taking::Stalled);
+        assert_eq!(started.elapsed(), transfer_time(SHARD_BYTES_MAX as u64));
+        taking.abort();
     }
 
     #[tokio::test(start_paused = true)]
