@@ -32,6 +32,7 @@ use crate::{
     peer::{
         Op, Outcome, PeerError,
         pool::{AddressBook as _, PeerPool},
+        server::QUEUE_TIME_MAX,
     },
 };
 
@@ -59,6 +60,9 @@ const PINGS_MAX: usize = 256;
 
 /// How long an answer to a ping is waited for. Longer than a dial with its retries takes.
 const PING_TIME_MAX: Duration = Duration::from_secs(8);
+
+// A refusal is an answer, too, and must come in time to be one.
+const _: () = assert!(QUEUE_TIME_MAX.as_millis() < PING_TIME_MAX.as_millis());
 
 impl Membership {
     /// Joins, then spreads and compares until `stop` is cancelled.

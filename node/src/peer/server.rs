@@ -72,8 +72,16 @@ impl Default for Limits {
 /// Time for a handshake, from a peer's first packet on.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long a request waits for its turn before it is refused: shorter than its asker waits.
-const QUEUE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a request waits for its turn before it is refused: shorter than its asker waits, also one
+/// that only wants to know whether this node lives (see `membership::upkeep`).
+pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_secs(7);
+
+/// Exchanges of records worked on at once, beside the other requests: behind the disk they would wait for
+/// what has nothing to do with it. 10,000 nodes send each other three a second.
+const GOSSIP_MAX: usize = 16;
+
+/// A header so short may be a ping's, and is read without a turn. A ping's has two bytes.
+const PING_BYTES_MAX: usize = 16;
 
 /// When a refused request may come again.
 const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
@@ -100,6 +108,7 @@ struct Shared {
     handler: Arc<dyn PeerHandler>,
     limits: Limits,
     requests: Arc<Semaphore>,
+    gossip: Arc<Semaphore>,
     put_bytes: Arc<Semaphore>,
     get_bytes: Arc<Semaphore>,
     /// Taken before `get_bytes` for shards that nobody waits for: they wait for the budget of repair when
@@ -127,6 +136,7 @@ pub async fn serve(
         handler,
         limits,
         requests: Arc::new(Semaphore::new(limits.requests_max)),
+        gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
         put_bytes: bytes(limits.put_bytes_max),
         get_bytes: bytes(limits.get_bytes_max),
         background_bytes: bytes(limits.get_bytes_max / 2),
@@ -179,14 +189,24 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
     serve_connection(&shared, &connection, peer).await;
 }
 
+/// Who asks on a connection, and what it may have here at once.
+struct Asker {
+    peer: NodeId,
+    turns: Arc<Semaphore>,
+    /// One exchange of records at a time.
+    gossip: Arc<Semaphore>,
+}
+
 async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: NodeId) {
     let _open = Open::one_more(&shared.open);
     let mut window = None;
-    let turns = Arc::new(Semaphore::new(shared.limits.requests_per_connection_max));
+    let asker = Arc::new(Asker {
+        peer,
+        turns: Arc::new(Semaphore::new(shared.limits.requests_per_connection_max)),
+        gossip: Arc::new(Semaphore::new(1)),
+    });
     let mut requests = JoinSet::new();
     loop {
-        // A turn first: requests over the limit are not even read.
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
         let share = receive_window(shared.open.load(Ordering::Relaxed));
         if window != Some(share) {
             connection.set_receive_window(share);
@@ -200,11 +220,9 @@ async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: N
         // The connection is gone, for whatever reason: nothing to answer.
         let Ok((send, receive)) = accepted else { break };
         while requests.try_join_next().is_some() {}
-        let shared = Arc::clone(shared);
-        requests.spawn(async move {
-            serve_stream(&shared, peer, send, receive).await;
-            drop(turn);
-        });
+        let (shared, asker) = (Arc::clone(shared), Arc::clone(&asker));
+        // As many as the transport lets the peer open. Those without a turn wait at the beginning of it.
+        requests.spawn(async move { serve_stream(&shared, &asker, send, receive).await });
     }
     while requests.join_next().await.is_some() {}
 }
@@ -227,14 +245,14 @@ impl Drop for Open<'_> {
 
 async fn serve_stream(
     shared: &Shared,
-    peer: NodeId,
+    asker: &Asker,
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
     let stopped = send.stopped();
     let answered = tokio::select! {
         biased;
-        answered = answer(shared, peer, &mut receive) => answered,
+        answered = answer(shared, asker, &mut receive) => answered,
         // The asker reset the stream or is gone: what it asked for is dropped.
         _ = stopped => return,
     };
@@ -255,7 +273,7 @@ async fn serve_stream(
         other => other,
     };
     if let Err(error) = written {
-        debug!(peer = %peer.short(), %error, "an answer could not be sent");
+        debug!(peer = %asker.peer.short(), %error, "an answer could not be sent");
         let _ = send.reset(StreamCode::Cancelled.into());
     }
 }
@@ -267,7 +285,7 @@ fn refused(refusal: Refusal) -> Reply {
 /// What a request holds until its answer is written.
 #[derive(Default)]
 struct Held {
-    _turn: Option<OwnedSemaphorePermit>,
+    _turns: Vec<OwnedSemaphorePermit>,
     _answer: Option<AnswerBytes>,
 }
 
@@ -297,30 +315,61 @@ impl AnswerBytes {
     }
 }
 
-async fn answer(
+/// What is answered, with its body and what is held for it.
+type Answered = Result<(Outcome, Bytes, Held), Refusal>;
+
+async fn answer(shared: &Shared, asker: &Asker, receive: &mut RecvStream) -> Answered {
+    let time = frame::transfer_time(0);
+    let length =
+        frame::read_length(receive, time).await.map_err(|error| shared.misread(asker, &error))?;
+    let turn = async || Arc::clone(&asker.turns).acquire_owned().await.ok();
+    // Requests over the limit are not read, but for what may be a ping: it asks whether this node is there,
+    // not whether it is busy.
+    let mut turns = Vec::new();
+    if length > PING_BYTES_MAX {
+        turns.extend(turn().await);
+    }
+    let request: Request = frame::read_header_of(receive, length, time)
+        .await
+        .map_err(|error| shared.misread(asker, &error))?;
+    if turns.is_empty() && !matches!(request.op, Some(Op::Ping(_))) {
+        turns.extend(turn().await);
+    }
+    // On the heap, since many may be waiting above.
+    Box::pin(work(shared, asker, request, receive, turns)).await
+}
+
+async fn work(
     shared: &Shared,
-    peer: NodeId,
+    asker: &Asker,
+    request: Request,
     receive: &mut RecvStream,
-) -> Result<(Outcome, Bytes, Held), Refusal> {
-    let misread = |error: FrameError| {
-        if error.is_misbehaviour() {
-            shared.log_once(&peer.short(), &error.to_string());
-        }
-        Refusal::from(&error)
-    };
-    let request: Request =
-        frame::read_header(receive, frame::transfer_time(0)).await.map_err(misread)?;
+    mut turns: Vec<OwnedSemaphorePermit>,
+) -> Answered {
+    let peer = asker.peer;
     // An operation of a newer version decodes to none.
     let op = request.op.ok_or_else(|| {
         shared.log_once(&peer.short(), "asks for an operation that this version does not know");
         Refusal::new(Reason::UnknownOperation, "this node does not know the operation: update it")
     })?;
     let limit = if matches!(op, Op::PutShard(_)) { BODY_BYTES_MAX } else { 0 };
-    let length = frame::check_body_length(request.body_length, limit).map_err(misread)?;
+    let length = frame::check_body_length(request.body_length, limit)
+        .map_err(|error| shared.misread(asker, &error))?;
 
-    let turn = admit(&shared.requests, 1).await?;
+    match &op {
+        Op::Ping(_) => {}
+        // The peer's own first, so that one peer does not stand in the way of others.
+        Op::Gossip(_) | Op::Reconcile(_) => {
+            for gossip in [&asker.gossip, &shared.gossip] {
+                turns.push(admit(gossip, 1).await?);
+            }
+        }
+        _ => turns.push(admit(&shared.requests, 1).await?),
+    }
     let put_bytes = admit(&shared.put_bytes, permits(length)).await?;
-    let body = frame::read_body(receive, length, &shared.spares).await.map_err(misread)?;
+    let body = frame::read_body(receive, length, &shared.spares)
+        .await
+        .map_err(|error| shared.misread(asker, &error))?;
     let paced = request.background && matches!(op, Op::GetShard(_));
     let mut room = match answer_bytes_max(&op) {
         0 => None,
@@ -335,7 +384,7 @@ async fn answer(
     if paced {
         shared.handler.wait_for_turn(answer.body.len()).await?;
     }
-    Ok((answer.outcome, answer.body, Held { _turn: Some(turn), _answer: room }))
+    Ok((answer.outcome, answer.body, Held { _turns: turns, _answer: room }))
 }
 
 /// Bytes of the answer's body, at most. A range is widened to whole groups at both ends; the
@@ -370,6 +419,14 @@ async fn admit(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphor
 }
 
 impl Shared {
+    /// What is said to a peer whose message could not be read.
+    fn misread(&self, asker: &Asker, error: &FrameError) -> Refusal {
+        if error.is_misbehaviour() {
+            self.log_once(&asker.peer.short(), &error.to_string());
+        }
+        Refusal::from(error)
+    }
+
     /// Logs what someone did wrong the first time; later only for debugging.
     fn log_once(&self, who: &impl ToString, what: &str) {
         let peer = who.to_string();
