@@ -1,8 +1,8 @@
 //! The timers of a membership: what is sent to whom, and when.
 //!
 //! Owns joining, gossip rounds, comparisons, pings and the file of remembered peers. Decides nothing:
-//! whom to ping and what to tell whom is the core's. A request is never waited for by the loop, so
-//! that one slow peer delays nobody.
+//! whom to ping and what to tell whom is the core's. Neither a request nor the disk is ever waited for by
+//! the loop, so that one slow peer delays nobody, and a node whose disk hangs still sees who answers.
 
 use std::time::Duration;
 
@@ -70,7 +70,10 @@ impl Membership {
         let mut remembered = 0;
         tokio::select! {
             biased;
-            () = stop.cancelled() => return self.remember(&pool, &mut remembered).await,
+            () = stop.cancelled() => {
+                self.remember(&pool, remembered).await;
+                return;
+            }
             () = self.join(&pool) => {}
         }
         let mut rounds = every(ROUND_INTERVAL);
@@ -79,6 +82,8 @@ impl Membership {
         let mut ticks = every(self.tick_interval());
         let mut requests = JoinSet::new();
         let mut pings = JoinSet::new();
+        // One at most: two would write into one file.
+        let mut remembering = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
@@ -90,16 +95,25 @@ impl Membership {
                         requests.spawn(async move { this.compare_with_someone(&pool).await });
                     }
                 }
-                _ = remember.tick() => self.remember(&pool, &mut remembered).await,
+                _ = remember.tick() => {
+                    if remembering.is_empty() {
+                        let (this, pool) = (self.clone(), pool.clone());
+                        remembering.spawn(async move { this.remember(&pool, remembered).await });
+                    }
+                }
                 _ = ticks.tick() => self.tick(&pool, &mut pings),
                 Some(_) = requests.join_next() => {}
                 Some(_) = pings.join_next() => {}
+                Some(stored) = remembering.join_next() => remembered = stored.unwrap_or(remembered),
             }
         }
         // Those under way are dropped.
         requests.abort_all();
         pings.abort_all();
-        self.remember(&pool, &mut remembered).await;
+        if let Some(stored) = remembering.join_next().await {
+            remembered = stored.unwrap_or(remembered);
+        }
+        self.remember(&pool, remembered).await;
     }
 
     /// Often enough that no silence is missed: four times in the shortest one.
@@ -328,13 +342,13 @@ impl Membership {
         Ok(())
     }
 
-    /// Stores what is known, if it changed since it was last stored.
-    async fn remember(&self, pool: &PeerPool, stored: &mut u64) {
-        let Some(memory) = self.0.memory.clone() else { return };
+    /// Stores what is known, if it changed since the revision that was last stored; which one is now.
+    async fn remember(&self, pool: &PeerPool, stored: u64) -> u64 {
+        let Some(memory) = self.0.memory.clone() else { return stored };
         let (revision, records, observations) = {
             let state = self.lock();
-            if state.revision == *stored {
-                return;
+            if state.revision == stored {
+                return stored;
             }
             (
                 state.revision,
@@ -357,10 +371,11 @@ impl Membership {
             memory.store(&memory::encode(network, first.into_iter().chain(rest), &observations))
         };
         match beside(write).await {
-            Ok(Ok(())) => *stored = revision,
+            Ok(Ok(())) => return revision,
             Ok(Err(error)) => warn!(%error, "the known peers could not be stored"),
             Err(error) => warn!(%error, "the task that stores the known peers failed"),
         }
+        stored
     }
 }
 
