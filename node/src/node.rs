@@ -424,6 +424,10 @@ impl PeerHandler for Handler {
         self.repair.pace().take(bytes as u64, Lane::Normal).await
     }
 
+    fn knows(&self, peer: &NodeId) -> bool {
+        self.membership.with(|directory| directory.get(peer).is_some())
+    }
+
     fn heard(&self, from: NodeId) {
         self.pool.heard(from);
         self.membership.heard(from);

@@ -35,6 +35,7 @@ use super::{
     Op, Outcome, PeerHandler,
     endpoint::receive_window,
     frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
+    places::{Place, Places},
 };
 use crate::spares::Spares;
 use crate::tls::peer_id;
@@ -42,7 +43,8 @@ use crate::tls::peer_id;
 /// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once. Each costs some 50 KiB while it is quiet.
+    /// Connections open at once. Each costs some 50 KiB while it is quiet. When there are so many, the
+    /// oldest of a peer that is no node of the network makes room.
     pub connections_max: usize,
     /// Connections from which on a newcomer must first show that its address is its own.
     pub connections_unproved_max: usize,
@@ -101,6 +103,9 @@ const CLOSE_STOPPING: VarInt = VarInt::from_u32(2);
 /// Connections are closed with this code when their peer shows no node's key.
 const CLOSE_NO_ID: VarInt = VarInt::from_u32(3);
 
+/// Connections are closed with this code when their place is needed.
+const CLOSE_CROWDED: VarInt = VarInt::from_u32(4);
+
 const _: () = assert!(BODY_BYTES_MAX / PERMIT_BYTES < u32::MAX as usize);
 const _: () = assert!(ARCS * ARC_BYTES <= BODY_BYTES_MAX && LIST_BYTES_MAX <= BODY_BYTES_MAX);
 
@@ -145,6 +150,7 @@ pub async fn serve(
         spares: Spares::default(),
         stop: stop.clone(),
     });
+    let places = Places::new(limits.connections_max);
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -154,17 +160,22 @@ pub async fn serve(
         };
         let Some(incoming) = incoming else { break };
         while connections.try_join_next().is_some() {}
-        if connections.len() >= limits.connections_max {
-            shared
-                .log_once(&incoming.remote_address().ip(), "too many connections, one is refused");
-            incoming.refuse();
-        } else if connections.len() >= limits.connections_unproved_max
+        if places.taken() >= limits.connections_unproved_max.min(limits.connections_max)
             && !incoming.remote_address_validated()
         {
             // Sends a token to the address; who faked it never sees that.
             let _ = incoming.retry();
-        } else {
-            connections.spawn(serve_incoming(Arc::clone(&shared), incoming));
+            continue;
+        }
+        match places.take(|peer| shared.handler.knows(peer)) {
+            Some(place) => {
+                connections.spawn(serve_incoming(Arc::clone(&shared), incoming, place));
+            }
+            None => {
+                let from = incoming.remote_address().ip();
+                shared.log_once(&from, "too many connections, one is refused");
+                incoming.refuse();
+            }
         }
     }
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -172,10 +183,15 @@ pub async fn serve(
     endpoint.close(CLOSE_STOPPING, b"stopping");
 }
 
-async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
+async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let remote = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
-    let connection = match tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await {
+    let handshake = tokio::select! {
+        biased;
+        () = place.wanted() => return debug!(%remote, "a handshake makes room for another"),
+        handshake = tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake) => handshake,
+    };
+    let connection = match handshake {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             return shared.log_once(&remote.ip(), &format!("a handshake failed: {error}"));
@@ -185,26 +201,34 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
     let Some(peer) = peer_id(&connection) else {
         return connection.close(CLOSE_NO_ID, b"no node id");
     };
+    let asker = Arc::new(Asker {
+        peer,
+        turns: Arc::new(Semaphore::new(shared.limits.requests_per_connection_max)),
+        gossip: place.belongs_to(peer),
+    });
     shared.handler.heard(peer);
-    serve_connection(&shared, &connection, peer).await;
+    tokio::select! {
+        biased;
+        // What it asked for is dropped.
+        () = place.wanted() => {
+            debug!(peer = %peer.short(), %remote, "a connection makes room for another");
+            connection.close(CLOSE_CROWDED, b"crowded");
+        }
+        () = serve_connection(&shared, &connection, asker) => {}
+    }
 }
 
 /// Who asks on a connection, and what it may have here at once.
 struct Asker {
     peer: NodeId,
     turns: Arc<Semaphore>,
-    /// One exchange of records at a time.
+    /// One exchange of records at a time, on all connections of the peer together.
     gossip: Arc<Semaphore>,
 }
 
-async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: NodeId) {
+async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, asker: Arc<Asker>) {
     let _open = Open::one_more(&shared.open);
     let mut window = None;
-    let asker = Arc::new(Asker {
-        peer,
-        turns: Arc::new(Semaphore::new(shared.limits.requests_per_connection_max)),
-        gossip: Arc::new(Semaphore::new(1)),
-    });
     let mut requests = JoinSet::new();
     loop {
         let share = receive_window(shared.open.load(Ordering::Relaxed));

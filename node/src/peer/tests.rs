@@ -78,6 +78,10 @@ impl PeerHandler for Echo {
         }
     }
 
+    fn knows(&self, peer: &NodeId) -> bool {
+        peer_of(STRANGER).id() != *peer
+    }
+
     async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
         std::future::pending().await
     }
@@ -93,8 +97,15 @@ struct Peer {
     book: Arc<Mutex<Vec<(NodeId, SocketAddr)>>>,
 }
 
+/// The number of one who is no node of the network.
+const STRANGER: u8 = 66;
+
 fn seed(number: u8) -> [u8; 32] {
     [number; 32]
+}
+
+fn peer_of(number: u8) -> NodeTls {
+    NodeTls::from_seed(&seed(number)).expect("a key")
 }
 
 fn local() -> SocketAddr {
@@ -422,6 +433,27 @@ async fn a_node_whose_requests_wait_for_its_disk_exchanges_records() {
         _ = disk => panic!("it is never answered"),
         () = news => {}
     }
+}
+
+#[tokio::test]
+async fn a_stranger_does_not_keep_nodes_of_the_network_out() {
+    let (a, stranger) = (Peer::start(1), Peer::start(STRANGER));
+    let limits = Limits { connections_max: 4, connections_unproved_max: 2, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    let mut taken = Vec::new();
+    for _ in 0..limits.connections_max {
+        taken.push(stranger.connect(&b).await);
+    }
+    a.put(b.tls.id(), 10).await.expect("a place is made for it");
+    // However often the stranger comes back.
+    for _ in 0..2 * limits.connections_max {
+        taken.push(stranger.connect(&b).await);
+    }
+    let connection = a.pool.connection(&b.tls.id()).expect("still open");
+    a.put(b.tls.id(), 10).await.expect("it is served");
+    assert!(connection.close_reason().is_none());
+    taken[0].closed().await;
 }
 
 #[tokio::test]
