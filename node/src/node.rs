@@ -394,7 +394,7 @@ impl PeerHandler for Handler {
             }
             Op::Release(asked) => Ok(Outcome::Release(self.repair.release(&asked).await?).into()),
             Op::Gossip(message) => {
-                Ok(Outcome::Gossip(self.membership.gossip(from, &message)?).into())
+                Ok(Outcome::Gossip(self.membership.gossip(from, &message).await?).into())
             }
             Op::Reconcile(message) => {
                 Ok(Outcome::Reconcile(self.membership.reconcile(from, &message)?).into())

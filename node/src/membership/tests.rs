@@ -38,7 +38,7 @@ impl PeerHandler for Handler {
         _background: bool,
     ) -> Result<Answer, Refusal> {
         match op {
-            Op::Gossip(message) => Ok(Outcome::Gossip(self.0.gossip(from, &message)?).into()),
+            Op::Gossip(message) => Ok(Outcome::Gossip(self.0.gossip(from, &message).await?).into()),
             Op::Reconcile(message) => {
                 Ok(Outcome::Reconcile(self.0.reconcile(from, &message)?).into())
             }

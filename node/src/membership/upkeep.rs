@@ -281,17 +281,15 @@ impl Membership {
             let Outcome::Reconcile(reply) = answer.outcome else {
                 return Err(PeerError::BadReply { node: peer.node });
             };
+            let received = self.receive(peer.node, &reply.records, &reply.observations).await;
             let done = {
                 let mut state = self.lock();
                 let State { gossip, directory, .. } = &mut *state;
                 let records = convert::unverified(&reply.records);
                 let observations = convert::unverified_observations(&reply.observations);
-                let done =
-                    gossip.reconciled(directory, peer.node, &reply.buckets, records, observations);
-                state.changed(&done.received);
-                done
+                let shown = records.chain(observations).map(|(bytes, _)| bytes);
+                gossip.compared(directory, &reply.buckets, shown, received)
             };
-            self.after(peer.node, &done.received);
             if !done.push.is_empty() {
                 self.push(pool, peer, &done.push).await?;
             }
@@ -337,8 +335,7 @@ impl Membership {
         let Outcome::Gossip(reply) = answer.outcome else {
             return Err(PeerError::BadReply { node: peer.node });
         };
-        let received = self.lock().receive(peer.node, &reply.records, &reply.observations);
-        self.after(peer.node, &received);
+        self.receive(peer.node, &reply.records, &reply.observations).await;
         Ok(())
     }
 
