@@ -6,6 +6,8 @@
 //! | module | owns |
 //! |---|---|
 //! | `listen` | accepting, TLS |
+//! | `clients` | who has a place |
+//! | `counted` | which connection is in the middle of a call |
 //! | `shards` | put streams, ranged gets, has |
 //! | `assemble` | shards out of messages |
 //! | `directory` | the list of nodes |
@@ -34,6 +36,8 @@ use tonic_reflection::pb as reflection;
 use crate::{shards::ShardService, spares::Spares};
 
 mod assemble;
+mod clients;
+mod counted;
 mod directory;
 mod info;
 mod listen;
@@ -234,7 +238,13 @@ impl Door {
             .with(reflection_v1alpha);
         let served = tokio::spawn(async move {
             let connections = ReceiverStream::new(connections);
-            server.serve_with_incoming_shutdown(routes, connections, stop.cancelled()).await
+            server
+                .serve_with_incoming_shutdown(
+                    counted::Counted(routes),
+                    connections,
+                    stop.cancelled(),
+                )
+                .await
         });
         Ok(Self { served, health, calls })
     }

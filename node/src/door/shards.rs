@@ -38,7 +38,7 @@ use tonic::{
 use super::{
     Calls,
     assemble::{Assembler, PIECE_BYTES_MAX, Refused, Shard},
-    listen::Client,
+    clients::Client,
 };
 use crate::{
     buffers::Taken,

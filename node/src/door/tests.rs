@@ -13,8 +13,8 @@ use copse_core::{
 };
 use copse_proto::{
     door::{
-        InfoReply, PutHeader, PutReply, PutRequest, SignedObservation, put_request,
-        shards_client::ShardsClient,
+        InfoReply, InfoRequest, PutHeader, PutReply, PutRequest, SignedObservation,
+        node_client::NodeClient, put_request, shards_client::ShardsClient,
     },
     tls::{DoorVerifier, server_name},
 };
@@ -217,6 +217,25 @@ async fn a_client_that_takes_its_answers_slowly_is_served() {
         assert_eq!(reply.tag, tag);
         tokio::time::sleep(shards::STALL_TIMEOUT).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_has_all_places_makes_room_for_others() {
+    let door = Open::with(3).await;
+    let mut crowd = Vec::new();
+    for _ in 0..3 {
+        let client = door.client(ADDRESS, 1 << 20).await;
+        // In the middle of a call, each of them.
+        crowd.push(put(client).await);
+    }
+    let client = door.client(([192, 0, 2, 2], 9).into(), 1 << 20).await;
+    NodeClient::new(client).info(InfoRequest {}).await.expect("it is served");
+    let (_requests, replies) = &mut crowd[0];
+    timeout(PATIENCE, replies.message()).await.expect("at once").expect_err("the first one went");
+    let (requests, replies) = &mut crowd[1];
+    requests.send(malformed(1)).await.expect("the second did not");
+    let reply = timeout(PATIENCE, replies.message()).await.expect("at once");
+    reply.expect("served").expect("an answer");
 }
 
 #[test]
