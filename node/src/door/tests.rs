@@ -30,6 +30,10 @@ use tonic::{
     codegen::{Service, http::Uri},
     transport::{Channel, Endpoint},
 };
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
 
 use super::*;
 use crate::{
@@ -236,6 +240,28 @@ async fn an_address_that_has_all_places_makes_room_for_others() {
     requests.send(malformed(1)).await.expect("the second did not");
     let reply = timeout(PATIENCE, replies.message()).await.expect("at once");
     reply.expect("served").expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_answer_of_reflection_is_cut_off() {
+    let door = Open::with(128).await;
+    let (requests, out) = mpsc::channel(1);
+    let mut client = ServerReflectionClient::new(door.client(ADDRESS, 0).await);
+    let replies = client.server_reflection_info(ReceiverStream::new(out)).await;
+    let mut replies = replies.expect("a stream").into_inner();
+    let ask = || ServerReflectionRequest {
+        host: "h".repeat(1000),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let sending = async {
+        while requests.send(ask()).await.is_ok() {}
+        std::future::pending().await
+    };
+    let end = tokio::select! {
+        end = timeout(PATIENCE, replies.message()) => end,
+        () = sending => unreachable!("it waits"),
+    };
+    end.expect("not for ever").expect_err("the connection is gone");
 }
 
 #[test]
