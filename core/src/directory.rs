@@ -107,8 +107,8 @@ impl Directory {
         inserted
     }
 
-    /// [`Self::insert`] without a look at who is evicted.
-    fn take(&mut self, signed: SignedRecord) -> Inserted {
+    /// [`Self::insert`] for many in a row; to be followed by [`Self::settle`].
+    pub(crate) fn take(&mut self, signed: SignedRecord) -> Inserted {
         let node = signed.node();
         assert_eq!(signed.record().network, self.network, "a record of another network");
         let outcome = match self.records.get(&node) {
@@ -148,30 +148,29 @@ impl Directory {
         bytes: &[u8],
         signature: &[u8],
     ) -> Result<(NodeId, Inserted), RecordError> {
-        let admitted = self.admit_unsettled(bytes, signature);
-        self.settle();
-        admitted
-    }
-
-    /// [`Self::admit`] for many in a row; to be followed by [`Self::settle`].
-    pub(crate) fn admit_unsettled(
-        &mut self,
-        bytes: &[u8],
-        signature: &[u8],
-    ) -> Result<(NodeId, Inserted), RecordError> {
         let signature = identity::signature_from_slice(signature)?;
-        let record = NodeRecord::decode(bytes)?;
-        if let Some(held) = self.records.get(&record.node) {
-            // Held records are of this network; another network's cannot be equal to one.
-            if held.record_bytes() == bytes {
-                return Ok((record.node, Inserted::Known));
-            }
-            if record.network == self.network && held.record().seq > record.seq {
-                return Ok((record.node, Inserted::Older));
-            }
+        if let (record, Some(known)) = self.foresee_record(bytes)? {
+            return Ok((record.node, known));
         }
         let signed = SignedRecord::verify(bytes, &signature, self.network)?;
-        Ok((signed.node(), self.take(signed)))
+        Ok((signed.node(), self.insert(signed)))
+    }
+
+    /// Reads a record, and says what would become of it where no signature need be checked to know it.
+    pub(crate) fn foresee_record(
+        &self,
+        bytes: &[u8],
+    ) -> Result<(NodeRecord, Option<Inserted>), RecordError> {
+        let record = NodeRecord::decode(bytes)?;
+        let known = self.records.get(&record.node).and_then(|held| {
+            // Held records are of this network; another network's cannot be equal to one.
+            if held.record_bytes() == bytes {
+                return Some(Inserted::Known);
+            }
+            let older = record.network == self.network && held.record().seq > record.seq;
+            older.then_some(Inserted::Older)
+        });
+        Ok((record, known))
     }
 
     /// Takes an observation in. It counts for as long as its subject signs no newer record.
@@ -184,7 +183,8 @@ impl Directory {
         noted
     }
 
-    fn take_observation(&mut self, signed: SignedObservation) -> Noted {
+    /// [`Self::insert_observation`] for many in a row; to be followed by [`Self::settle`].
+    pub(crate) fn take_observation(&mut self, signed: SignedObservation) -> Noted {
         let Observation { network, subject, .. } = *signed.observation();
         assert_eq!(network, self.network, "an observation of another network");
         let noted = self.evictions.note(signed, &self.records);
@@ -204,25 +204,26 @@ impl Directory {
         bytes: &[u8],
         signature: &[u8],
     ) -> Result<(Observation, Noted), ObservationError> {
-        let admitted = self.admit_observation_unsettled(bytes, signature);
-        self.settle();
-        admitted
-    }
-
-    /// [`Self::admit_observation`] for many in a row; to be followed by [`Self::settle`].
-    pub(crate) fn admit_observation_unsettled(
-        &mut self,
-        bytes: &[u8],
-        signature: &[u8],
-    ) -> Result<(Observation, Noted), ObservationError> {
         let observation = Observation::decode(bytes)?;
-        if observation.network == self.network
-            && let Some(noted) = self.evictions.foresee(&observation, &self.records)
-        {
+        let known = self.foresee_observation(&observation);
+        let waits = || self.is_waiting(&observation).then_some(Noted::Waiting);
+        if let Some(noted) = known.or_else(waits) {
             return Ok((observation, noted));
         }
         let signed = SignedObservation::verify(bytes, signature, self.network)?;
-        Ok((observation, self.take_observation(signed)))
+        Ok((observation, self.insert_observation(signed)))
+    }
+
+    /// What would become of an observation where no signature need be checked to know it, but for those
+    /// that wait.
+    pub(crate) fn foresee_observation(&self, observation: &Observation) -> Option<Noted> {
+        let ours = observation.network == self.network;
+        ours.then(|| self.evictions.foresee(observation, &self.records)).flatten()
+    }
+
+    /// Whether this very observation waits for a record.
+    pub(crate) fn is_waiting(&self, observation: &Observation) -> bool {
+        self.evictions.is_waiting(observation)
     }
 
     /// All that is said about the silence of a node since its current record, whether or not it is

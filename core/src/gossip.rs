@@ -17,6 +17,8 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::sift::{Sifted, Verified};
+
 use crate::{
     directory::{BUCKETS, Directory, Inserted, NodeState, SignedRecord},
     eviction::{Noted, OBSERVATION_BYTES, Observation, SignedObservation},
@@ -24,6 +26,8 @@ use crate::{
     ids::NodeId,
     random::Random,
 };
+
+mod sift;
 
 /// Time between two rounds of pushes.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(1);
@@ -256,31 +260,41 @@ impl Gossip {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         observations: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Received {
-        let mut received = Received::default();
-        let mut newer = BTreeSet::new();
+        let verified = Sifted::new(directory, records, observations).verify();
+        self.take_in(directory, from, verified)
+    }
+
+    /// The last step of [`Self::receive`], for who lets go of the directory while signatures are checked:
+    /// it may have changed since.
+    pub fn take_in(
+        &mut self,
+        directory: &mut Directory,
+        from: NodeId,
+        verified: Verified,
+    ) -> Received {
+        let Verified { newer, records, observations, refused } = verified;
+        let mut received = Received { refused, ..Received::default() };
+        let mut newer: BTreeSet<Topic> = newer.into_iter().collect();
         // Records first: observations are taken in only beside the record that they are of.
-        for (bytes, signature) in records {
-            match directory.admit_unsettled(bytes, signature) {
-                Ok((node, Inserted::New | Inserted::Newer)) => {
+        for signed in records {
+            let node = signed.node();
+            match directory.take(signed) {
+                Inserted::New | Inserted::Newer => {
                     received.news += 1;
                     received.own_replaced |= node == self.own;
                     self.note(Topic::Record(node), Some(from), directory);
                 }
-                Ok((_, Inserted::Known)) => {}
-                Ok((node, Inserted::Older)) => {
+                Inserted::Known => {}
+                Inserted::Older => {
                     newer.insert(Topic::Record(node));
                 }
-                Ok((_, Inserted::Full)) | Err(_) => received.refused += 1,
+                Inserted::Full => received.refused += 1,
             }
         }
-        for (bytes, signature) in observations {
-            let admitted = directory.admit_observation_unsettled(bytes, signature);
-            let Ok((Observation { observer, subject, .. }, noted)) = admitted else {
-                received.refused += 1;
-                continue;
-            };
+        for signed in observations {
+            let Observation { observer, subject, .. } = *signed.observation();
             let topic = Topic::Observation { subject, observer };
-            match noted {
+            match directory.take_observation(signed) {
                 Noted::New | Noted::Newer => {
                     received.news += 1;
                     self.note(topic, Some(from), directory);
@@ -319,17 +333,28 @@ impl Gossip {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         observations: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Reconciled {
-        // Each bucket once, however often the peer names it.
-        let mut buckets = buckets.to_vec();
-        buckets.sort_unstable();
-        buckets.dedup();
         let records: Vec<(&[u8], &[u8])> = records.into_iter().collect();
         let observations: Vec<(&[u8], &[u8])> = observations.into_iter().collect();
         let received =
             self.receive(directory, from, records.iter().copied(), observations.iter().copied());
+        let shown = records.iter().chain(&observations).map(|(bytes, _)| *bytes);
+        self.compared(directory, buckets, shown, received)
+    }
+
+    /// The last step of [`Self::reconciled`], when what the peer has `shown` was taken in.
+    pub fn compared<'a>(
+        &mut self,
+        directory: &Directory,
+        buckets: &[u8],
+        shown: impl IntoIterator<Item = &'a [u8]>,
+        received: Received,
+    ) -> Reconciled {
+        // Each bucket once, however often the peer names it.
+        let mut buckets = buckets.to_vec();
+        buckets.sort_unstable();
+        buckets.dedup();
         // The magic in front keeps the two kinds apart.
-        let shown: BTreeSet<&[u8]> =
-            records.iter().chain(&observations).map(|(bytes, _)| *bytes).collect();
+        let shown: BTreeSet<&[u8]> = shown.into_iter().collect();
         let push = self.some_of(directory, &buckets, |item| match item {
             Item::Record(record) => !shown.contains(record.record_bytes()),
             Item::Observation(signed) => !shown.contains(&signed.observation_bytes()[..]),

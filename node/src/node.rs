@@ -394,7 +394,7 @@ impl PeerHandler for Handler {
             }
             Op::Release(asked) => Ok(Outcome::Release(self.repair.release(&asked).await?).into()),
             Op::Gossip(message) => {
-                Ok(Outcome::Gossip(self.membership.gossip(from, &message)?).into())
+                Ok(Outcome::Gossip(self.membership.gossip(from, &message).await?).into())
             }
             Op::Reconcile(message) => {
                 Ok(Outcome::Reconcile(self.membership.reconcile(from, &message)?).into())
@@ -422,6 +422,10 @@ impl PeerHandler for Handler {
 
     async fn wait_for_turn(&self, bytes: usize) -> Result<(), Refusal> {
         self.repair.pace().take(bytes as u64, Lane::Normal).await
+    }
+
+    fn knows(&self, peer: &NodeId) -> bool {
+        self.membership.with(|directory| directory.get(peer).is_some())
     }
 
     fn heard(&self, from: NodeId) {

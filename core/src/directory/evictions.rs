@@ -122,15 +122,12 @@ impl Evictions {
             .collect()
     }
 
-    /// What would become of an observation, where no signature need be checked to know it.
+    /// What would become of an observation, where no signature need be checked to know it; of those that
+    /// wait, see [`Self::is_waiting`].
     pub(super) fn foresee(&self, observation: &Observation, records: &Records) -> Option<Noted> {
         let Observation { observer, subject, subject_seq, .. } = observation;
         if records.get(subject).is_some_and(|held| held.record().seq > *subject_seq) {
             return Some(Noted::Answered);
-        }
-        let same = |held: &SignedObservation| held.observation() == observation;
-        if self.waiting.iter().any(same) {
-            return Some(Noted::Waiting);
         }
         let held = self.get(subject).filter(|held| held.subject_seq() == *subject_seq)?;
         let held = held.by(observer)?;
@@ -139,6 +136,11 @@ impl Evictions {
             core::cmp::Ordering::Equal => Some(Noted::Known),
             core::cmp::Ordering::Greater => Some(Noted::Older),
         }
+    }
+
+    /// Whether this very observation waits.
+    pub(super) fn is_waiting(&self, observation: &Observation) -> bool {
+        self.waiting.iter().any(|held| held.observation() == observation)
     }
 
     /// Takes an observation in.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     directory::NodeRecord,
+    eviction::OBSERVERS_MAX,
     limits::ZONE_BYTES_MAX,
     testing::{NETWORK, node_key, observed, signed_record},
 };
@@ -199,6 +200,47 @@ fn what_is_not_genuine_is_counted_and_not_passed_on() {
     assert_eq!(received, Received { refused: 6, ..Received::default() });
     assert!(!gossip.has_news());
     assert_eq!(gossip.round(directory), []);
+}
+
+/// A node that knows three, and what comes of this message to it, sent twice.
+fn told_twice(records: &[SignedRecord], observations: &Raw) -> (Node, Received) {
+    let mut node = network(3).swap_remove(0);
+    let Node { directory, gossip, .. } = &mut node;
+    let received = gossip.receive(directory, key(2).id(), raw(records), parts(observations));
+    gossip.receive(directory, key(2).id(), raw(records), parts(observations));
+    (node, received)
+}
+
+#[test]
+fn behind_a_few_forged_signatures_nothing_is_looked_at() {
+    let genuine = observed(1, 2, 1, 1000);
+    let forged = |number| (observed(1, 2, 1, number).observation_bytes(), [7; SIGNATURE_BYTES]);
+    let raw = |genuine: &SignedObservation| (genuine.observation_bytes(), *genuine.signature());
+    for (before, expected) in [(3, 1), (4, 0), (290, 0)] {
+        let message: Raw = (0..before).map(forged).chain([raw(&genuine)]).collect();
+        let (node, received) = told_twice(&[], &message);
+        let refused = message.len() - expected;
+        assert_eq!((received.news, received.refused), (expected, refused), "behind {before}");
+        assert_eq!(node.directory.observations().count(), expected);
+    }
+}
+
+#[test]
+fn of_what_must_wait_a_message_brings_a_bounded_part_and_of_the_rest_all() {
+    let waiting: Vec<_> = (100..390).map(|stranger| observed(stranger, 2, 1, 1000)).collect();
+    let observations: Vec<_> = waiting.iter().cloned().chain([observed(1, 2, 1, 1000)]).collect();
+    let (mut node, received) = told_twice(&[], &raw_observations(&observations));
+    assert_eq!((received.news, received.refused), (1, waiting.len() - sift::WAITING_MAX));
+    // Those that were not put aside are gone.
+    let strangers: Vec<_> = (100..390).map(|number| record(number, 1)).collect();
+    node.receive(key(2).id(), &records(strangers.clone()));
+    let kept = node.directory.observations().count();
+    assert_eq!(kept, OBSERVERS_MAX.min(1 + sift::WAITING_MAX));
+    // Beside the records that they are of they need not wait.
+    let one_each: Vec<_> = (100..390).map(|number| observed(1, number, 1, 1000)).collect();
+    let (node, received) = told_twice(&strangers, &raw_observations(&one_each));
+    assert_eq!((received.news, received.refused), (2 * one_each.len(), 0));
+    assert_eq!(node.directory.observations().count(), one_each.len());
 }
 
 #[test]

@@ -125,8 +125,9 @@ impl Config {
             (
                 "grpc.connections_max",
                 self.grpc_connections_max.to_string(),
-                "Connections of clients at one time; more wait in the kernel's queue. One can pin up to\n\
-                 32 MiB of received bytes. Default: 128. 1 to 65536."
+                "Connections of clients at one time. When there are so many, one without a call makes room, then one\n\
+                 of the address that has most. Each may have 8 MiB received that were not read yet, a\n\
+                 share of 1 GiB, at least 1 MiB, if more than 128 may be. Default: 128. 1 to 65536."
                     .to_owned(),
             ),
             (

@@ -9,7 +9,6 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,12 +18,14 @@ use copse_proto::tls::READ_AHEAD_BYTES;
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Sleep, sleep},
+    sync::mpsc,
+    time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+
+use super::clients::{Client, Clients, Place};
 
 /// How long a TLS handshake may take: three round trips of a bad satellite line.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may say nothing after it: HTTP/2 begins with words of the client, and only then asks
 /// by itself whether the client is still there.
 const FIRST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may be without a call. One that comes back connects anew, which costs it a round trip
+/// or two; programs that stay, as the gateway does, call far more often while they are used.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How long to wait after the system refused to accept, mostly for want of file descriptors: long
 /// enough not to spin, short enough not to be noticed.
@@ -65,42 +70,43 @@ impl Listener for TcpListener {
     }
 }
 
-/// Whose connection a call came on.
-#[derive(Clone)]
-pub(super) struct Client {
-    from: SocketAddr,
-    cut: CancellationToken,
-}
-
-impl Client {
-    /// Ends the connection with all its calls: the only way to get back memory that HTTP/2 holds for a
-    /// client which takes nothing.
-    pub(super) fn cut_off(&self, why: &str) {
-        tracing::debug!(from = %self.from, why, "a client at the door is cut off");
-        self.cut.cancel();
-    }
-}
-
 /// A connection that passed TLS. Its place is free again when it is dropped.
 pub(super) struct Connection {
     tls: TlsStream<BufReader<Box<dyn Stream>>>,
-    client: Client,
+    place: Place,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until the client's first words.
     silent: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    /// Until it is time to look whether there was a call lately.
+    idle: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    fn new(
-        tls: TlsStream<BufReader<Box<dyn Stream>>>,
-        from: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        let client = Client { from, cut: CancellationToken::new() };
-        let cut = Box::pin(client.cut.clone().cancelled_owned());
+    fn new(tls: TlsStream<BufReader<Box<dyn Stream>>>, place: Place) -> Self {
+        let cut = Box::pin(place.client().cut().clone().cancelled_owned());
         let silent = Some(Box::pin(sleep(FIRST_WORDS_TIMEOUT)));
-        Self { tls, client, cut, silent, _place: place }
+        Self { tls, place, cut, silent, idle: Box::pin(sleep(IDLE_TIMEOUT)) }
+    }
+
+    /// Whether there has been no call for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.idle.as_mut().poll(cx).is_ready() {
+            let idle = self.place.client().idle().unwrap_or_default();
+            if idle >= IDLE_TIMEOUT {
+                return Poll::Ready(());
+            }
+            self.idle.as_mut().reset(Instant::now() + (IDLE_TIMEOUT - idle));
+        }
+        Poll::Pending
+    }
+
+    /// Fails when the client is cut off, whatever is waited for: one that takes no bytes keeps HTTP/2 from
+    /// reading, too.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "cut off")),
+            Poll::Pending => Ok(()),
+        }
     }
 }
 
@@ -112,25 +118,24 @@ pub(super) fn accept(
     stop: CancellationToken,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(READY_MAX);
-    let places = Arc::new(Semaphore::new(connections_max));
+    let clients = Clients::new(connections_max);
     tokio::spawn(async move {
         loop {
-            let next = async {
-                // Without a place nothing is accepted: clients wait in the kernel's queue.
-                let place = Arc::clone(&places).acquire_owned().await.ok()?;
-                Some((place, listener.accept().await))
-            };
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = next => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
-                None => return,
-                Some((place, Ok((stream, from)))) => {
-                    tokio::spawn(handshake(tls.clone(), stream, from, place, ready.clone()));
-                }
-                Some((_, Err(error))) => {
+                Ok((stream, from)) => match clients.take(from) {
+                    Some(place) => {
+                        tokio::spawn(handshake(tls.clone(), stream, from, place, ready.clone()));
+                    }
+                    None => {
+                        tracing::debug!(%from, "too many connections at the door, one is refused")
+                    }
+                },
+                Err(error) => {
                     tracing::warn!(%error, "a connection at the door was not accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -144,14 +149,19 @@ async fn handshake(
     tls: TlsAcceptor,
     stream: Box<dyn Stream>,
     from: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
     let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+    let accepted = tokio::select! {
+        biased;
+        () = place.client().cut().cancelled() => return,
+        accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => accepted,
+    };
+    match accepted {
         Ok(Ok(tls)) => {
             // Fails only when the server has stopped.
-            let _ = ready.send(Ok(Connection::new(tls, from, place))).await;
+            let _ = ready.send(Ok(Connection::new(tls, place))).await;
         }
         Ok(Err(error)) => tracing::debug!(%from, %error, "a TLS handshake at the door failed"),
         Err(_) => tracing::debug!(%from, "a TLS handshake at the door took too long"),
@@ -162,7 +172,7 @@ impl Connected for Connection {
     type ConnectInfo = Client;
 
     fn connect_info(&self) -> Client {
-        self.client.clone()
+        self.place.client().clone()
     }
 }
 
@@ -173,12 +183,14 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "cut off")));
-        }
+        this.poll_cut(cx)?;
         if this.silent.as_mut().is_some_and(|silent| silent.as_mut().poll(cx).is_ready()) {
             let error = io::Error::new(io::ErrorKind::TimedOut, "not a word after the handshake");
             return Poll::Ready(Err(error));
+        }
+        if this.poll_idle(cx).is_ready() {
+            // As if the client had ended it: HTTP/2 takes its leave.
+            return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.tls).poll_read(cx, buf);
@@ -195,6 +207,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -203,6 +216,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 
@@ -211,35 +225,28 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use copse_proto::tls::{DoorVerifier, server_name};
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-    use tokio_rustls::{TlsConnector, client};
+    use tokio_rustls::client;
 
     use super::*;
-    use crate::tls::NodeTls;
-
-    /// Accepts what is sent through a channel.
-    struct Injected(mpsc::Receiver<DuplexStream>);
-
-    #[async_trait]
-    impl Listener for Injected {
-        async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
-            match self.0.recv().await {
-                Some(stream) => Ok((Box::new(stream), ([192, 0, 2, 1], 9).into())),
-                None => std::future::pending().await,
-            }
-        }
-    }
+    use crate::{
+        door::tests::{ADDRESS, Injected, handshake},
+        tls::NodeTls,
+    };
 
     /// Both ends of a connection through a door with room for one.
     async fn connected() -> (client::TlsStream<DuplexStream>, Connection, CancellationToken) {
@@ -249,15 +256,8 @@ mod tests {
         let acceptor = TlsAcceptor::from(Arc::new(tls.door_server().expect("a certificate")));
         let mut ready = accept(Box::new(Injected(listener)), acceptor, 1, stop.clone());
         let (near, far) = tokio::io::duplex(64 << 10);
-        dial.send(far).await.expect("it accepts");
-        let mut config = rustls::ClientConfig::builder()
-            .dangerous()
-            .with_custom_certificate_verifier(DoorVerifier::new(tls.id()))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = server_name(&tls.id()).try_into().expect("a name");
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, near);
-        let (client, accepted) = tokio::join!(connecting, ready.recv());
+        dial.send((far, ADDRESS)).await.expect("it accepts");
+        let (client, accepted) = tokio::join!(handshake(&tls, near), ready.recv());
         let connection = accepted.expect("it accepts").expect("a handshake");
         (client.expect("a handshake"), connection, stop)
     }
@@ -267,13 +267,22 @@ mod tests {
         let (_client, mut connection, _stop) = connected().await;
         let error = connection.read_u8().await.expect_err("not for ever");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // After its first word it may be silent: HTTP/2 asks whether it is there.
+        // After its first word it may be silent for long: HTTP/2 asks whether it is there.
         let (mut client, mut connection, _stop) = connected().await;
         client.write_all(b"x").await.expect("sent");
         client.flush().await.expect("sent");
         assert_eq!(connection.read_u8().await.expect("a word"), b'x');
         let silent = tokio::time::timeout(10 * FIRST_WORDS_TIMEOUT, connection.read_u8()).await;
         assert!(silent.is_err(), "{silent:?}");
+        // A call that takes its time does not make it idle; after the call it is.
+        let call = connection.connect_info().begin();
+        let calling = tokio::time::timeout(10 * IDLE_TIMEOUT, connection.read_u8()).await;
+        assert!(calling.is_err(), "{calling:?}");
+        drop(call);
+        let started = Instant::now();
+        let error = connection.read_u8().await.expect_err("not for ever");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(started.elapsed(), IDLE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,5 +299,9 @@ mod tests {
             }
         );
         assert!(matches!(read, (_, Err(_))), "{read:?}");
+        // Nor is anything written or waited for that it does not take.
+        connection.write_all(b"z").await.expect_err("cut off");
+        connection.flush().await.expect_err("cut off");
+        connection.shutdown().await.expect_err("cut off");
     }
 }

@@ -6,12 +6,14 @@
 //! | module | owns |
 //! |---|---|
 //! | `listen` | accepting, TLS |
+//! | `clients` | who has a place |
+//! | `counted` | which connection is in the middle of a call |
 //! | `shards` | put streams, ranged gets, has |
 //! | `assemble` | shards out of messages |
 //! | `directory` | the list of nodes |
 //! | `info` | this node |
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use copse_proto::{
     FILE_DESCRIPTOR_SET,
@@ -34,20 +36,27 @@ use tonic_reflection::pb as reflection;
 use crate::{shards::ShardService, spares::Spares};
 
 mod assemble;
+mod clients;
+mod counted;
 mod directory;
 mod info;
 mod listen;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 pub use directory::Records;
 pub use info::About;
 pub use listen::{Listener, Stream};
 
-/// What a client may send ahead on one call, in bytes: a path of 100 ms at 1.3 Gbit/s.
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// What all clients together may send ahead, in bytes: received, and not read here yet. It bounds what
+/// strangers can pin, and what clients do pin who put faster than the disk takes it.
+const AHEAD_BYTES_MAX: u32 = 1 << 30;
 
-/// What a client may send ahead on one connection, in bytes. It bounds what a stranger can pin here.
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// What one client may send ahead, in bytes: its share of [`AHEAD_BYTES_MAX`] if as many come as may, but no
+/// more than 70 MiB/s over a path of 100 ms take on one call, and no less than 10 MiB/s take over such a
+/// path.
+const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 1 << 20..=8 << 20;
 
 /// Bytes of an HTTP/2 frame, at most: at the default of 16 KiB a shard is 50 frames.
 const FRAME_BYTES: u32 = 256 << 10;
@@ -81,9 +90,24 @@ const LINGER: Duration = Duration::from_secs(1);
 const _: () = {
     assert!(assemble::PIECE_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(QUESTION_BYTES_MAX < PLAIN_BYTES_MAX && PLAIN_BYTES_MAX < MESSAGE_BYTES_MAX);
-    assert!(MESSAGE_BYTES_MAX < STREAM_WINDOW_BYTES as usize);
-    assert!(STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
 };
+
+/// How far a client may send ahead, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Windows {
+    connection: u32,
+    /// Of one call: less, so that a Put stream that waits leaves room for the questions beside it.
+    stream: u32,
+}
+
+impl Windows {
+    fn of(connections_max: u32) -> Self {
+        let share = AHEAD_BYTES_MAX / connections_max.max(1);
+        let (least, most) = CONNECTION_WINDOW_BYTES.into_inner();
+        let connection = share.clamp(least, most);
+        Self { connection, stream: connection - connection / 8 }
+    }
+}
 
 /// What a door is made of.
 pub struct Parts {
@@ -196,9 +220,10 @@ impl Door {
             usize::try_from(connections_max).unwrap_or(usize::MAX),
             stop.clone(),
         );
+        let windows = Windows::of(connections_max);
         let server = Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(windows.stream)
+            .initial_connection_window_size(windows.connection)
             .max_frame_size(FRAME_BYTES)
             .max_concurrent_streams(streams_max)
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -213,7 +238,13 @@ impl Door {
             .with(reflection_v1alpha);
         let served = tokio::spawn(async move {
             let connections = ReceiverStream::new(connections);
-            server.serve_with_incoming_shutdown(routes, connections, stop.cancelled()).await
+            server
+                .serve_with_incoming_shutdown(
+                    counted::Counted(routes),
+                    connections,
+                    stop.cancelled(),
+                )
+                .await
         });
         Ok(Self { served, health, calls })
     }

@@ -21,7 +21,7 @@ use copse_proto::{
 use futures::{FutureExt as _, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ use tonic::{
 use super::{
     Calls,
     assemble::{Assembler, PIECE_BYTES_MAX, Refused, Shard},
-    listen::Client,
+    clients::Client,
 };
 use crate::{
     buffers::Taken,
@@ -54,7 +54,10 @@ const IN_FLIGHT_MAX: usize = 64;
 
 /// How long a client may be silent in the middle of a shard, or not take an answer: it holds memory
 /// meanwhile that others wait for.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a client is cut off.
+const TAKES_NOTHING: &str = "it does not take its answers";
 
 /// Pieces of one answer that are ready before the client takes them. They share the shard's memory.
 const PIECES_READY: usize = 2;
@@ -70,14 +73,35 @@ pub(super) struct Shards {
     pub(super) spares: Spares,
 }
 
-type Answers<T> = mpsc::Sender<Result<T, Status>>;
+/// The answers of one call, on their way to its client.
+struct Answers<T> {
+    out: mpsc::Sender<Result<T, Status>>,
+    client: Client,
+}
+
+impl<T> Clone for Answers<T> {
+    fn clone(&self) -> Self {
+        Self { out: self.out.clone(), client: self.client.clone() }
+    }
+}
+
+impl<T> Answers<T> {
+    /// Hands an answer on. A client that leaves it lying is cut off, since a stream that waits with an
+    /// answer reads no more, and what it does not read lies in HTTP/2.
+    async fn send(&self, answer: Result<T, Status>) {
+        // Sent, or the client is gone: either way there is nothing more to do.
+        if timeout(STALL_TIMEOUT, self.out.send(answer)).await.is_err() {
+            self.client.cut_off(TAKES_NOTHING);
+        }
+    }
+}
 
 impl Shards {
-    fn put(&self, requests: Incoming<door::PutRequest>) -> Response<Body> {
-        let (answers, out) = mpsc::channel(IN_FLIGHT_MAX);
+    fn put(&self, requests: Incoming<door::PutRequest>, client: Client) -> Response<Body> {
+        let (out, answers) = mpsc::channel(IN_FLIGHT_MAX);
         let stream = PutStream {
             service: self.service.clone(),
-            answers,
+            answers: Answers { out, client },
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             assembler: Assembler::new(self.spares.clone()),
             room: None,
@@ -88,22 +112,20 @@ impl Shards {
             stream.run(requests, stop).await;
             drop(call);
         });
-        bulk::answer(ReceiverStream::new(out))
+        bulk::answer(ReceiverStream::new(answers))
     }
 
     async fn get(
         &self,
         request: door::GetRequest,
-        client: Option<Client>,
+        client: Client,
     ) -> Result<Response<Body>, Status> {
         let (found, memory) = self.service.get(request).await?;
         let (answers, out) = mpsc::channel(PIECES_READY);
         let call = self.calls.begin();
         tokio::spawn(async move {
-            if send_answer(found, memory, answers).await == Taking::Stalled
-                && let Some(client) = client
-            {
-                client.cut_off("it does not take its answers");
+            if send_answer(found, memory, answers).await == Taking::Stalled {
+                client.cut_off(TAKES_NOTHING);
             }
             drop(call);
         });
@@ -117,9 +139,16 @@ impl Shards {
 
     async fn answer(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
+        let client = || {
+            let client = head.extensions.get::<Client>().cloned();
+            client.ok_or_else(|| Status::internal("a call that came on no connection"))
+        };
         match head.uri.path() {
-            bulk::PUT => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX))),
-            bulk::GET => self.get(only(body).await?, head.extensions.get().cloned()).await,
+            bulk::PUT => Ok(self.put(Incoming::new(body, MESSAGE_BYTES_MAX), client()?)),
+            bulk::GET => {
+                let client = client()?;
+                self.get(only(body).await?, client).await
+            }
             bulk::HAS => self.has(only(body).await?).await,
             _ => Err(Status::unimplemented("the service has no such method")),
         }
@@ -186,7 +215,7 @@ impl PutStream {
         let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
         let _all = self.in_flight.acquire_many(all).await;
         if let Some(status) = end {
-            let _ = self.answers.send(Err(status)).await;
+            self.answers.send(Err(status)).await;
         }
     }
 
@@ -205,7 +234,7 @@ impl PutStream {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(refusals::stopping().into()),
-                () = self.answers.closed() => return Ok(None),
+                () = self.answers.out.closed() => return Ok(None),
                 message = requests.next() => return message,
                 () = sleep_until(until) => {}
             }
@@ -289,7 +318,7 @@ impl PutStream {
                 Ok(receipt) => put_reply::Outcome::Receipt(receipt),
                 Err(refusal) => put_reply::Outcome::Error(refusal.into()),
             };
-            let _ = answers.send(Ok(door::PutReply { tag, outcome: Some(outcome) })).await;
+            answers.send(Ok(door::PutReply { tag, outcome: Some(outcome) })).await;
         });
     }
 
@@ -297,7 +326,7 @@ impl PutStream {
         let Refused { tag, refusal } = refused;
         tracing::debug!(tag, %refusal, "a shard was refused");
         let outcome = Some(put_reply::Outcome::Error(refusal.into()));
-        let _ = self.answers.send(Ok(door::PutReply { tag, outcome })).await;
+        self.answers.send(Ok(door::PutReply { tag, outcome })).await;
     }
 }
 
@@ -311,16 +340,22 @@ enum Taking {
 }
 
 /// Sends an answer to Get in pieces. The memory is given back when the last byte of it has left this
-/// process, wherever it lies until then.
-async fn send_answer(found: Found, memory: Taken, answers: Answers<door::GetReply>) -> Taking {
+/// process, wherever it lies until then: that takes as long as a transfer of this length may, and no piece
+/// gets time of its own beyond it.
+async fn send_answer(
+    found: Found,
+    memory: Taken,
+    answers: mpsc::Sender<Result<door::GetReply, Status>>,
+) -> Taking {
     let Found { header, data } = found;
-    let time = transfer_time(data.len() as u64);
+    let by = Instant::now() + transfer_time(data.len() as u64);
     let (held, gone) = oneshot::channel();
     let mut data = Bytes::from_owner(Counted { data, _memory: memory, _held: held });
     let mut part = get_reply::Part::Header(header);
     loop {
         let message = Ok(door::GetReply { part: Some(part) });
-        match timeout(STALL_TIMEOUT, answers.send(message)).await {
+        let taken_by = by.min(Instant::now() + STALL_TIMEOUT);
+        match timeout_at(taken_by, answers.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Taking::Done,
             Err(_) => return Taking::Stalled,
@@ -332,7 +367,7 @@ async fn send_answer(found: Found, memory: Taken, answers: Answers<door::GetRepl
     }
     drop((data, answers));
     // Fails when what it stands for is dropped, which is what is waited for.
-    match timeout(time, gone).await {
+    match timeout_at(by, gone).await {
         Ok(_) => Taking::Done,
         Err(_) => Taking::Stalled,
     }
@@ -405,6 +440,25 @@ mod tests {
         assert!(!is_free(&buffers).await);
         drop(taken);
         assert!(is_free(&buffers).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_piece_by_piece_has_the_time_of_one_transfer() {
+        let (found, memory, _) = found(SHARD_BYTES_MAX).await;
+        let (answers, mut out) = mpsc::channel(PIECES_READY);
+        let started = Instant::now();
+        let sending = tokio::spawn(send_answer(found, memory, answers));
+        let taking = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(STALL_TIMEOUT - Duration::from_secs(1)).await;
+                if out.recv().await.is_none() {
+                    break;
+                }
+            }
+        });
+        assert_eq!(sending.await.expect("no panic"), Taking::Stalled);
+        assert_eq!(started.elapsed(), transfer_time(SHARD_BYTES_MAX as u64));
+        taking.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use std::{
 use copse_core::{
     directory::{Directory, NodeRecord, NodeState, RecordError, SignedRecord},
     eviction::SignedObservation,
-    gossip::{Bundle, Gossip, Received},
+    gossip::{Bundle, Gossip, Received, Sifted},
     identity::NodeKey,
     ids::{NetworkId, NodeId},
     liveness::{Change, Liveness, Timeouts, Watch},
@@ -33,6 +33,7 @@ use self::{
     view::Viewer,
 };
 use crate::{
+    beside::beside,
     peer::pool::AddressBook,
     repair::{Events, Looks, View},
     shards::Clock,
@@ -276,10 +277,13 @@ impl Membership {
     ///
     /// # Errors
     /// When it is of another network.
-    pub fn gossip(&self, from: NodeId, message: &GossipMessage) -> Result<GossipReply, Refusal> {
+    pub async fn gossip(
+        &self,
+        from: NodeId,
+        message: &GossipMessage,
+    ) -> Result<GossipReply, Refusal> {
         self.check_network(&message.network_id)?;
-        let received = self.lock().receive(from, &message.records, &message.observations);
-        self.after(from, &received);
+        let received = self.receive(from, &message.records, &message.observations).await;
         let (records, observations) = told(&received.newer);
         Ok(GossipReply { records, observations })
     }
@@ -306,6 +310,41 @@ impl Membership {
         }
         let text = format!("this node belongs to network {}, not to {theirs}", self.0.network);
         Err(Refusal::new(Reason::WrongNetwork, text).about("network", self.0.network))
+    }
+
+    /// Takes in what a peer sent, and does what follows. Signatures are checked beside the runtime and
+    /// without the directory: a message of a stranger may be full of them.
+    async fn receive(
+        &self,
+        from: NodeId,
+        records: &[door::SignedRecord],
+        observations: &[door::SignedObservation],
+    ) -> Received {
+        let sifted = Sifted::new(
+            &self.lock().directory,
+            convert::unverified(records),
+            convert::unverified_observations(observations),
+        );
+        let verified = if sifted.is_empty() {
+            sifted.verify()
+        } else {
+            match beside(move || sifted.verify()).await {
+                Ok(verified) => verified,
+                Err(error) => {
+                    warn!(%error, "the task that checks signatures failed");
+                    return Received::default();
+                }
+            }
+        };
+        let received = {
+            let mut state = self.lock();
+            let State { gossip, directory, .. } = &mut *state;
+            let received = gossip.take_in(directory, from, verified);
+            state.changed(&received);
+            received
+        };
+        self.after(from, &received);
+        received
     }
 
     /// What follows from records that came in.
@@ -364,19 +403,6 @@ impl Looks for Membership {
 }
 
 impl State {
-    fn receive(
-        &mut self,
-        from: NodeId,
-        records: &[door::SignedRecord],
-        observations: &[door::SignedObservation],
-    ) -> Received {
-        let records = convert::unverified(records);
-        let observations = convert::unverified_observations(observations);
-        let received = self.gossip.receive(&mut self.directory, from, records, observations);
-        self.changed(&received);
-        received
-    }
-
     fn changed(&mut self, received: &Received) {
         if received.news > 0 {
             self.revision += 1;

@@ -1,9 +1,12 @@
 //! Memberships of real endpoints on the loopback address, from one contact to all knowing all.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{
+    Condvar,
+    atomic::{AtomicBool, AtomicU8, Ordering},
+};
 
 use bytes::Bytes;
-use copse_core::directory::NodeState;
+use copse_core::{directory::NodeState, repair::Standing};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +38,7 @@ impl PeerHandler for Handler {
         _background: bool,
     ) -> Result<Answer, Refusal> {
         match op {
-            Op::Gossip(message) => Ok(Outcome::Gossip(self.0.gossip(from, &message)?).into()),
+            Op::Gossip(message) => Ok(Outcome::Gossip(self.0.gossip(from, &message).await?).into()),
             Op::Reconcile(message) => {
                 Ok(Outcome::Reconcile(self.0.reconcile(from, &message)?).into())
             }
@@ -66,12 +69,22 @@ struct Start {
     contacts: Vec<Contact>,
     memory: Option<Arc<dyn Memory>>,
     addresses_found: bool,
+    timeouts: Timeouts,
 }
 
 fn start(number: u8, contacts: &[Contact]) -> Start {
     let (network, address) = (NETWORK, ([127, 0, 0, 1], 0).into());
     let contacts = contacts.to_vec();
-    Start { number, network, seq: 1, address, contacts, memory: None, addresses_found: true }
+    Start {
+        number,
+        network,
+        seq: 1,
+        address,
+        contacts,
+        memory: None,
+        addresses_found: true,
+        timeouts: Timeouts::default(),
+    }
 }
 
 impl Start {
@@ -105,7 +118,7 @@ impl Start {
             memory: self.memory,
             addresses_found: self.addresses_found,
             seed,
-            timeouts: Timeouts::default(),
+            timeouts: self.timeouts,
             clock: Arc::new(|| 1_700_000_000),
             events: Events::default(),
         })
@@ -263,4 +276,49 @@ async fn a_late_contact_is_waited_for() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let first = Start { address, ..start(1, &[]) }.go();
     until("they met", || first.known() == 2 && second.known() == 2).await;
+}
+
+/// A disk that takes nothing more until it is let go.
+#[derive(Default)]
+struct Hung {
+    asked: AtomicBool,
+    let_go: (Mutex<bool>, Condvar),
+}
+
+impl Memory for Hung {
+    fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn store(&self, _bytes: &[u8]) -> std::io::Result<()> {
+        self.asked.store(true, Ordering::Relaxed);
+        let (let_go, changed) = &self.let_go;
+        let held = let_go.lock().expect("not poisoned");
+        drop(changed.wait_while(held, |let_go| !*let_go).expect("not poisoned"));
+        Ok(())
+    }
+}
+
+// With threads, or what blocks would block the test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_hangs_still_sees_who_answers() {
+    let disk = Arc::new(Hung::default());
+    let timeouts = Timeouts {
+        ping_every: Duration::from_millis(200),
+        suspect_after: Duration::from_secs(1),
+        down_after: Duration::from_secs(3),
+        ..Timeouts::default()
+    };
+    let first = Start { memory: Some(disk.clone()), timeouts, ..start(1, &[]) }.go();
+    let second = start(2, std::slice::from_ref(&first.contact)).go();
+    let id = second.contact.node;
+    let stands = || first.membership.now().standings.get(&id).copied();
+    until("the disk hangs", || disk.asked.load(Ordering::Relaxed)).await;
+    until("both know each other", || first.known() == 2 && second.known() == 2).await;
+    second.end().await;
+    until("it is suspect", || stands() == Some(Standing::Suspect)).await;
+    until("it is down", || stands() == Some(Standing::Down)).await;
+    *disk.let_go.0.lock().expect("not poisoned") = true;
+    disk.let_go.1.notify_all();
+    first.end().await;
 }

@@ -1,8 +1,8 @@
 //! The timers of a membership: what is sent to whom, and when.
 //!
 //! Owns joining, gossip rounds, comparisons, pings and the file of remembered peers. Decides nothing:
-//! whom to ping and what to tell whom is the core's. A request is never waited for by the loop, so
-//! that one slow peer delays nobody.
+//! whom to ping and what to tell whom is the core's. Neither a request nor the disk is ever waited for by
+//! the loop, so that one slow peer delays nobody, and a node whose disk hangs still sees who answers.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::{
     peer::{
         Op, Outcome, PeerError,
         pool::{AddressBook as _, PeerPool},
+        server::QUEUE_TIME_MAX,
     },
 };
 
@@ -60,13 +61,19 @@ const PINGS_MAX: usize = 256;
 /// How long an answer to a ping is waited for. Longer than a dial with its retries takes.
 const PING_TIME_MAX: Duration = Duration::from_secs(8);
 
+// A refusal is an answer, too, and must come in time to be one.
+const _: () = assert!(QUEUE_TIME_MAX.as_millis() < PING_TIME_MAX.as_millis());
+
 impl Membership {
     /// Joins, then spreads and compares until `stop` is cancelled.
     pub async fn run(&self, pool: PeerPool, stop: CancellationToken) {
         let mut remembered = 0;
         tokio::select! {
             biased;
-            () = stop.cancelled() => return self.remember(&pool, &mut remembered).await,
+            () = stop.cancelled() => {
+                self.remember(&pool, remembered).await;
+                return;
+            }
             () = self.join(&pool) => {}
         }
         let mut rounds = every(ROUND_INTERVAL);
@@ -75,6 +82,8 @@ impl Membership {
         let mut ticks = every(self.tick_interval());
         let mut requests = JoinSet::new();
         let mut pings = JoinSet::new();
+        // One at most: two would write into one file.
+        let mut remembering = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
@@ -86,16 +95,25 @@ impl Membership {
                         requests.spawn(async move { this.compare_with_someone(&pool).await });
                     }
                 }
-                _ = remember.tick() => self.remember(&pool, &mut remembered).await,
+                _ = remember.tick() => {
+                    if remembering.is_empty() {
+                        let (this, pool) = (self.clone(), pool.clone());
+                        remembering.spawn(async move { this.remember(&pool, remembered).await });
+                    }
+                }
                 _ = ticks.tick() => self.tick(&pool, &mut pings),
                 Some(_) = requests.join_next() => {}
                 Some(_) = pings.join_next() => {}
+                Some(stored) = remembering.join_next() => remembered = stored.unwrap_or(remembered),
             }
         }
         // Those under way are dropped.
         requests.abort_all();
         pings.abort_all();
-        self.remember(&pool, &mut remembered).await;
+        if let Some(stored) = remembering.join_next().await {
+            remembered = stored.unwrap_or(remembered);
+        }
+        self.remember(&pool, remembered).await;
     }
 
     /// Often enough that no silence is missed: four times in the shortest one.
@@ -263,17 +281,15 @@ impl Membership {
             let Outcome::Reconcile(reply) = answer.outcome else {
                 return Err(PeerError::BadReply { node: peer.node });
             };
+            let received = self.receive(peer.node, &reply.records, &reply.observations).await;
             let done = {
                 let mut state = self.lock();
                 let State { gossip, directory, .. } = &mut *state;
                 let records = convert::unverified(&reply.records);
                 let observations = convert::unverified_observations(&reply.observations);
-                let done =
-                    gossip.reconciled(directory, peer.node, &reply.buckets, records, observations);
-                state.changed(&done.received);
-                done
+                let shown = records.chain(observations).map(|(bytes, _)| bytes);
+                gossip.compared(directory, &reply.buckets, shown, received)
             };
-            self.after(peer.node, &done.received);
             if !done.push.is_empty() {
                 self.push(pool, peer, &done.push).await?;
             }
@@ -319,18 +335,17 @@ impl Membership {
         let Outcome::Gossip(reply) = answer.outcome else {
             return Err(PeerError::BadReply { node: peer.node });
         };
-        let received = self.lock().receive(peer.node, &reply.records, &reply.observations);
-        self.after(peer.node, &received);
+        self.receive(peer.node, &reply.records, &reply.observations).await;
         Ok(())
     }
 
-    /// Stores what is known, if it changed since it was last stored.
-    async fn remember(&self, pool: &PeerPool, stored: &mut u64) {
-        let Some(memory) = self.0.memory.clone() else { return };
+    /// Stores what is known, if it changed since the revision that was last stored; which one is now.
+    async fn remember(&self, pool: &PeerPool, stored: u64) -> u64 {
+        let Some(memory) = self.0.memory.clone() else { return stored };
         let (revision, records, observations) = {
             let state = self.lock();
-            if state.revision == *stored {
-                return;
+            if state.revision == stored {
+                return stored;
             }
             (
                 state.revision,
@@ -353,10 +368,11 @@ impl Membership {
             memory.store(&memory::encode(network, first.into_iter().chain(rest), &observations))
         };
         match beside(write).await {
-            Ok(Ok(())) => *stored = revision,
+            Ok(Ok(())) => return revision,
             Ok(Err(error)) => warn!(%error, "the known peers could not be stored"),
             Err(error) => warn!(%error, "the task that stores the known peers failed"),
         }
+        stored
     }
 }
 

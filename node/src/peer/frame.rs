@@ -182,13 +182,49 @@ pub async fn read_header<M: Message + Default>(
 async fn read_header_unlimited<M: Message + Default>(
     stream: &mut RecvStream,
 ) -> Result<M, FrameError> {
+    let length = read_length_unlimited(stream).await?;
+    read_header_of_unlimited(stream, length).await
+}
+
+/// Reads the length in front of a header, which must be here within `limit`.
+///
+/// # Errors
+/// When it is over the limit or torn; when the stream or connection is gone.
+pub async fn read_length(stream: &mut RecvStream, limit: Duration) -> Result<usize, FrameError> {
+    tokio::time::timeout(limit, read_length_unlimited(stream))
+        .await
+        .map_err(|_| FrameError::TooSlow(limit))?
+}
+
+async fn read_length_unlimited(stream: &mut RecvStream) -> Result<usize, FrameError> {
     let mut length = [0; LENGTH_BYTES];
     read_exact(stream, &mut length, "length").await?;
     let got = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if got > HEADER_BYTES_MAX {
         return Err(FrameError::HeaderOversized { got });
     }
-    let mut header = vec![0; got];
+    Ok(got)
+}
+
+/// Reads the header behind a length that [`read_length`] gave; it must be here within `limit`.
+///
+/// # Errors
+/// When it is torn, or does not decode; when the stream or connection is gone.
+pub async fn read_header_of<M: Message + Default>(
+    stream: &mut RecvStream,
+    length: usize,
+    limit: Duration,
+) -> Result<M, FrameError> {
+    tokio::time::timeout(limit, read_header_of_unlimited(stream, length))
+        .await
+        .map_err(|_| FrameError::TooSlow(limit))?
+}
+
+async fn read_header_of_unlimited<M: Message + Default>(
+    stream: &mut RecvStream,
+    length: usize,
+) -> Result<M, FrameError> {
+    let mut header = vec![0; length];
     read_exact(stream, &mut header, "header").await?;
     Ok(M::decode(&header[..])?)
 }

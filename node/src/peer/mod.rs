@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`endpoint`] | socket, transport settings |
 //! | [`frame`] | the bytes of a message |
+//! | `places` | who may have a connection here |
 //! | [`pool`] | outgoing connections, dialling, backoff |
 //! | [`server`] | incoming connections, limits |
 
@@ -25,6 +26,7 @@ use self::frame::FrameError;
 
 pub mod endpoint;
 pub mod frame;
+mod places;
 pub mod pool;
 pub mod server;
 #[cfg(test)]
@@ -65,6 +67,11 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// When that takes too long.
     async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    /// Whether this is a node of the network. When there are too many connections, others make room.
+    fn knows(&self, _peer: &NodeId) -> bool {
+        false
     }
 
     /// Another node connected or asked something: it is alive.

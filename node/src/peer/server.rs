@@ -35,6 +35,7 @@ use super::{
     Op, Outcome, PeerHandler,
     endpoint::receive_window,
     frame::{self, BODY_BYTES_MAX, FrameError, StreamCode},
+    places::{Place, Places},
 };
 use crate::spares::Spares;
 use crate::tls::peer_id;
@@ -42,7 +43,8 @@ use crate::tls::peer_id;
 /// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once. Each costs some 50 KiB while it is quiet.
+    /// Connections open at once. Each costs some 50 KiB while it is quiet. When there are so many, the
+    /// oldest of a peer that is no node of the network makes room.
     pub connections_max: usize,
     /// Connections from which on a newcomer must first show that its address is its own.
     pub connections_unproved_max: usize,
@@ -72,8 +74,16 @@ impl Default for Limits {
 /// Time for a handshake, from a peer's first packet on.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long a request waits for its turn before it is refused: shorter than its asker waits.
-const QUEUE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a request waits for its turn before it is refused: shorter than its asker waits, also one
+/// that only wants to know whether this node lives (see `membership::upkeep`).
+pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_secs(7);
+
+/// Exchanges of records worked on at once, beside the other requests: behind the disk they would wait for
+/// what has nothing to do with it. 10,000 nodes send each other three a second.
+const GOSSIP_MAX: usize = 16;
+
+/// A header so short may be a ping's, and is read without a turn. A ping's has two bytes.
+const PING_BYTES_MAX: usize = 16;
 
 /// When a refused request may come again.
 const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
@@ -93,6 +103,9 @@ const CLOSE_STOPPING: VarInt = VarInt::from_u32(2);
 /// Connections are closed with this code when their peer shows no node's key.
 const CLOSE_NO_ID: VarInt = VarInt::from_u32(3);
 
+/// Connections are closed with this code when their place is needed.
+const CLOSE_CROWDED: VarInt = VarInt::from_u32(4);
+
 const _: () = assert!(BODY_BYTES_MAX / PERMIT_BYTES < u32::MAX as usize);
 const _: () = assert!(ARCS * ARC_BYTES <= BODY_BYTES_MAX && LIST_BYTES_MAX <= BODY_BYTES_MAX);
 
@@ -100,6 +113,7 @@ struct Shared {
     handler: Arc<dyn PeerHandler>,
     limits: Limits,
     requests: Arc<Semaphore>,
+    gossip: Arc<Semaphore>,
     put_bytes: Arc<Semaphore>,
     get_bytes: Arc<Semaphore>,
     /// Taken before `get_bytes` for shards that nobody waits for: they wait for the budget of repair when
@@ -127,6 +141,7 @@ pub async fn serve(
         handler,
         limits,
         requests: Arc::new(Semaphore::new(limits.requests_max)),
+        gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
         put_bytes: bytes(limits.put_bytes_max),
         get_bytes: bytes(limits.get_bytes_max),
         background_bytes: bytes(limits.get_bytes_max / 2),
@@ -135,6 +150,7 @@ pub async fn serve(
         spares: Spares::default(),
         stop: stop.clone(),
     });
+    let places = Places::new(limits.connections_max);
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -144,17 +160,22 @@ pub async fn serve(
         };
         let Some(incoming) = incoming else { break };
         while connections.try_join_next().is_some() {}
-        if connections.len() >= limits.connections_max {
-            shared
-                .log_once(&incoming.remote_address().ip(), "too many connections, one is refused");
-            incoming.refuse();
-        } else if connections.len() >= limits.connections_unproved_max
+        if places.taken() >= limits.connections_unproved_max.min(limits.connections_max)
             && !incoming.remote_address_validated()
         {
             // Sends a token to the address; who faked it never sees that.
             let _ = incoming.retry();
-        } else {
-            connections.spawn(serve_incoming(Arc::clone(&shared), incoming));
+            continue;
+        }
+        match places.take(|peer| shared.handler.knows(peer)) {
+            Some(place) => {
+                connections.spawn(serve_incoming(Arc::clone(&shared), incoming, place));
+            }
+            None => {
+                let from = incoming.remote_address().ip();
+                shared.log_once(&from, "too many connections, one is refused");
+                incoming.refuse();
+            }
         }
     }
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -162,10 +183,15 @@ pub async fn serve(
     endpoint.close(CLOSE_STOPPING, b"stopping");
 }
 
-async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
+async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let remote = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
-    let connection = match tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await {
+    let handshake = tokio::select! {
+        biased;
+        () = place.wanted() => return debug!(%remote, "a handshake makes room for another"),
+        handshake = tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake) => handshake,
+    };
+    let connection = match handshake {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             return shared.log_once(&remote.ip(), &format!("a handshake failed: {error}"));
@@ -175,18 +201,36 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming) {
     let Some(peer) = peer_id(&connection) else {
         return connection.close(CLOSE_NO_ID, b"no node id");
     };
+    let asker = Arc::new(Asker {
+        peer,
+        turns: Arc::new(Semaphore::new(shared.limits.requests_per_connection_max)),
+        gossip: place.belongs_to(peer),
+    });
     shared.handler.heard(peer);
-    serve_connection(&shared, &connection, peer).await;
+    tokio::select! {
+        biased;
+        // What it asked for is dropped.
+        () = place.wanted() => {
+            debug!(peer = %peer.short(), %remote, "a connection makes room for another");
+            connection.close(CLOSE_CROWDED, b"crowded");
+        }
+        () = serve_connection(&shared, &connection, asker) => {}
+    }
 }
 
-async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: NodeId) {
+/// Who asks on a connection, and what it may have here at once.
+struct Asker {
+    peer: NodeId,
+    turns: Arc<Semaphore>,
+    /// One exchange of records at a time, on all connections of the peer together.
+    gossip: Arc<Semaphore>,
+}
+
+async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, asker: Arc<Asker>) {
     let _open = Open::one_more(&shared.open);
     let mut window = None;
-    let turns = Arc::new(Semaphore::new(shared.limits.requests_per_connection_max));
     let mut requests = JoinSet::new();
     loop {
-        // A turn first: requests over the limit are not even read.
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
         let share = receive_window(shared.open.load(Ordering::Relaxed));
         if window != Some(share) {
             connection.set_receive_window(share);
@@ -200,11 +244,9 @@ async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, peer: N
         // The connection is gone, for whatever reason: nothing to answer.
         let Ok((send, receive)) = accepted else { break };
         while requests.try_join_next().is_some() {}
-        let shared = Arc::clone(shared);
-        requests.spawn(async move {
-            serve_stream(&shared, peer, send, receive).await;
-            drop(turn);
-        });
+        let (shared, asker) = (Arc::clone(shared), Arc::clone(&asker));
+        // As many as the transport lets the peer open. Those without a turn wait at the beginning of it.
+        requests.spawn(async move { serve_stream(&shared, &asker, send, receive).await });
     }
     while requests.join_next().await.is_some() {}
 }
@@ -227,14 +269,14 @@ impl Drop for Open<'_> {
 
 async fn serve_stream(
     shared: &Shared,
-    peer: NodeId,
+    asker: &Asker,
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
     let stopped = send.stopped();
     let answered = tokio::select! {
         biased;
-        answered = answer(shared, peer, &mut receive) => answered,
+        answered = answer(shared, asker, &mut receive) => answered,
         // The asker reset the stream or is gone: what it asked for is dropped.
         _ = stopped => return,
     };
@@ -255,7 +297,7 @@ async fn serve_stream(
         other => other,
     };
     if let Err(error) = written {
-        debug!(peer = %peer.short(), %error, "an answer could not be sent");
+        debug!(peer = %asker.peer.short(), %error, "an answer could not be sent");
         let _ = send.reset(StreamCode::Cancelled.into());
     }
 }
@@ -267,7 +309,7 @@ fn refused(refusal: Refusal) -> Reply {
 /// What a request holds until its answer is written.
 #[derive(Default)]
 struct Held {
-    _turn: Option<OwnedSemaphorePermit>,
+    _turns: Vec<OwnedSemaphorePermit>,
     _answer: Option<AnswerBytes>,
 }
 
@@ -297,30 +339,61 @@ impl AnswerBytes {
     }
 }
 
-async fn answer(
+/// What is answered, with its body and what is held for it.
+type Answered = Result<(Outcome, Bytes, Held), Refusal>;
+
+async fn answer(shared: &Shared, asker: &Asker, receive: &mut RecvStream) -> Answered {
+    let time = frame::transfer_time(0);
+    let length =
+        frame::read_length(receive, time).await.map_err(|error| shared.misread(asker, &error))?;
+    let turn = async || Arc::clone(&asker.turns).acquire_owned().await.ok();
+    // Requests over the limit are not read, but for what may be a ping: it asks whether this node is there,
+    // not whether it is busy.
+    let mut turns = Vec::new();
+    if length > PING_BYTES_MAX {
+        turns.extend(turn().await);
+    }
+    let request: Request = frame::read_header_of(receive, length, time)
+        .await
+        .map_err(|error| shared.misread(asker, &error))?;
+    if turns.is_empty() && !matches!(request.op, Some(Op::Ping(_))) {
+        turns.extend(turn().await);
+    }
+    // On the heap, since many may be waiting above.
+    Box::pin(work(shared, asker, request, receive, turns)).await
+}
+
+async fn work(
     shared: &Shared,
-    peer: NodeId,
+    asker: &Asker,
+    request: Request,
     receive: &mut RecvStream,
-) -> Result<(Outcome, Bytes, Held), Refusal> {
-    let misread = |error: FrameError| {
-        if error.is_misbehaviour() {
-            shared.log_once(&peer.short(), &error.to_string());
-        }
-        Refusal::from(&error)
-    };
-    let request: Request =
-        frame::read_header(receive, frame::transfer_time(0)).await.map_err(misread)?;
+    mut turns: Vec<OwnedSemaphorePermit>,
+) -> Answered {
+    let peer = asker.peer;
     // An operation of a newer version decodes to none.
     let op = request.op.ok_or_else(|| {
         shared.log_once(&peer.short(), "asks for an operation that this version does not know");
         Refusal::new(Reason::UnknownOperation, "this node does not know the operation: update it")
     })?;
     let limit = if matches!(op, Op::PutShard(_)) { BODY_BYTES_MAX } else { 0 };
-    let length = frame::check_body_length(request.body_length, limit).map_err(misread)?;
+    let length = frame::check_body_length(request.body_length, limit)
+        .map_err(|error| shared.misread(asker, &error))?;
 
-    let turn = admit(&shared.requests, 1).await?;
+    match &op {
+        Op::Ping(_) => {}
+        // The peer's own first, so that one peer does not stand in the way of others.
+        Op::Gossip(_) | Op::Reconcile(_) => {
+            for gossip in [&asker.gossip, &shared.gossip] {
+                turns.push(admit(gossip, 1).await?);
+            }
+        }
+        _ => turns.push(admit(&shared.requests, 1).await?),
+    }
     let put_bytes = admit(&shared.put_bytes, permits(length)).await?;
-    let body = frame::read_body(receive, length, &shared.spares).await.map_err(misread)?;
+    let body = frame::read_body(receive, length, &shared.spares)
+        .await
+        .map_err(|error| shared.misread(asker, &error))?;
     let paced = request.background && matches!(op, Op::GetShard(_));
     let mut room = match answer_bytes_max(&op) {
         0 => None,
@@ -335,7 +408,7 @@ async fn answer(
     if paced {
         shared.handler.wait_for_turn(answer.body.len()).await?;
     }
-    Ok((answer.outcome, answer.body, Held { _turn: Some(turn), _answer: room }))
+    Ok((answer.outcome, answer.body, Held { _turns: turns, _answer: room }))
 }
 
 /// Bytes of the answer's body, at most. A range is widened to whole groups at both ends; the
@@ -370,6 +443,14 @@ async fn admit(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphor
 }
 
 impl Shared {
+    /// What is said to a peer whose message could not be read.
+    fn misread(&self, asker: &Asker, error: &FrameError) -> Refusal {
+        if error.is_misbehaviour() {
+            self.log_once(&asker.peer.short(), &error.to_string());
+        }
+        Refusal::from(error)
+    }
+
     /// Logs what someone did wrong the first time; later only for debugging.
     fn log_once(&self, who: &impl ToString, what: &str) {
         let peer = who.to_string();

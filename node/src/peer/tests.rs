@@ -10,7 +10,7 @@ use bytes::Bytes;
 use copse_core::ids::NodeId;
 use copse_proto::{
     door::{GetHeader, GetRequest, HasReply, HasRequest, Receipt},
-    peer::{PutShard, Reply, Request},
+    peer::{Ping, Pong, PutShard, Reply, Request},
     status::{Reason, Refusal},
 };
 use tokio_util::sync::CancellationToken;
@@ -71,8 +71,15 @@ impl PeerHandler for Echo {
                 held: vec![Default::default(); has.chunk_ids.len() * HEADER_BYTES_MAX],
             })
             .into()),
+            Op::Ping(_) => Ok(Outcome::Ping(Pong {}).into()),
+            // A comparison that takes for ever.
+            Op::Reconcile(_) => std::future::pending().await,
             _ => Err(Refusal::new(Reason::NotHeld, "not here")),
         }
+    }
+
+    fn knows(&self, peer: &NodeId) -> bool {
+        peer_of(STRANGER).id() != *peer
     }
 
     async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
@@ -90,8 +97,15 @@ struct Peer {
     book: Arc<Mutex<Vec<(NodeId, SocketAddr)>>>,
 }
 
+/// The number of one who is no node of the network.
+const STRANGER: u8 = 66;
+
 fn seed(number: u8) -> [u8; 32] {
     [number; 32]
+}
+
+fn peer_of(number: u8) -> NodeTls {
+    NodeTls::from_seed(&seed(number)).expect("a key")
 }
 
 fn local() -> SocketAddr {
@@ -358,6 +372,88 @@ async fn an_answer_longer_than_was_asked_for_is_refused() {
         ),
         "{error:?}"
     );
+}
+
+/// Less than a request waits for its turn, and much more than an answer takes.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// A ping and its answer, at once.
+async fn is_there(from: &Peer, to: &Peer) -> bool {
+    let ping = from.pool.request(to.tls.id(), Op::Ping(Ping {}), Bytes::new());
+    let answer = tokio::time::timeout(AT_ONCE, ping).await;
+    matches!(answer, Ok(Ok(Answer { outcome: Outcome::Ping(_), .. })))
+}
+
+/// Waits until a node has no turn left.
+async fn until_busy(from: &Peer, to: &Peer) {
+    while tokio::time::timeout(Duration::from_millis(200), from.put(to.tls.id(), 1)).await.is_ok() {
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_only_busy_answers_a_ping() {
+    let (a, c) = (Peer::start(1), Peer::start(3));
+    let limits = Limits { requests_max: 1, requests_per_connection_max: 2, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    c.knows(&b);
+    let forever = |op: Op| a.pool.request(b.tls.id(), op, Bytes::new());
+    let busy = futures::future::join_all(
+        (0..100)
+            .map(|_| forever(Op::HasShards(HasRequest::default())))
+            .chain((0..100).map(|_| forever(Op::Reconcile(Default::default())))),
+    );
+    let asked = async {
+        until_busy(&c, &b).await;
+        assert!(is_there(&c, &b).await, "asked by another");
+        assert!(is_there(&a, &b).await, "asked by the one who keeps it busy");
+    };
+    tokio::select! {
+        _ = busy => panic!("they are never answered"),
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_requests_wait_for_its_disk_exchanges_records() {
+    let (a, c) = (Peer::start(1), Peer::start(3));
+    let limits = Limits { requests_max: 1, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    c.knows(&b);
+    let disk = a.pool.request(b.tls.id(), Op::HasShards(HasRequest::default()), Bytes::new());
+    let news = async {
+        until_busy(&c, &b).await;
+        let news = c.pool.request(b.tls.id(), Op::Gossip(Default::default()), Bytes::new());
+        let told = tokio::time::timeout(AT_ONCE, news).await.expect("at once");
+        let error = told.expect_err("this handler knows none");
+        assert_eq!(error.refusal().map(Refusal::reason), Some(Reason::NotHeld));
+    };
+    tokio::select! {
+        _ = disk => panic!("it is never answered"),
+        () = news => {}
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_does_not_keep_nodes_of_the_network_out() {
+    let (a, stranger) = (Peer::start(1), Peer::start(STRANGER));
+    let limits = Limits { connections_max: 4, connections_unproved_max: 2, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    let mut taken = Vec::new();
+    for _ in 0..limits.connections_max {
+        taken.push(stranger.connect(&b).await);
+    }
+    a.put(b.tls.id(), 10).await.expect("a place is made for it");
+    // However often the stranger comes back.
+    for _ in 0..2 * limits.connections_max {
+        taken.push(stranger.connect(&b).await);
+    }
+    let connection = a.pool.connection(&b.tls.id()).expect("still open");
+    a.put(b.tls.id(), 10).await.expect("it is served");
+    assert!(connection.close_reason().is_none());
+    taken[0].closed().await;
 }
 
 #[tokio::test]
