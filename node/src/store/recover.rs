@@ -6,7 +6,8 @@
 //! - cuts a torn tail: damage at the end of the last written segment that can stem from one
 //!   unfinished commit, with no sound record behind it;
 //! - sets all other damage apart where it lies: the bytes stay, the shard is quarantined if its
-//!   header tells which it was, and the records behind it are found.
+//!   header tells which it was, and the records behind it are found. A segment that may hide records
+//!   is looked at again by later openings (see `missed`).
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +20,10 @@ use super::{
     books::{Books, Entered},
     file::{SegmentFile, Segments},
     index::State,
+    missed,
     scan::{Found, Scan},
     segment::{self, HEAD_BYTES, Position, RECORD_BYTES_MAX, RecordHeader, RecordKey, SegmentHead},
+    tolerant,
     writer::{Active, COMMIT_BYTES_MAX},
 };
 
@@ -29,7 +32,7 @@ use super::{
 const TORN_BYTES_MAX: u64 = COMMIT_BYTES_MAX + RECORD_BYTES_MAX;
 
 /// Rows entered at a time: bounds memory, and what an interrupted opening does again.
-const ROWS_PER_WRITE: usize = 4096;
+pub(super) const ROWS_PER_WRITE: usize = 4096;
 
 /// How often a long opening says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -49,9 +52,13 @@ pub struct Recovery {
     pub damaged: u64,
     /// Shards known to be in them.
     pub quarantined: u64,
+    /// Bytes of the stretches in which the disk failed.
+    pub unread_bytes: u64,
+    /// Records that an earlier opening could not read and this one could.
+    pub found_again: u64,
 }
 
-/// A segment of a newer program: this one must not touch it.
+/// Why the segments cannot be read into the index.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// Written by a newer version.
@@ -112,14 +119,18 @@ pub(super) fn recover(
     let is_new = books.is_new();
     finish_deleting(segments, &mut books)?;
     let found = list(&segments.dir).map_err(failed("segments could not be listed"))?;
+    let key = RecordKey::new(segments.store);
+    let found_again = missed::look_again(segments, &mut books, &key, &found)
+        .map_err(failed("segments could not be looked at again"))?;
     let origin = Position { segment: 0, offset: 0 };
     let first = books.place();
     let mut replay = Replay {
-        key: RecordKey::new(segments.store),
+        key,
         books,
         report: Recovery {
             rebuilt: is_new && !found.is_empty(),
             segments: found.len(),
+            found_again,
             ..Recovery::default()
         },
     };
@@ -175,25 +186,29 @@ fn finish_deleting(segments: &Segments, books: &mut Books) -> Result<(), Recover
     books.commit().map_err(failed("the index could not be written"))
 }
 
-/// Those of the segment files that are this store's.
+/// Those of the segment files that are this store's: rows point there, or the head says so.
 fn ours(segments: &Segments, books: &Books, found: &[(u32, u64)]) -> BTreeMap<u32, u64> {
-    let ours = found.iter().filter(|&&(number, bytes)| {
-        books.segments().contains_key(&number)
-            || segments
-                .open(number)
-                .is_ok_and(|file| file_head(&file, segments, bytes) == SegmentHead::Ours)
-    });
+    let known = |number| books.segments().get(&number).is_some_and(|row| !row.hides);
+    let says_so = |number, bytes| {
+        let head = segments.open(number).and_then(|file| file_head(&file, segments, bytes));
+        matches!(head, Ok(Some(SegmentHead::Ours)))
+    };
+    let ours = found.iter().filter(|&&(number, bytes)| known(number) || says_so(number, bytes));
     ours.copied().collect()
 }
 
-fn file_head(file: &SegmentFile, segments: &Segments, bytes: u64) -> SegmentHead {
-    use std::os::unix::fs::FileExt;
-
+/// The head of a segment; nothing when the disk fails.
+fn file_head(
+    file: &SegmentFile,
+    segments: &Segments,
+    bytes: u64,
+) -> io::Result<Option<SegmentHead>> {
     let mut head = [0; HEAD_BYTES];
-    if bytes < HEAD_BYTES as u64 || file.file().read_exact_at(&mut head, 0).is_err() {
-        return SegmentHead::Damaged;
+    if bytes < HEAD_BYTES as u64 {
+        return Ok(Some(SegmentHead::Damaged));
     }
-    segment::judge_head(&head, segments.store, file.number)
+    let was_read = tolerant::read(file, &mut head, 0)?;
+    Ok(was_read.then(|| segment::judge_head(&head, segments.store, file.number)))
 }
 
 struct Replay {
@@ -207,6 +222,16 @@ struct Pending {
     begin: u64,
     end: u64,
     header: Option<RecordHeader>,
+    /// The disk failed on some of it.
+    unread: bool,
+}
+
+impl Pending {
+    /// Whether there may be records in it that no header told of.
+    fn hides(&self) -> bool {
+        let known = self.header.map_or(0, |header| header.record_bytes());
+        self.unread || self.end > self.begin + known
+    }
 }
 
 impl Replay {
@@ -236,10 +261,17 @@ impl Replay {
         }
         // What a killed process left may be in memory only: entered means durable.
         file.sync().map_err(error("synced"))?;
-        let sound_head = self.head(&file, segments, number, bytes)?;
-        if sound_head == SegmentHead::Foreign {
-            tracing::error!(segment = number, "segment of another store: left alone");
-            return Ok(None);
+        let head = file_head(&file, segments, bytes).map_err(error("read"))?;
+        match head {
+            Some(SegmentHead::Newer(_)) => {
+                return Err(RecoverError::Newer { segment: number, offset: 0 });
+            }
+            Some(SegmentHead::Foreign) => {
+                tracing::error!(segment = number, "segment of another store: left alone");
+                return Ok(None);
+            }
+            Some(SegmentHead::Ours | SegmentHead::Damaged) => {}
+            None => self.books.set_hides(number, true),
         }
         let begin = from.max(HEAD_BYTES as u64);
         let (tail, proven) = self.records(&file, begin..bytes.max(begin))?;
@@ -249,7 +281,7 @@ impl Replay {
             self.damage(number, stretch)?;
         }
         self.write()?;
-        if sound_head != SegmentHead::Ours {
+        if head != Some(SegmentHead::Ours) {
             // An unfinished creation; or damage, then the records stand but nothing is added.
             if is_last && cut.unwrap_or(bytes) <= HEAD_BYTES as u64 && from == 0 {
                 tracing::warn!(segment = number, "unfinished segment removed");
@@ -279,19 +311,6 @@ impl Replay {
         Ok(Some(Active { file, end, durable: end }))
     }
 
-    fn head(
-        &self,
-        file: &SegmentFile,
-        segments: &Segments,
-        number: u32,
-        bytes: u64,
-    ) -> Result<SegmentHead, RecoverError> {
-        match file_head(file, segments, bytes) {
-            SegmentHead::Newer(_) => Err(RecoverError::Newer { segment: number, offset: 0 }),
-            head => Ok(head),
-        }
-    }
-
     /// Enters the sound records. Gives the damage behind the last of them, and up to where the
     /// segment is proved to have been synced.
     fn records(
@@ -301,7 +320,7 @@ impl Replay {
     ) -> Result<(Vec<Pending>, u64), RecoverError> {
         let number = file.number;
         let key = self.key.clone();
-        let mut scan = Scan::new(file.file(), number, &key, range);
+        let mut scan = Scan::new(file, &key, range);
         let (mut pending, mut proven) = (Vec::new(), 0);
         let error = || failed(format!("segment {number} could not be read"));
         while let Some(found) = scan.next().map_err(error())? {
@@ -320,9 +339,9 @@ impl Replay {
                     let place = Position { segment: number, offset: begin };
                     self.enter(&Entered { header, place, geometry, sound: true })?;
                 }
-                Found::Damage { begin, end, header } => {
+                Found::Damage { begin, end, header, unread } => {
                     proven = proven.max(header.map_or(0, |header| header.commit.into()));
-                    pending.push(Pending { begin, end, header });
+                    pending.push(Pending { begin, end, header, unread });
                 }
             }
         }
@@ -338,8 +357,15 @@ impl Replay {
             offset = stretch.begin,
             bytes = stretch.end - stretch.begin,
             shard = id.as_deref().unwrap_or("unknown"),
+            unread = stretch.unread,
             "damage in a segment: left where it lies"
         );
+        if stretch.unread {
+            self.report.unread_bytes += stretch.end - stretch.begin;
+        }
+        if stretch.hides() {
+            self.books.set_hides(segment, true);
+        }
         let Some(header) = stretch.header else { return Ok(()) };
         // Never entered twice: its copies are counted.
         self.books.set_place(Position { segment, offset: stretch.end });
@@ -377,7 +403,7 @@ mod tests {
     use super::*;
 
     fn stretch(begin: u64, end: u64) -> Pending {
-        Pending { begin, end, header: None }
+        Pending { begin, end, header: None, unread: false }
     }
 
     #[test]
