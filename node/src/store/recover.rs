@@ -4,7 +4,8 @@
 //! when there is no index), and
 //! - enters each sound record;
 //! - cuts a torn tail: damage at the end of the last written segment that can stem from one
-//!   unfinished commit, with no sound record behind it;
+//!   unfinished commit, with no sound record behind it. Never where the disk failed: bytes that were
+//!   not read are no evidence, so they stay, and a new segment is begun;
 //! - sets all other damage apart where it lies: the bytes stay, the shard is quarantined if its
 //!   header tells which it was, and the records behind it are found. A segment that may hide records
 //!   is looked at again by later openings (see `missed`).
@@ -33,6 +34,11 @@ const TORN_BYTES_MAX: u64 = COMMIT_BYTES_MAX + RECORD_BYTES_MAX;
 
 /// Rows entered at a time: bounds memory, and what an interrupted opening does again.
 pub(super) const ROWS_PER_WRITE: usize = 4096;
+
+/// When more bytes cannot be read than can, and more than these, the store is not opened: a loose
+/// cable or a dead disk, and no few bad sectors. A node that opened so would say that it holds next to
+/// nothing, and all of it would be made again elsewhere.
+const UNREAD_BYTES_MAX: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// How often a long opening says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -68,6 +74,18 @@ pub enum RecoverError {
         segment: u32,
         /// Where.
         offset: u64,
+    },
+    /// The disk gives less than half.
+    #[error(
+        "the disk fails: {unread_bytes} bytes of its segments could not be read, and only \
+         {read_bytes} could; nothing was cut or deleted. Look at the cable and the disk (dmesg, \
+         smartctl), then start the node again"
+    )]
+    Unreadable {
+        /// Bytes of the stretches in which the disk failed.
+        unread_bytes: u64,
+        /// Bytes that were read.
+        read_bytes: u64,
     },
     /// The disk failed.
     #[error("{what}: {source}")]
@@ -127,6 +145,7 @@ pub(super) fn recover(
     let mut replay = Replay {
         key,
         books,
+        read_bytes: 0,
         report: Recovery {
             rebuilt: is_new && !found.is_empty(),
             segments: found.len(),
@@ -214,6 +233,7 @@ fn file_head(
 struct Replay {
     key: RecordKey,
     books: Books,
+    read_bytes: u64,
     report: Recovery,
 }
 
@@ -275,15 +295,20 @@ impl Replay {
         }
         let begin = from.max(HEAD_BYTES as u64);
         let (tail, proven) = self.records(&file, begin..bytes.max(begin))?;
-        let cut = if is_last { torn(&tail, from.max(proven), bytes) } else { None };
+        let unread = head.is_none() || tail.iter().any(|stretch| stretch.unread);
+        let cut = if is_last && !unread { torn(&tail, from.max(proven), bytes) } else { None };
         let whole = tail.iter().take_while(|stretch| cut.is_none_or(|cut| stretch.begin < cut));
         for stretch in whole {
             self.damage(number, stretch)?;
         }
+        self.read_bytes += bytes - from;
         self.write()?;
+        self.check_disk()?;
         if head != Some(SegmentHead::Ours) {
-            // An unfinished creation; or damage, then the records stand but nothing is added.
-            if is_last && cut.unwrap_or(bytes) <= HEAD_BYTES as u64 && from == 0 {
+            // An unfinished creation: no record is written before the head is on the disk. Else it
+            // is damage, then the records stand but nothing is added.
+            let is_unfinished = head.is_some() && bytes <= HEAD_BYTES as u64 && from == 0;
+            if is_last && is_unfinished {
                 tracing::warn!(segment = number, "unfinished segment removed");
                 self.report.cut_bytes += bytes;
                 segments.remove(number).map_err(error("removed"))?;
@@ -291,6 +316,14 @@ impl Replay {
                 tracing::error!(segment = number, "head of segment damaged");
                 self.report.damaged += 1;
             }
+            return Ok(None);
+        }
+        if is_last && unread {
+            tracing::error!(
+                segment = number,
+                "the disk fails at the end of the last segment: what lies there is left for the next \
+                 start, writing goes on in a new segment"
+            );
             return Ok(None);
         }
         if let Some(cut) = cut {
@@ -309,6 +342,16 @@ impl Replay {
         }
         self.books.set_place(Position { segment: number, offset: end });
         Ok(Some(Active { file, end, durable: end }))
+    }
+
+    /// Refuses a disk that gives next to nothing.
+    fn check_disk(&self) -> Result<(), RecoverError> {
+        let unread_bytes = self.report.unread_bytes;
+        let read_bytes = self.read_bytes.saturating_sub(unread_bytes);
+        if unread_bytes > UNREAD_BYTES_MAX && unread_bytes > read_bytes {
+            return Err(RecoverError::Unreadable { unread_bytes, read_bytes });
+        }
+        Ok(())
     }
 
     /// Enters the sound records. Gives the damage behind the last of them, and up to where the

@@ -3,8 +3,11 @@
 use std::{fs, ops::Range};
 
 use super::{
-    super::{file::Planned, request::record_bytes},
-    upkeep::{Subject, assert_all, put_all, remove_all, shards},
+    super::{
+        Stored, Writes, disk::OpenError, file::Planned, recover::RecoverError,
+        request::record_bytes,
+    },
+    upkeep::{ORDERED, Subject, assert_all, put_all, remove_all, shards},
     *,
 };
 
@@ -193,4 +196,79 @@ fn a_compaction_leaves_a_segment_under_which_the_disk_fails() {
         assert_all(&store, &[&all[4..5], &all[9..], &more].concat(), &all[..4]).await;
         store.close().await;
     });
+}
+
+#[test]
+fn what_the_disk_does_not_give_at_the_end_is_not_cut() {
+    let two = [shard(1, 100_000), shard(2, 100_000)];
+    let record = record_bytes(&two[0]);
+    let last = 64 + record..64 + 2 * record;
+    // In turn: the header of the last record, its content, all of it, the head of the segment.
+    for bad in [last.start..last.start + 9, last.end - 9..last.end, last.clone(), 0..9, 0..last.end]
+    {
+        for put_meanwhile in [false, true] {
+            let subject = Subject::new();
+            subject.with(async |store| put_all(store, &two).await);
+            let path = segment(subject.dir.path(), 1);
+            let bytes = fs::metadata(&path).expect("a segment").len();
+            delete_index(subject.dir.path());
+            let unreadable = Some((1, bad.clone()));
+            subject.options.faults.plan(Planned { unreadable, ..Planned::default() });
+            let mut held = two.to_vec();
+            let store = subject.open();
+            assert_eq!(store.recovery().cut_bytes, 0);
+            subject.runtime.block_on(async {
+                if put_meanwhile {
+                    held.push(shard(3, 100_000));
+                    assert_eq!(store.put(held[2].clone()).await.expect("a put"), Stored::New);
+                    assert_eq!(store.stats().await.writes, Writes::Accepted);
+                }
+                store.close().await;
+            });
+            drop(store);
+            assert_eq!(fs::metadata(&path).expect("it is left").len(), bytes, "{bad:?}");
+            subject.options.faults.plan(Planned::default());
+            subject.with(async |store| assert_all(store, &held, &[]).await);
+            subject.with_new_index(async |store| assert_all(store, &held, &[]).await);
+        }
+    }
+}
+
+#[test]
+fn reads_that_fail_for_a_moment_do_no_harm() {
+    let two = [shard(1, 100_000), shard(2, 100_000)];
+    for reads in [0, 1, 2, 3, 4, 7, 20, 40, 60, 100] {
+        let subject = Subject::new();
+        subject.with(async |store| put_all(store, &two).await);
+        let path = segment(subject.dir.path(), 1);
+        let bytes = fs::metadata(&path).expect("a segment").len();
+        delete_index(subject.dir.path());
+        subject.options.faults.plan(Planned { reads, ..Planned::default() });
+        let store = subject.open();
+        if reads < 3 {
+            assert_eq!((store.recovery().damaged, store.recovery().unread_bytes), (0, 0));
+        }
+        close(&subject, store);
+        assert_eq!(fs::metadata(&path).expect("it is left").len(), bytes, "{reads}");
+        subject.options.faults.plan(Planned::default());
+        subject.with(async |store| assert_all(store, &two, &[]).await);
+    }
+}
+
+#[test]
+fn a_disk_that_gives_nothing_is_not_opened() {
+    let subject = Subject::new();
+    let (all, more) = fill(&subject);
+    delete_index(subject.dir.path());
+    subject.options.faults.plan(Planned { reads: usize::MAX, ..Planned::default() });
+    let opened = DiskStore::open(subject.dir.path(), NODE, &subject.options);
+    let error = opened.err().expect("not an empty store");
+    let unreadable =
+        matches!(error, OpenError::Recover { source: RecoverError::Unreadable { .. }, .. });
+    assert!(unreadable && error.to_string().contains("cable"), "{error}");
+    subject.options.faults.plan(Planned::default());
+    subject.with(async |store| assert_all(store, &[&all[..], &more].concat(), &[]).await);
+    // A removal of before is one after.
+    subject.with(async |store| remove(store, &all[0], ORDERED).await);
+    subject.with_new_index(async |store| assert_not_held(store, &all[0]).await);
 }
