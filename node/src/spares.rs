@@ -14,6 +14,10 @@ const KEPT_BYTES_MAX: usize = 16 << 20;
 /// Shorter buffers are left to the allocator, which does not give them back either.
 const KEPT_BYTES_MIN: usize = 64 << 10;
 
+/// A buffer is used again for something shorter only if it has at most this many times its length: what
+/// is on its way is counted by its length, so a small shard must not hold the memory of a large one.
+const CAPACITY_TIMES_MAX: usize = 2;
+
 /// Spare buffers. Clones share them.
 #[derive(Clone, Default)]
 pub struct Spares(Arc<Mutex<Kept>>);
@@ -27,21 +31,21 @@ struct Kept {
 impl Spares {
     /// An empty buffer with room for `length` bytes.
     pub fn take(&self, length: usize) -> Spare {
-        let buffer = (length >= KEPT_BYTES_MIN).then(|| {
+        let fits = |buffer: &Vec<u8>| {
+            let fitting = length..=length.saturating_mul(CAPACITY_TIMES_MAX);
+            fitting.contains(&buffer.capacity())
+        };
+        let kept = (length >= KEPT_BYTES_MIN).then(|| {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let fitting = kept.buffers.iter().rposition(|buffer| buffer.capacity() >= length);
             // One that does not fit makes room for one that will.
-            let taken = match fitting {
+            let taken = match kept.buffers.iter().rposition(fits) {
                 Some(at) => kept.buffers.swap_remove(at),
                 None => kept.buffers.pop().unwrap_or_default(),
             };
             kept.bytes -= taken.capacity();
             taken
         });
-        let mut buffer = buffer.unwrap_or_default();
-        if buffer.capacity() < length {
-            buffer = Vec::with_capacity(length);
-        }
+        let buffer = kept.filter(fits).unwrap_or_else(|| Vec::with_capacity(length));
         Spare { buffer, home: self.clone() }
     }
 
@@ -118,6 +122,19 @@ mod tests {
         assert_eq!(kept(&spares).0, 1);
         let again = spares.take(90_000);
         assert_eq!((again.filled(), kept(&spares).0), (0, 0));
+    }
+
+    #[test]
+    fn a_small_shard_does_not_hold_the_memory_of_a_large_one() {
+        let spares = Spares::default();
+        let small: Vec<Spare> = (0..100)
+            .map(|_| {
+                spares.take(8 << 20).extend(&[7; 8 << 20]);
+                spares.take(64 << 10)
+            })
+            .collect();
+        let held: usize = small.iter().map(|spare| spare.buffer.capacity()).sum();
+        assert!(held <= 100 * (128 << 10), "{held} bytes are held for 100 shards of 64 KiB");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! [`Books::commit`]; when that fails, none was made.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io, mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -73,11 +73,31 @@ fn after_removal(old: Entry, mark: Mark) -> Entry {
     Entry { state, ..old }
 }
 
+/// The row of a removed shard of which there may be one copy more than was seen. The removal must
+/// outlive it: else it would be found some day, and nothing that says that it was removed.
+fn with_hidden_copy(row: Option<Entry>, mark: Mark) -> Entry {
+    let unseen = Entry {
+        state: State::Gone(mark),
+        // No segment has this number.
+        place: Position { segment: 0, offset: 0 },
+        descriptor_bytes: 0,
+        shard_bytes: 0,
+        geometry: None,
+        copies: 0,
+    };
+    let row = row.unwrap_or(unseen);
+    Entry { copies: row.copies + 1, ..row }
+}
+
 /// The row of a shard of which one copy less is in the segments.
 fn after_forgetting(old: Entry) -> Option<Entry> {
-    let entry = Entry { copies: old.copies.saturating_sub(1), ..old };
-    let needless = matches!(entry.state, State::Gone(_) | State::Quarantined);
-    (entry.copies > 0 || !needless).then_some(entry)
+    let copies = old.copies.saturating_sub(1);
+    match old.state {
+        // Its own copy lies elsewhere: what is needed was moved before. Of copies that could not be
+        // read when the store was opened not all are counted.
+        State::Live | State::Trashed(_) => Some(Entry { copies: copies.max(1), ..old }),
+        State::Gone(_) | State::Quarantined => (copies > 0).then_some(Entry { copies, ..old }),
+    }
 }
 
 /// The rows, and what follows from them.
@@ -87,6 +107,8 @@ pub(super) struct Books {
     meta: Meta,
     arcs: Arc<Mutex<Arcs>>,
     segments: BTreeMap<u32, SegmentUse>,
+    /// Those of them that may hide records.
+    hiding: BTreeSet<u32>,
     pending: Pending,
 }
 
@@ -104,6 +126,7 @@ enum SegmentChange {
     Forgotten(u32),
     Doomed,
     Dropped,
+    Hides(bool),
 }
 
 impl Books {
@@ -124,8 +147,9 @@ impl Books {
         let now = StoreRevision { epoch: meta.epoch, revision: meta.revision };
         let arcs = Arc::new(Mutex::new(Arcs::new(now, index.arcs()?)));
         let segments = index.segments()?;
-        let is_new = found.is_none();
-        Ok(Self { index, is_new, meta, arcs, segments, pending: Pending::default() })
+        let hiding = segments.iter().filter(|(_, row)| row.hides).map(|(&number, _)| number);
+        let (is_new, hiding) = (found.is_none(), hiding.collect());
+        Ok(Self { index, is_new, meta, arcs, segments, hiding, pending: Pending::default() })
     }
 
     pub(super) fn arcs(&self) -> &Arc<Mutex<Arcs>> {
@@ -187,11 +211,29 @@ impl Books {
     pub(super) fn enter(&mut self, record: &Entered) -> io::Result<(Option<Entry>, Option<Entry>)> {
         let id = record.header.id;
         let old = self.get(id)?;
-        let new = after_record(old, record);
+        let mut new = after_record(old, record);
+        if !self.hiding.is_empty()
+            && let Some(removal) = record.header.removal()
+        {
+            new = Some(with_hidden_copy(new, Mark { removal, place: record.place }));
+        }
         if new != old {
             self.set(id, new)?;
         }
         Ok((old, new))
+    }
+
+    /// Enters a record that was missed when its segment was read. One that was counted as damaged is
+    /// not counted twice.
+    pub(super) fn enter_again(&mut self, record: &Entered) -> io::Result<()> {
+        let (old, new) = self.enter(record)?;
+        match (old, new) {
+            (Some(old), Some(new)) if old.place == record.place => {
+                let copies = new.copies.saturating_sub(1);
+                self.set(record.header.id, Some(Entry { copies, ..new }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes note that one copy of a shard's bytes goes with its segment.
@@ -210,6 +252,21 @@ impl Books {
     pub(super) fn set_forgotten(&mut self, number: u32, offset: u64) {
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         self.pending.segments.insert(number, SegmentChange::Forgotten(offset));
+    }
+
+    /// Segments that may hold records that the rows do not know.
+    pub(super) fn hiding(&self) -> &BTreeSet<u32> {
+        &self.hiding
+    }
+
+    /// This segment may hold records that the rows do not know, or does not any more.
+    pub(super) fn set_hides(&mut self, number: u32, hides: bool) {
+        if hides {
+            self.hiding.insert(number);
+        } else {
+            self.hiding.remove(&number);
+        }
+        self.pending.segments.insert(number, SegmentChange::Hides(hides));
     }
 
     /// This segment's file is to be deleted before anything else is done.
@@ -249,7 +306,8 @@ impl Books {
                 (SegmentChange::Dropped, row) => *row = None,
                 (SegmentChange::Doomed, Some(row)) => row.doomed = true,
                 (SegmentChange::Forgotten(offset), Some(row)) => row.forgotten = offset,
-                (SegmentChange::Doomed | SegmentChange::Forgotten(_), None) => {}
+                (SegmentChange::Hides(hides), Some(row)) => row.hides = hides,
+                (_, None) => {}
             }
         }
         if !changes.arcs.is_empty() {
@@ -310,7 +368,10 @@ impl Books {
         for (number, row) in changes.segments {
             match row {
                 Some(row) => self.segments.insert(number, row),
-                None => self.segments.remove(&number),
+                None => {
+                    self.hiding.remove(&number);
+                    self.segments.remove(&number)
+                }
             };
         }
         if !changes.arcs.is_empty() {
@@ -478,6 +539,23 @@ mod tests {
             assert_eq!(books.get(id()).expect("an answer").is_some(), left);
         }
         assert_eq!(books.segment(1).living_bytes, 0);
+    }
+
+    #[test]
+    fn a_removal_outlives_copies_that_may_be_hidden() {
+        let mut books = Books::open(Arc::new(MemoryIndex::default()), 7).expect("new books");
+        let removal = Kind::Removal(REMOVED);
+        books.enter(&record(removal, 64, true)).expect("no row");
+        assert_eq!(books.get(id()).expect("an answer"), None, "nothing to be kept out");
+        books.set_hides(2, true);
+        books.enter(&record(removal, 128, true)).expect("a row");
+        books.commit().expect("a commit");
+        let row = books.get(id()).expect("an answer").expect("a row");
+        assert_eq!((row.state, row.copies), (State::Gone(mark(128)), 1));
+        assert_eq!((books.segment(1).living_bytes, books.segment(2).hides), (64, true));
+        books.set_hides(2, false);
+        books.commit().expect("a commit");
+        assert!(books.hiding().is_empty() && !books.segment(2).hides);
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! move     each header of the segment: if the row of its shard points here, the record is read,
 //!          proved, appended to the active segment, synced, and the row points there. A removal
 //!          that still matters is written again. What is not sound is quarantined, not copied;
-//!          what was quarantined and is sound after all is copied and served again.
+//!          what was quarantined and is sound after all is copied and served again, and so is what
+//!          the books missed (see `missed`). Where the disk fails, the segment is left alone.
 //! seek     only if the books say that there is more than was found (a header rotted): all rows that
 //!          point here are looked at.
 //! forget   each header once more: the shard has one copy less. A shard that is gone leaves the
@@ -25,7 +26,6 @@
 //! how far it came, runs to its end before any other segment is touched, and needs no room.
 
 use std::{
-    fs::File,
     io::{self, IoSlice},
     ops::Bound,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -36,12 +36,13 @@ use copse_core::{geometry::Geometry, ids::ShardId};
 use super::{
     Writes,
     books::Entered,
-    file::{free_bytes, is_full},
+    file::{SegmentFile, free_bytes, is_full},
     health::count,
     index::{Entry, State},
+    missed::{self, Missed},
     record,
     scan::{Found, Scan},
-    segment::{self, HEAD_BYTES, Kind, Position, RECORD_BYTES_MAX, RecordHeader},
+    segment::{HEAD_BYTES, Kind, Position, RECORD_BYTES_MAX, RecordHeader},
     upkeep::Trouble,
     writer::{Active, NotFinished, Writer},
 };
@@ -59,11 +60,12 @@ pub(super) const HEADER_COST_BYTES: u64 = 4096;
 /// A segment on its way out.
 pub(super) struct Compaction {
     number: u32,
-    file: File,
+    file: SegmentFile,
     bytes: u64,
     /// Where the walk over its headers is.
     at: u64,
     phase: Phase,
+    missed: Missed,
 }
 
 #[derive(Clone, Copy)]
@@ -96,8 +98,7 @@ impl Writer {
     /// Begins the compaction of a segment, or goes on forgetting it.
     pub(super) fn begin(&mut self, number: u32) -> Result<Compaction, Trouble> {
         let row = self.books.segment(number);
-        let file = File::open(segment::path(&self.segments.dir, number));
-        let file = file.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let file = self.segments.open(number).and_then(|file| Ok((file.bytes()?, file)));
         let (bytes, file) = file.map_err(|error| Trouble::Skip(number, error))?;
         let living_bytes = row.living_bytes;
         tracing::info!(segment = number, bytes, living_bytes, "compacting a segment");
@@ -105,7 +106,7 @@ impl Writer {
             0 => (Phase::Move, HEAD_BYTES as u64),
             forgotten => (Phase::Forget, forgotten.into()),
         };
-        Ok(Compaction { number, file, bytes, at, phase })
+        Ok(Compaction { number, file, bytes, at, phase, missed: Missed::default() })
     }
 
     /// One step. Gives the cost, in bytes of reading and writing.
@@ -120,17 +121,25 @@ impl Writer {
     /// Copies some of the records that are needed. Gives the cost.
     fn move_some(&mut self, compaction: &mut Compaction) -> Result<u64, Trouble> {
         let mut batch = Batch::default();
+        let mut missed = std::mem::take(&mut compaction.missed);
         let moved = self.walk(
             compaction,
             |writer, compaction, found, batch| match found {
                 Found::Record { begin, header, .. } => {
+                    writer.move_missed(compaction, &mut missed, &header, begin, batch)?;
                     writer.move_record(compaction, header.id, begin, batch)
+                }
+                // There may be records that the books know nothing of.
+                Found::Damage { unread: true, begin, .. } => {
+                    let error = format!("the disk fails at byte {begin}");
+                    Err(Trouble::Skip(compaction.number, io::Error::other(error)))
                 }
                 _ => Ok(()),
             },
             &mut batch,
         );
         let at = self.end_batch(moved, &mut batch)?;
+        compaction.missed = missed;
         compaction.at = at;
         if at >= compaction.bytes {
             self.leave(compaction, Phase::Seek(None))?;
@@ -148,7 +157,7 @@ impl Writer {
         let number = compaction.number;
         let key = self.key.clone();
         let range = compaction.at..compaction.bytes;
-        let mut scan = Scan::headers(&compaction.file, number, &key, range);
+        let mut scan = Scan::headers(&compaction.file, &key, range);
         for _ in 0..STEP_HEADERS {
             if batch.is_full() {
                 break;
@@ -225,6 +234,37 @@ impl Writer {
         Ok(batch.cost)
     }
 
+    /// Copies a record that the books missed when the store was opened, if it is sound.
+    fn move_missed(
+        &mut self,
+        compaction: &Compaction,
+        missed: &mut Missed,
+        header: &RecordHeader,
+        offset: u64,
+        batch: &mut Batch,
+    ) -> Result<(), Trouble> {
+        let (id, number) = (header.id, compaction.number);
+        let place = Position { segment: number, offset };
+        let row = self.books.get(id).map_err(Trouble::Index)?;
+        // Where the row points here, `move_record` does it.
+        let is_known = row.is_some_and(|row| row.place == place);
+        if is_known || !missed.is_one(row.as_ref(), header, place) {
+            return Ok(());
+        }
+        if !header.has_shard() {
+            return self.append_copy(*header, None, &[], batch);
+        }
+        let here = missed::row_at(header, place);
+        let record = record::read_whole(compaction.file.file(), &self.key, id, &here);
+        let record = record.map_err(|error| Trouble::Skip(number, error))?;
+        batch.cost += here.record_bytes();
+        let Some(record) = record else { return Ok(()) };
+        tracing::warn!(%id, segment = number, offset,
+            "a record that could not be read when the store was opened is sound: kept");
+        missed.note(id, row.as_ref(), place);
+        self.append_copy(*header, Some(record.geometry), &record.bytes[HEAD_BYTES..], batch)
+    }
+
     /// Copies what lies at a place of the segment, if the row of its shard points there.
     fn move_record(
         &mut self,
@@ -236,7 +276,7 @@ impl Writer {
         let place = Position { segment: compaction.number, offset };
         let Some(mut row) = self.books.get(id).map_err(Trouble::Index)? else { return Ok(()) };
         if row.place == place && !matches!(row.state, State::Gone(_)) {
-            let record = record::read_whole(&compaction.file, &self.key, id, &row);
+            let record = record::read_whole(compaction.file.file(), &self.key, id, &row);
             let record = record.map_err(|error| Trouble::Skip(compaction.number, error))?;
             batch.cost += row.record_bytes();
             if let Some(record) = record {

@@ -1,12 +1,13 @@
 //! The system calls on segment files, each in one place, so that tests can make each one fail.
 //!
-//! Owns creating, appending, syncing and cutting a segment file. Decides nothing about failures: it
+//! Owns creating, reading, appending, syncing and cutting a segment file. Decides nothing about failures: it
 //! says how far a write came.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSlice},
-    os::unix::fs::OpenOptionsExt,
+    ops::Range,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -112,6 +113,12 @@ impl SegmentFile {
         &self.file
     }
 
+    /// Reads all of `buffer`.
+    pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.faults.read(self.number, at..at + buffer.len() as u64)?;
+        self.file.read_exact_at(buffer, at)
+    }
+
     /// Writes all slices at `offset`; on failure says how many bytes were written.
     pub(super) fn append(
         &self,
@@ -180,6 +187,9 @@ impl Faults {
     fn create(&self) -> io::Result<()> {
         Ok(())
     }
+    fn read(&self, _segment: u32, _range: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
     fn write(&self) -> io::Result<usize> {
         Ok(WRITE_BYTES_MAX)
     }
@@ -204,6 +214,10 @@ pub(super) struct Faults(std::sync::Arc<std::sync::Mutex<Planned>>);
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub(super) creates: usize,
+    /// Of segments, when the store is opened or compacts.
+    pub(super) reads: usize,
+    /// Bytes of a segment that cannot be read as long as this is planned.
+    pub(super) unreadable: Option<(u32, Range<u64>)>,
     pub(super) writes: usize,
     pub(super) syncs: usize,
     pub(super) removes: usize,
@@ -235,6 +249,19 @@ impl Faults {
 
     fn create(&self) -> io::Result<()> {
         self.next(|planned| &mut planned.creates)
+    }
+
+    fn read(&self, segment: u32, range: Range<u64>) -> io::Result<()> {
+        self.next(|planned| &mut planned.reads)?;
+        let planned = self.0.lock().expect("no test panics inside");
+        match &planned.unreadable {
+            Some((number, bad))
+                if *number == segment && range.start < bad.end && bad.start < range.end =>
+            {
+                Err(Errno::IO.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How many bytes the next write may have.

@@ -12,8 +12,8 @@
 //!                                  states 3 and 4: since u32 ‖ reason u8 ‖ removal's place:
 //!                                  segment u32 ‖ offset u32
 //! 'a' ‖ arc u16 big-endian         shards u32 ‖ sum 16 ‖ revision u64
-//! 'g' ‖ segment u32 big-endian     state u8 (1 in use, 2 to be deleted) ‖ living bytes u64 ‖
-//!                                  forgotten: offset u32
+//! 'g' ‖ segment u32 big-endian     state u8 (1 in use, 2 to be deleted, 3 in use and may hide records) ‖
+//!                                  living bytes u64 ‖ forgotten: offset u32
 //! 't' ‖ proved elsewhere u8 ‖ since u32 big-endian ‖ chunk id 32 ‖ index 1       nothing
 //! 'm'                              "CPSI" ‖ version 2 ‖ store id 32 ‖
 //!                                  checkpoint: segment u32 ‖ offset u64 ‖
@@ -175,6 +175,9 @@ pub(super) struct SegmentUse {
     pub(super) forgotten: u32,
     /// No row points into it: its file must go before anything else.
     pub(super) doomed: bool,
+    /// When it was read into the index, some of it could not be read, or no header told what it was:
+    /// records may lie there that no row knows.
+    pub(super) hides: bool,
 }
 
 /// A key of the rows that say when trash is due, in order of time.
@@ -376,18 +379,25 @@ impl ArcRow {
 impl SegmentUse {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
-        writer.u8(if self.doomed { 2 } else { 1 }).u64(self.living_bytes).u32(self.forgotten);
+        let state = match (self.doomed, self.hides) {
+            (true, _) => 2,
+            (false, true) => 3,
+            (false, false) => 1,
+        };
+        writer.u8(state).u64(self.living_bytes).u32(self.forgotten);
         writer.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let doomed = match reader.u8()? {
-            1 => false,
-            2 => true,
+        let (doomed, hides) = match reader.u8()? {
+            1 => (false, false),
+            2 => (true, false),
+            3 => (false, true),
             _ => return Err(WireError::Invalid("the state of a segment")),
         };
-        let row = Self { living_bytes: reader.u64()?, forgotten: reader.u32()?, doomed };
+        let (living_bytes, forgotten) = (reader.u64()?, reader.u32()?);
+        let row = Self { living_bytes, forgotten, doomed, hides };
         reader.end()?;
         Ok(row)
     }
@@ -493,8 +503,10 @@ mod tests {
         assert_eq!(ArcRow::decode(&row.encode()), Ok(row));
 
         assert_eq!(HEXLOWER.encode(&segment_key(0x0102)), "6700000102");
-        for (doomed, state) in [(false, "01"), (true, "02")] {
-            let row = SegmentUse { living_bytes: 5, forgotten: 64, doomed };
+        for (doomed, hides, state) in
+            [(false, false, "01"), (true, false, "02"), (false, true, "03")]
+        {
+            let row = SegmentUse { living_bytes: 5, forgotten: 64, doomed, hides };
             let expected = format!("{state}050000000000000040000000");
             assert_eq!(HEXLOWER.encode(&row.encode()), expected);
             assert_eq!(SegmentUse::decode(&row.encode()), Ok(row));

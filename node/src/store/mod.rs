@@ -26,6 +26,7 @@ mod index_memory;
 mod ledger;
 mod marker;
 pub mod memory;
+mod missed;
 mod reader;
 mod record;
 mod recover;
@@ -37,6 +38,7 @@ mod segment;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod tolerant;
 mod trash;
 mod upkeep;
 mod writer;

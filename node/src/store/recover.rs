@@ -4,9 +4,11 @@
 //! when there is no index), and
 //! - enters each sound record;
 //! - cuts a torn tail: damage at the end of the last written segment that can stem from one
-//!   unfinished commit, with no sound record behind it;
+//!   unfinished commit, with no sound record behind it. Never where the disk failed: bytes that were
+//!   not read are no evidence, so they stay, and a new segment is begun;
 //! - sets all other damage apart where it lies: the bytes stay, the shard is quarantined if its
-//!   header tells which it was, and the records behind it are found.
+//!   header tells which it was, and the records behind it are found. A segment that may hide records
+//!   is looked at again by later openings (see `missed`).
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +21,10 @@ use super::{
     books::{Books, Entered},
     file::{SegmentFile, Segments},
     index::State,
+    missed,
     scan::{Found, Scan},
     segment::{self, HEAD_BYTES, Position, RECORD_BYTES_MAX, RecordHeader, RecordKey, SegmentHead},
+    tolerant,
     writer::{Active, COMMIT_BYTES_MAX},
 };
 
@@ -29,7 +33,12 @@ use super::{
 const TORN_BYTES_MAX: u64 = COMMIT_BYTES_MAX + RECORD_BYTES_MAX;
 
 /// Rows entered at a time: bounds memory, and what an interrupted opening does again.
-const ROWS_PER_WRITE: usize = 4096;
+pub(super) const ROWS_PER_WRITE: usize = 4096;
+
+/// When more bytes cannot be read than can, and more than these, the store is not opened: a loose
+/// cable or a dead disk, and no few bad sectors. A node that opened so would say that it holds next to
+/// nothing, and all of it would be made again elsewhere.
+const UNREAD_BYTES_MAX: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// How often a long opening says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -49,9 +58,13 @@ pub struct Recovery {
     pub damaged: u64,
     /// Shards known to be in them.
     pub quarantined: u64,
+    /// Bytes of the stretches in which the disk failed.
+    pub unread_bytes: u64,
+    /// Records that an earlier opening could not read and this one could.
+    pub found_again: u64,
 }
 
-/// A segment of a newer program: this one must not touch it.
+/// Why the segments cannot be read into the index.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// Written by a newer version.
@@ -61,6 +74,18 @@ pub enum RecoverError {
         segment: u32,
         /// Where.
         offset: u64,
+    },
+    /// The disk gives less than half.
+    #[error(
+        "the disk fails: {unread_bytes} bytes of its segments could not be read, and only \
+         {read_bytes} could; nothing was cut or deleted. Look at the cable and the disk (dmesg, \
+         smartctl), then start the node again"
+    )]
+    Unreadable {
+        /// Bytes of the stretches in which the disk failed.
+        unread_bytes: u64,
+        /// Bytes that were read.
+        read_bytes: u64,
     },
     /// The disk failed.
     #[error("{what}: {source}")]
@@ -112,14 +137,19 @@ pub(super) fn recover(
     let is_new = books.is_new();
     finish_deleting(segments, &mut books)?;
     let found = list(&segments.dir).map_err(failed("segments could not be listed"))?;
+    let key = RecordKey::new(segments.store);
+    let found_again = missed::look_again(segments, &mut books, &key, &found)
+        .map_err(failed("segments could not be looked at again"))?;
     let origin = Position { segment: 0, offset: 0 };
     let first = books.place();
     let mut replay = Replay {
-        key: RecordKey::new(segments.store),
+        key,
         books,
+        read_bytes: 0,
         report: Recovery {
             rebuilt: is_new && !found.is_empty(),
             segments: found.len(),
+            found_again,
             ..Recovery::default()
         },
     };
@@ -175,30 +205,35 @@ fn finish_deleting(segments: &Segments, books: &mut Books) -> Result<(), Recover
     books.commit().map_err(failed("the index could not be written"))
 }
 
-/// Those of the segment files that are this store's.
+/// Those of the segment files that are this store's: rows point there, or the head says so.
 fn ours(segments: &Segments, books: &Books, found: &[(u32, u64)]) -> BTreeMap<u32, u64> {
-    let ours = found.iter().filter(|&&(number, bytes)| {
-        books.segments().contains_key(&number)
-            || segments
-                .open(number)
-                .is_ok_and(|file| file_head(&file, segments, bytes) == SegmentHead::Ours)
-    });
+    let known = |number| books.segments().get(&number).is_some_and(|row| !row.hides);
+    let says_so = |number, bytes| {
+        let head = segments.open(number).and_then(|file| file_head(&file, segments, bytes));
+        matches!(head, Ok(Some(SegmentHead::Ours)))
+    };
+    let ours = found.iter().filter(|&&(number, bytes)| known(number) || says_so(number, bytes));
     ours.copied().collect()
 }
 
-fn file_head(file: &SegmentFile, segments: &Segments, bytes: u64) -> SegmentHead {
-    use std::os::unix::fs::FileExt;
-
+/// The head of a segment; nothing when the disk fails.
+fn file_head(
+    file: &SegmentFile,
+    segments: &Segments,
+    bytes: u64,
+) -> io::Result<Option<SegmentHead>> {
     let mut head = [0; HEAD_BYTES];
-    if bytes < HEAD_BYTES as u64 || file.file().read_exact_at(&mut head, 0).is_err() {
-        return SegmentHead::Damaged;
+    if bytes < HEAD_BYTES as u64 {
+        return Ok(Some(SegmentHead::Damaged));
     }
-    segment::judge_head(&head, segments.store, file.number)
+    let was_read = tolerant::read(file, &mut head, 0)?;
+    Ok(was_read.then(|| segment::judge_head(&head, segments.store, file.number)))
 }
 
 struct Replay {
     key: RecordKey,
     books: Books,
+    read_bytes: u64,
     report: Recovery,
 }
 
@@ -207,6 +242,16 @@ struct Pending {
     begin: u64,
     end: u64,
     header: Option<RecordHeader>,
+    /// The disk failed on some of it.
+    unread: bool,
+}
+
+impl Pending {
+    /// Whether there may be records in it that no header told of.
+    fn hides(&self) -> bool {
+        let known = self.header.map_or(0, |header| header.record_bytes());
+        self.unread || self.end > self.begin + known
+    }
 }
 
 impl Replay {
@@ -236,22 +281,34 @@ impl Replay {
         }
         // What a killed process left may be in memory only: entered means durable.
         file.sync().map_err(error("synced"))?;
-        let sound_head = self.head(&file, segments, number, bytes)?;
-        if sound_head == SegmentHead::Foreign {
-            tracing::error!(segment = number, "segment of another store: left alone");
-            return Ok(None);
+        let head = file_head(&file, segments, bytes).map_err(error("read"))?;
+        match head {
+            Some(SegmentHead::Newer(_)) => {
+                return Err(RecoverError::Newer { segment: number, offset: 0 });
+            }
+            Some(SegmentHead::Foreign) => {
+                tracing::error!(segment = number, "segment of another store: left alone");
+                return Ok(None);
+            }
+            Some(SegmentHead::Ours | SegmentHead::Damaged) => {}
+            None => self.books.set_hides(number, true),
         }
         let begin = from.max(HEAD_BYTES as u64);
         let (tail, proven) = self.records(&file, begin..bytes.max(begin))?;
-        let cut = if is_last { torn(&tail, from.max(proven), bytes) } else { None };
+        let unread = head.is_none() || tail.iter().any(|stretch| stretch.unread);
+        let cut = if is_last && !unread { torn(&tail, from.max(proven), bytes) } else { None };
         let whole = tail.iter().take_while(|stretch| cut.is_none_or(|cut| stretch.begin < cut));
         for stretch in whole {
             self.damage(number, stretch)?;
         }
+        self.read_bytes += bytes - from;
         self.write()?;
-        if sound_head != SegmentHead::Ours {
-            // An unfinished creation; or damage, then the records stand but nothing is added.
-            if is_last && cut.unwrap_or(bytes) <= HEAD_BYTES as u64 && from == 0 {
+        self.check_disk()?;
+        if head != Some(SegmentHead::Ours) {
+            // An unfinished creation: no record is written before the head is on the disk. Else it
+            // is damage, then the records stand but nothing is added.
+            let is_unfinished = head.is_some() && bytes <= HEAD_BYTES as u64 && from == 0;
+            if is_last && is_unfinished {
                 tracing::warn!(segment = number, "unfinished segment removed");
                 self.report.cut_bytes += bytes;
                 segments.remove(number).map_err(error("removed"))?;
@@ -259,6 +316,14 @@ impl Replay {
                 tracing::error!(segment = number, "head of segment damaged");
                 self.report.damaged += 1;
             }
+            return Ok(None);
+        }
+        if is_last && unread {
+            tracing::error!(
+                segment = number,
+                "the disk fails at the end of the last segment: what lies there is left for the next \
+                 start, writing goes on in a new segment"
+            );
             return Ok(None);
         }
         if let Some(cut) = cut {
@@ -279,17 +344,14 @@ impl Replay {
         Ok(Some(Active { file, end, durable: end }))
     }
 
-    fn head(
-        &self,
-        file: &SegmentFile,
-        segments: &Segments,
-        number: u32,
-        bytes: u64,
-    ) -> Result<SegmentHead, RecoverError> {
-        match file_head(file, segments, bytes) {
-            SegmentHead::Newer(_) => Err(RecoverError::Newer { segment: number, offset: 0 }),
-            head => Ok(head),
+    /// Refuses a disk that gives next to nothing.
+    fn check_disk(&self) -> Result<(), RecoverError> {
+        let unread_bytes = self.report.unread_bytes;
+        let read_bytes = self.read_bytes.saturating_sub(unread_bytes);
+        if unread_bytes > UNREAD_BYTES_MAX && unread_bytes > read_bytes {
+            return Err(RecoverError::Unreadable { unread_bytes, read_bytes });
         }
+        Ok(())
     }
 
     /// Enters the sound records. Gives the damage behind the last of them, and up to where the
@@ -301,7 +363,7 @@ impl Replay {
     ) -> Result<(Vec<Pending>, u64), RecoverError> {
         let number = file.number;
         let key = self.key.clone();
-        let mut scan = Scan::new(file.file(), number, &key, range);
+        let mut scan = Scan::new(file, &key, range);
         let (mut pending, mut proven) = (Vec::new(), 0);
         let error = || failed(format!("segment {number} could not be read"));
         while let Some(found) = scan.next().map_err(error())? {
@@ -320,9 +382,9 @@ impl Replay {
                     let place = Position { segment: number, offset: begin };
                     self.enter(&Entered { header, place, geometry, sound: true })?;
                 }
-                Found::Damage { begin, end, header } => {
+                Found::Damage { begin, end, header, unread } => {
                     proven = proven.max(header.map_or(0, |header| header.commit.into()));
-                    pending.push(Pending { begin, end, header });
+                    pending.push(Pending { begin, end, header, unread });
                 }
             }
         }
@@ -338,8 +400,15 @@ impl Replay {
             offset = stretch.begin,
             bytes = stretch.end - stretch.begin,
             shard = id.as_deref().unwrap_or("unknown"),
+            unread = stretch.unread,
             "damage in a segment: left where it lies"
         );
+        if stretch.unread {
+            self.report.unread_bytes += stretch.end - stretch.begin;
+        }
+        if stretch.hides() {
+            self.books.set_hides(segment, true);
+        }
         let Some(header) = stretch.header else { return Ok(()) };
         // Never entered twice: its copies are counted.
         self.books.set_place(Position { segment, offset: stretch.end });
@@ -377,7 +446,7 @@ mod tests {
     use super::*;
 
     fn stretch(begin: u64, end: u64) -> Pending {
-        Pending { begin, end, header: None }
+        Pending { begin, end, header: None, unread: false }
     }
 
     #[test]

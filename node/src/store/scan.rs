@@ -3,60 +3,57 @@
 //! Owns the search for the next record behind damage. Decides nothing about what it finds.
 //!
 //! A record counts as sound when its header's check holds and its content is proved by the chunk's
-//! id; a walk over the headers alone asks for the first only. Behind damage the next header is looked for byte by byte: its check is bound to the place,
-//! so no shard's content can pass for one.
+//! id; a walk over the headers alone asks for the first only. Behind damage the next header is looked
+//! for byte by byte: its check is bound to the place, so no shard's content can pass for one. Damage
+//! that the disk did not give says so: nobody knows what lies there.
 
-use std::{fs::File, io, ops::Range};
+use std::{io, ops::Range};
 
 use copse_core::geometry::Geometry;
 
 use super::{
+    file::SegmentFile,
     segment::{HEAD_BYTES, NoHeader, Position, RECORD_MAGIC, RecordHeader, RecordKey},
-    shard,
+    shard, tolerant,
 };
 
 /// What the search for a header reads at a time, in bytes.
 const WINDOW_BYTES: usize = 1 << 20;
-/// What is left out where the disk fails, in bytes: a page.
-const PAGE_BYTES: usize = 4096;
 
 /// A stretch of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// A sound record; with the geometry of its chunk if its content was looked at.
     Record { begin: u64, header: RecordHeader, geometry: Option<Geometry> },
-    /// Bytes that are no sound record; with the header if that is sound.
-    Damage { begin: u64, end: u64, header: Option<RecordHeader> },
+    /// Bytes that are no sound record; with the header if that is sound. *Unread*: the disk failed on
+    /// some of them, so they may be sound all the same.
+    Damage { begin: u64, end: u64, header: Option<RecordHeader>, unread: bool },
     /// A record that only a newer program understands.
     Newer { begin: u64 },
 }
 
 /// A segment being read.
 pub(super) struct Scan<'a> {
-    file: &'a File,
-    segment: u32,
+    file: &'a SegmentFile,
     key: &'a RecordKey,
     at: u64,
     end: u64,
     headers_only: bool,
+    /// The disk failed on bytes that were looked at since the last stretch.
+    unread: bool,
     buffer: Vec<u8>,
 }
 
 impl<'a> Scan<'a> {
     /// Starts at a place where a record begins.
-    pub(super) fn new(file: &'a File, segment: u32, key: &'a RecordKey, range: Range<u64>) -> Self {
+    pub(super) fn new(file: &'a SegmentFile, key: &'a RecordKey, range: Range<u64>) -> Self {
         let (at, end) = (range.start, range.end);
-        Self { file, segment, key, at, end, headers_only: false, buffer: Vec::new() }
+        Self { file, key, at, end, headers_only: false, unread: false, buffer: Vec::new() }
     }
 
     /// The same, but looks at headers alone.
-    pub(super) fn headers(
-        file: &'a File,
-        segment: u32,
-        key: &'a RecordKey,
-        range: Range<u64>,
-    ) -> Self {
-        Self { headers_only: true, ..Self::new(file, segment, key, range) }
+    pub(super) fn headers(file: &'a SegmentFile, key: &'a RecordKey, range: Range<u64>) -> Self {
+        Self { headers_only: true, ..Self::new(file, key, range) }
     }
 
     /// Where the next stretch begins.
@@ -70,11 +67,12 @@ impl<'a> Scan<'a> {
         if begin >= self.end {
             return Ok(None);
         }
+        self.unread = false;
         let found = match self.header(begin)? {
             Err(NoHeader::Newer) => Found::Newer { begin },
             Err(NoHeader::Damaged) => {
                 let end = self.next_header(begin + 1)?;
-                Found::Damage { begin, end, header: None }
+                Found::Damage { begin, end, header: None, unread: self.unread }
             }
             Ok(header) => {
                 let end = begin + header.record_bytes();
@@ -86,7 +84,7 @@ impl<'a> Scan<'a> {
                 }
                 // Its length is sound, but the file may have been cut and gone on since.
                 let end = self.next_header(begin + HEAD_BYTES as u64)?;
-                Found::Damage { begin, end, header: Some(header) }
+                Found::Damage { begin, end, header: Some(header), unread: self.unread }
             }
         };
         self.at = match found {
@@ -101,8 +99,9 @@ impl<'a> Scan<'a> {
             return Ok(Err(NoHeader::Damaged));
         }
         let mut head = [0; HEAD_BYTES];
-        read_tolerant(self.file, &mut head, at)?;
-        Ok(RecordHeader::decode(&head, self.key, Position { segment: self.segment, offset: at }))
+        self.unread |= !tolerant::read(self.file, &mut head, at)?;
+        let place = Position { segment: self.file.number, offset: at };
+        Ok(RecordHeader::decode(&head, self.key, place))
     }
 
     /// Whether the content of a record is what its header says; then the geometry, if it was
@@ -113,7 +112,7 @@ impl<'a> Scan<'a> {
         }
         let body = header.record_bytes() - HEAD_BYTES as u64;
         self.buffer.resize(usize::try_from(body).unwrap_or(usize::MAX), 0);
-        read_tolerant(self.file, &mut self.buffer, begin + HEAD_BYTES as u64)?;
+        self.unread |= !tolerant::read(self.file, &mut self.buffer, begin + HEAD_BYTES as u64)?;
         let (descriptor, rest) = self.buffer.split_at(header.descriptor_bytes as usize);
         let (groups, data) = rest.split_at(rest.len() - header.shard_bytes as usize);
         Ok(shard::sound(header.id, descriptor, groups, data).map(Some))
@@ -126,14 +125,14 @@ impl<'a> Scan<'a> {
         while start + HEAD_BYTES as u64 <= self.end {
             let left = usize::try_from(self.end - start).unwrap_or(usize::MAX);
             let window = &mut window[..left.min(WINDOW_BYTES)];
-            read_tolerant(self.file, window, start)?;
+            self.unread |= !tolerant::read(self.file, window, start)?;
             let mut at = 0;
             while let Some(step) = window[at..].windows(4).position(|four| four == RECORD_MAGIC) {
                 at += step;
                 let Some(Ok(head)) = window.get(at..at + HEAD_BYTES).map(TryInto::try_into) else {
                     break;
                 };
-                let place = Position { segment: self.segment, offset: start + at as u64 };
+                let place = Position { segment: self.file.number, offset: start + at as u64 };
                 if RecordHeader::decode(head, self.key, place) != Err(NoHeader::Damaged) {
                     return Ok(place.offset);
                 }
@@ -144,27 +143,4 @@ impl<'a> Scan<'a> {
         }
         Ok(self.end)
     }
-}
-
-/// Reads all of `buffer`. What the disk cannot read, or lies behind the end, is zero: the checks
-/// see it. Other errors are given back.
-fn read_tolerant(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-
-    match file.read_exact_at(buffer, at) {
-        Err(error) if is_unreadable(&error) => {}
-        result => return result,
-    }
-    for (page, bytes) in buffer.chunks_mut(PAGE_BYTES).enumerate() {
-        match file.read_exact_at(bytes, at + (page * PAGE_BYTES) as u64) {
-            Err(error) if is_unreadable(&error) => bytes.fill(0),
-            result => result?,
-        }
-    }
-    Ok(())
-}
-
-fn is_unreadable(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

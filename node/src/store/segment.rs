@@ -246,6 +246,14 @@ impl RecordHeader {
         !matches!(self.kind, Kind::Removal(_))
     }
 
+    /// The removal that it tells of.
+    pub(super) fn removal(&self) -> Option<Removal> {
+        match self.kind {
+            Kind::Shard => None,
+            Kind::Removal(removal) | Kind::Trash(removal) => Some(removal),
+        }
+    }
+
     /// The header's bytes at this place.
     pub(super) fn encode(&self, key: &RecordKey, at: Position) -> [u8; HEAD_BYTES] {
         let mut head = [0; HEAD_BYTES];

@@ -2,6 +2,7 @@
 
 mod crash;
 mod full;
+mod missed;
 mod model;
 mod opening;
 mod suite;
@@ -28,6 +29,7 @@ use copse_core::{
 use super::{
     DiskOptions, DiskStore, ReadError, RemovalReason, Removed, ShardRead, ShardStore, StoreId,
     TrashOptions, VerifiedShard, Want,
+    file::{Faults, Segments},
     scan::{Found, Scan},
     segment::{self, Kind, RecordKey},
 };
@@ -134,11 +136,12 @@ fn segments(dir: &Path) -> Vec<u32> {
 /// The headers in all segments.
 fn records(dir: &Path) -> Vec<(Kind, ShardId)> {
     let mut records = Vec::new();
+    let store = StoreId([7; 32]);
+    let files = Segments { dir: dir.join("segments"), store, faults: Faults::none() };
     for number in segments(dir) {
-        let file = std::fs::File::open(segment(dir, number)).expect("a segment");
-        let bytes = file.metadata().expect("its length").len();
-        let key = RecordKey::new(StoreId([7; 32]));
-        let mut scan = Scan::headers(&file, number, &key, 64..bytes);
+        let file = files.open(number).expect("a segment");
+        let key = RecordKey::new(store);
+        let mut scan = Scan::headers(&file, &key, 64..file.bytes().expect("its length"));
         while let Some(found) = scan.next().expect("a readable segment") {
             if let Found::Record { header, .. } = found {
                 records.push((header.kind, header.id));

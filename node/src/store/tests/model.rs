@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         Stored,
+        file::Planned,
         index::{Entry, State},
         request::record_bytes,
     },
@@ -32,10 +33,21 @@ enum Action {
     Flip(u64, u16),
     /// Close, delete the index, open.
     DeleteIndex,
+    /// The same on a disk that does not give some bytes of a segment (which, and where in 1/256), and
+    /// gives them again before or after a compaction (or without one), and at the next start.
+    Fail(u8, u8, u8, Mended),
     /// Remember the index as it is now.
     CopyIndex,
     /// Close, put the remembered index back, open.
     OldIndex,
+}
+
+/// When a disk that failed gives its bytes again, as to a compaction; never: there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    Before,
+    After,
+    Never,
 }
 
 /// What must be true of a shard.
@@ -60,6 +72,12 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (seed.clone(), any::<u8>()).prop_map(|(seed, part)| Action::Tear(seed, part)),
         3 => (seed, any::<u16>()).prop_map(|(seed, at)| Action::Flip(seed, at)),
         2 => Just(Action::DeleteIndex),
+        2 => (any::<u8>(), any::<u8>(), any::<u8>(), prop_oneof![
+            Just(Mended::Before),
+            Just(Mended::After),
+            Just(Mended::Never),
+        ])
+        .prop_map(|(segment, begin, length, mended)| Action::Fail(segment, begin, length, mended)),
         1 => Just(Action::CopyIndex),
         2 => Just(Action::OldIndex),
     ]
@@ -81,6 +99,9 @@ struct World {
     truth: BTreeMap<u64, Truth>,
     /// Shards of which a bit was flipped: their rows need not be what the files give any more.
     flipped: BTreeSet<u64>,
+    faults: Faults,
+    /// The disk failed once: copies may be counted that are not there.
+    failed: bool,
 }
 
 impl World {
@@ -96,6 +117,8 @@ impl World {
             store: None,
             truth: BTreeMap::new(),
             flipped: BTreeSet::new(),
+            faults: Faults::none(),
+            failed: false,
         };
         world.store = Some(world.open());
         world
@@ -103,8 +126,8 @@ impl World {
 
     fn open(&self) -> DiskStore {
         // A few shards a segment: compactions are frequent.
-        let trash = self.time.trash();
-        let options = DiskOptions { trash, segment_bytes_max: 500_000, ..options() };
+        let (trash, faults) = (self.time.trash(), self.faults.clone());
+        let options = DiskOptions { trash, faults, segment_bytes_max: 500_000, ..options() };
         DiskStore::open(self.dir.path(), NODE, &options).expect("an open store")
     }
 
@@ -188,7 +211,7 @@ impl World {
     fn delete_index(&mut self) {
         let before = self.rows();
         self.between(|world| delete_index(world.dir.path()));
-        if self.flipped.is_empty() {
+        if self.is_exact() {
             assert_eq!(self.rows(), before, "the same, however it is made");
         }
     }
@@ -234,6 +257,37 @@ impl World {
         self.truth.insert(seed, Truth::Unsure);
     }
 
+    /// Whether the rows are what the files give, to the last count.
+    fn is_exact(&self) -> bool {
+        self.flipped.is_empty() && !self.failed
+    }
+
+    fn fail(&mut self, [segment, begin, length]: [u8; 3], mended: Mended) {
+        let segments: Vec<_> = self.segments().into_iter().collect();
+        let Some(path) = segments.get(usize::from(segment) % segments.len().max(1)) else { return };
+        let bytes = std::fs::metadata(path).expect("a segment").len();
+        let begin = bytes * u64::from(begin) / 256;
+        let end = begin + 1 + bytes * u64::from(length) / 512;
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let number = segment::number_of(name).expect("a segment");
+        self.failed = true;
+        let unreadable = Some((number, begin..end));
+        self.faults.plan(Planned { unreadable, ..Planned::default() });
+        self.between(|world| delete_index(world.dir.path()));
+        if mended == Mended::Before {
+            self.faults.plan(Planned::default());
+        }
+        if mended != Mended::Never {
+            self.runtime.block_on(self.store().compact());
+        }
+        self.faults.plan(Planned::default());
+        self.between(|_| {});
+        // A removal that could not be read does not count: what comes back is no loss.
+        for truth in self.truth.values_mut().filter(|truth| **truth == Truth::Removed) {
+            *truth = Truth::Unsure;
+        }
+    }
+
     fn act(&mut self, action: &Action) {
         match action {
             Action::Put(seeds) => self.put(seeds),
@@ -244,6 +298,9 @@ impl World {
             Action::Tear(seed, part) => self.tear(*seed, *part),
             Action::Flip(seed, at) => self.flip(*seed, *at),
             Action::DeleteIndex => self.delete_index(),
+            Action::Fail(segment, begin, length, mended) => {
+                self.fail([*segment, *begin, *length], *mended);
+            }
             Action::CopyIndex => {
                 self.between(|world| copy_index(world.dir.path(), world.copy.path()));
                 self.copied = self.segments();
@@ -274,7 +331,7 @@ impl World {
             let listed = store.list(None, usize::MAX).await.expect("a list");
             assert_eq!(store.stats().await.shards, listed.len() as u64);
             store.audit().await;
-            if self.flipped.is_empty() {
+            if self.is_exact() {
                 assert_copies(store, self.dir.path()).await;
             }
         });

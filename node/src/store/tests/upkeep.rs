@@ -18,17 +18,17 @@ use super::{
     *,
 };
 
-const ORDERED: RemovalReason = RemovalReason::Ordered;
+pub(super) const ORDERED: RemovalReason = RemovalReason::Ordered;
 
-struct Subject {
-    dir: tempfile::TempDir,
-    time: Time,
-    options: DiskOptions,
-    runtime: tokio::runtime::Runtime,
+pub(super) struct Subject {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) time: Time,
+    pub(super) options: DiskOptions,
+    pub(super) runtime: tokio::runtime::Runtime,
 }
 
 impl Subject {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = directory();
         init(dir.path());
         let time = Time::new();
@@ -36,12 +36,12 @@ impl Subject {
         Self { dir, time, options, runtime: runtime() }
     }
 
-    fn open(&self) -> DiskStore {
+    pub(super) fn open(&self) -> DiskStore {
         DiskStore::open(self.dir.path(), NODE, &self.options).expect("an open store")
     }
 
     /// Opens, does something, checks the books and closes.
-    fn with<T>(&self, work: impl AsyncFnOnce(&DiskStore) -> T) -> T {
+    pub(super) fn with<T>(&self, work: impl AsyncFnOnce(&DiskStore) -> T) -> T {
         let store = self.open();
         self.runtime.block_on(async {
             let result = work(&store).await;
@@ -53,30 +53,30 @@ impl Subject {
     }
 
     /// The same behind the loss of the index.
-    fn with_new_index<T>(&self, work: impl AsyncFnOnce(&DiskStore) -> T) -> T {
+    pub(super) fn with_new_index<T>(&self, work: impl AsyncFnOnce(&DiskStore) -> T) -> T {
         delete_index(self.dir.path());
         self.with(work)
     }
 }
 
 /// Some shards that fill a segment of 1 MiB and begin the next: ten of 100 KB.
-fn shards(from: u64) -> Vec<VerifiedShard> {
+pub(super) fn shards(from: u64) -> Vec<VerifiedShard> {
     (from..from + 10).map(|seed| shard(seed, 100_000)).collect()
 }
 
-async fn put_all(store: &DiskStore, shards: &[VerifiedShard]) {
+pub(super) async fn put_all(store: &DiskStore, shards: &[VerifiedShard]) {
     for shard in shards {
         assert_eq!(store.put(shard.clone()).await.expect("a put"), Stored::New);
     }
 }
 
-async fn remove_all(store: &DiskStore, shards: &[VerifiedShard]) {
+pub(super) async fn remove_all(store: &DiskStore, shards: &[VerifiedShard]) {
     for shard in shards {
         remove(store, shard, ORDERED).await;
     }
 }
 
-async fn assert_all(store: &DiskStore, held: &[VerifiedShard], gone: &[VerifiedShard]) {
+pub(super) async fn assert_all(store: &DiskStore, held: &[VerifiedShard], gone: &[VerifiedShard]) {
     for shard in held {
         assert_held(store, shard).await;
     }
