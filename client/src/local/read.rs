@@ -65,7 +65,7 @@ const GRAIN: Duration = Duration::from_secs(2);
 /// A file system without a disk, by its number in `statfs`: there a program that writes through a mapping
 /// never moves a file's times.
 #[cfg(target_os = "linux")]
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: i128 = 0x0102_1994;
 
 impl FileIdentity {
     /// Whether another content than what is there at a moment has another identity: the last change must be
@@ -97,7 +97,7 @@ impl FileIdentity {
 /// that holds here.
 fn flush_mappings(file: &File) -> bool {
     #[cfg(target_os = "linux")]
-    if rustix::fs::fstatfs(file).is_ok_and(|system| i64::from(system.f_type) == TMPFS) {
+    if rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == TMPFS) {
         return false;
     }
     file.sync_data().is_ok()
