@@ -176,6 +176,7 @@ mod tests {
                 lasts: Duration::ZERO,
                 fault: Fault::Leave { host: 7 },
             });
+            plan.sort_by_key(|planned| planned.at);
             killat::draw(&bounds, &mut plan, rng);
             sectors::draw(&bounds, &mut plan, rng);
             draw(&bounds, 2, geometry, &mut plan, rng);
