@@ -146,6 +146,8 @@ pub(crate) struct FakeNode {
     network: NetworkId,
     others: Arc<Mutex<HashMap<NodeId, Arc<FakeNode>>>>,
     stop: watch::Sender<bool>,
+    /// Closed when it answers nobody any more.
+    ended: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
 }
 
 /// A network of fake nodes.
@@ -264,6 +266,7 @@ impl FakeNode {
             network,
             others: Arc::clone(&others),
             stop: watch::Sender::new(false),
+            ended: Mutex::default(),
         });
         others.lock().expect("no panic").insert(node.id, Arc::clone(&node));
         node.serve(listener);
@@ -296,15 +299,21 @@ impl FakeNode {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         });
+        let (end, ended) = std::sync::mpsc::sync_channel(1);
+        *self.ended.lock().expect("no panic") = Some(ended);
         std::thread::spawn(move || {
             let _ = runtime.block_on(served);
-            runtime.shutdown_timeout(Duration::ZERO);
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            drop(end);
         });
     }
 
-    /// Closes its door and all connections at once.
+    /// Closes its door and all connections, and waits until it answers nobody any more.
     pub(crate) fn kill(&self) {
         let _ = self.stop.send(true);
+        let ended = self.ended.lock().expect("no panic").take();
+        // An error says that it ended: nothing is ever sent.
+        let _ = ended.map(|ended| ended.recv());
     }
 
     /// A door with TLS before its own, as the command line wants one.
