@@ -144,12 +144,17 @@ impl Place {
     ) -> Result<(), RestoreError> {
         self.move_content(destination)?;
         let Flushed(()) = flushed;
-        // The name as well. Some file systems have no flush of a directory.
+        // The name as well. Some file systems have no flush of a directory, and one that may be written and
+        // not read cannot be opened for it: what is there is whole all the same.
         let parent = match destination.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        match rustix::fs::fsync(&File::open(parent).map_err(at(parent))?) {
+        let opened = match File::open(parent) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            opened => opened.map_err(at(parent))?,
+        };
+        match rustix::fs::fsync(&opened) {
             Err(error) if error == Errno::INVAL || is_unsupported(error) => Ok(()),
             result => result.map_err(|error| at(parent)(error.into())),
         }
