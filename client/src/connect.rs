@@ -16,7 +16,7 @@ use std::{
 };
 
 use copse_core::ids::NodeId;
-use copse_proto::tls::{DoorVerifier, READ_AHEAD_BYTES, server_name};
+use copse_proto::tls::{DoorVerifier, READ_AHEAD_BYTES, WRITE_AHEAD_BYTES, provider, server_name};
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -81,8 +81,7 @@ impl TlsConnector {
         if let Some(config) = configs.get(&node) {
             return Ok(Arc::clone(config));
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?
             .dangerous()
@@ -105,7 +104,8 @@ impl TlsConnector {
         Box::pin(async move {
             let name = ServerName::try_from(server_name(&node)).map_err(io::Error::other)?;
             let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream.await?);
-            let tls = tokio_rustls::TlsConnector::from(config?).connect(name, stream).await?;
+            let mut tls = tokio_rustls::TlsConnector::from(config?).connect(name, stream).await?;
+            tls.get_mut().1.set_buffer_limit(Some(WRITE_AHEAD_BYTES));
             Ok(Box::new(tls) as Box<dyn Io>)
         })
     }

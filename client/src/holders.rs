@@ -84,13 +84,6 @@ impl Holders {
             Arc::new(Holder { id, latency: Latency::default(), state: Mutex::default() })
         }))
     }
-
-    /// All nodes dealt with so far, in the order of their ids.
-    pub fn report(&self) -> Vec<HolderReport> {
-        let mut all: Vec<_> = lock(&self.nodes).values().cloned().collect();
-        all.sort_by_key(|holder| holder.id);
-        all.iter().map(|holder| holder.report()).collect()
-    }
 }
 
 impl Holder {

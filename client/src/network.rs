@@ -213,11 +213,6 @@ impl Network {
         Arc::clone(&self.inner.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What this client has seen of the nodes.
-    pub fn holders(&self) -> &Holders {
-        &self.inner.holders
-    }
-
     /// What this client has seen of one node.
     pub fn holder(&self, node: NodeId) -> Arc<Holder> {
         self.inner.holders.get(node)

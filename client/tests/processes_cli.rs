@@ -57,6 +57,25 @@ fn paths_that_are_not_utf8_are_whole_in_json() {
 }
 
 #[test]
+fn a_capability_in_a_file_reads_any_name_in_its_tree() {
+    let cluster = Cluster::start(4);
+    let folder = cluster.dir.path().join("folder");
+    fs::create_dir(&folder).expect("made");
+    fs::write(folder.join(OsStr::from_bytes(b"caf\xe9\n")), "coffee").expect("written");
+    let file = cluster.dir.path().join("folder.cap");
+    fs::write(&file, cluster.put(&folder, &[]) + "\n").expect("written");
+
+    let mut argument = std::ffi::OsString::from("@");
+    argument.push(&file);
+    let listed = cluster.copse(["ls".as_ref(), argument.as_os_str()]);
+    assert_eq!(text(&listed.stdout), "caf\\xe9\\x0a\n", "{}", text(&listed.stderr));
+    argument.push(OsStr::from_bytes(b":/caf\xe9\n"));
+    let output = cluster.copse(["cat".as_ref(), argument.as_os_str()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(output.stdout, b"coffee");
+}
+
+#[test]
 fn of_two_gets_at_once_one_makes_the_destination_and_the_other_says_so() {
     let cluster = Cluster::start(4);
     let file = cluster.dir.path().join("file");

@@ -37,6 +37,7 @@ pub mod repair;
 pub mod ring;
 pub mod seal;
 pub mod shard_tree;
+pub mod shown;
 pub mod text;
 pub mod token;
 pub mod tree;

@@ -9,6 +9,7 @@ use copse_core::{
     directory::{Directory, NodeState, SignedRecord},
     geometry::Geometry,
     ids::{NetworkId, NodeId},
+    shown::sentence,
 };
 use copse_proto::{
     convert,
@@ -262,7 +263,7 @@ impl fmt::Display for Report {
             )?;
             for more in [&peer.reason, &peer.untrusted, &peer.last_error] {
                 if !more.is_empty() {
-                    writeln!(f, "{:<10} {more}", "")?;
+                    writeln!(f, "{:<10} {}", "", sentence(more))?;
                 }
             }
         }
@@ -271,7 +272,7 @@ impl fmt::Display for Report {
             writeln!(f, "\nLAST DECISIONS")?;
         }
         for event in events.iter().rev().take(EVENTS_SHOWN).rev() {
-            writeln!(f, "{}  {}", event.unix_seconds, event.text)?;
+            writeln!(f, "{}  {}", event.unix_seconds, sentence(&event.text))?;
         }
         Ok(())
     }
@@ -325,7 +326,7 @@ impl Report {
             let (kind, attempts) = (&job.kind, job.attempts);
             lines.push((
                 "failing",
-                format!("{kind} of {chunk}, {attempts} times: {}", job.last_error),
+                format!("{kind} of {chunk}, {attempts} times: {}", sentence(&job.last_error)),
             ));
         }
         let scrub = self.scrub();

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use copse_core::ids::NodeId;
-use copse_proto::tls::{check_spki, node_id_of_server_name, node_id_of_spki};
+use copse_proto::tls::{check_spki, node_id_of_server_name, node_id_of_spki, provider};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
@@ -17,7 +17,6 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{
-        CryptoProvider,
         ring::{default_provider, sign::any_eddsa_type},
         verify_tls13_signature_with_raw_key,
     },
@@ -171,10 +170,6 @@ impl NodeTls {
         config.alpn_protocols = vec![DOOR_ALPN.to_vec()];
         Ok(config)
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(default_provider())
 }
 
 /// The node at the other end of a QUIC connection.

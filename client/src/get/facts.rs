@@ -16,7 +16,7 @@ use copse_core::{
     ids::{ChunkId, NodeId, ShardIndex},
 };
 
-use crate::check::ChunkRef;
+use copse_core::manifest::ChunkRef;
 
 /// Chunks remembered, at most: about 1 KiB each.
 const CHUNKS_MAX: usize = 4096;

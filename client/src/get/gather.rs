@@ -378,7 +378,7 @@ impl<'a> Gather<'a> {
         self.asks.push(Ask { index, node, range: range.clone(), at: Instant::now(), state });
         self.reader.counters.count_request();
         self.reader.network.holder(node).begin();
-        let (network, buffers) = (self.reader.network.clone(), Arc::clone(&self.reader.buffers));
+        let (network, buffers) = (self.reader.network.clone(), Arc::clone(&self.reader.shards));
         let fetching = fetch(network, Arc::clone(self.facts), node, index, range, buffers);
         self.running.push(Box::pin(async move { (number, fetching.await) }));
     }
@@ -510,7 +510,7 @@ async fn rebuild(
 ) -> Result<Vec<Bytes>, GetError> {
     tracing::debug!(chunk = %facts.id.short(), ?indices, "rebuilding shards");
     reader.counters.count_rebuilt(indices.len());
-    let (geometry, buffers) = (facts.geometry, Arc::clone(&reader.buffers));
+    let (geometry, buffers) = (facts.geometry, Arc::clone(&reader.shards));
     let work = move || {
         let have: Vec<(ShardIndex, &[u8])> =
             columns.iter().map(|(index, bytes)| (*index, &bytes[..])).collect();

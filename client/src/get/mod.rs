@@ -60,8 +60,12 @@ const VAIN_LOOKS_MAX: u32 = 4;
 /// of a millisecond.
 const OPEN_INLINE_BYTES: usize = 64 << 10;
 
-/// Idle buffers for shards and plaintext, in bytes.
-const KEPT_BYTES_MAX: usize = 32 << 20;
+/// Idle buffers for shards, in bytes: those of three full chunks.
+const SHARDS_KEPT_BYTES_MAX: usize = 24 << 20;
+
+/// Idle buffers for plaintext, in bytes: those of four full chunks. Apart from those for shards, which a few
+/// of these would leave no room for.
+const PLAIN_KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// Items up to this size, read one after the other, are read ahead of: a tree's small files and
 /// nodes lie side by side in packs, and a request for each would take a round trip for each.
@@ -92,7 +96,10 @@ struct Reader {
     hedges: AtomicI64,
     vain_looks: AtomicU32,
     counters: Counters,
-    buffers: Arc<Pool>,
+    /// For what comes of shards, and what is rebuilt of them.
+    shards: Arc<Pool>,
+    /// For what is opened of them.
+    plain: Arc<Pool>,
     pieces: Cache<(ChunkId, ShardIndex)>,
     nodes: Cache<Extent>,
 }
@@ -191,7 +198,8 @@ impl Downloader {
                 hedges: AtomicI64::new(HEDGES_MAX * 10),
                 vain_looks: AtomicU32::new(0),
                 counters: Counters::default(),
-                buffers: Pool::new(KEPT_BYTES_MAX),
+                shards: Pool::new(SHARDS_KEPT_BYTES_MAX),
+                plain: Pool::new(PLAIN_KEPT_BYTES_MAX),
                 pieces: Cache::new(PIECES_BYTES_MAX),
                 nodes: Cache::new(NODES_BYTES_MAX),
             }),
@@ -261,7 +269,7 @@ impl Downloader {
         let sealed = self.sealed(extent, &facts, wants).await?;
         let within = range.start - span.plaintext.start..range.end - span.plaintext.start;
         let open = {
-            let (extent, buffers) = (extent.clone(), Arc::clone(&self.reader.buffers));
+            let (extent, buffers) = (extent.clone(), Arc::clone(&self.reader.plain));
             move || open(&extent, &span, &sealed, &buffers)
         };
         let opened = if within.len() > OPEN_INLINE_BYTES {

@@ -7,13 +7,13 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use copse_core::limits::PACKED_BYTES_MAX;
-use rustix::fs::SeekFrom as HoleSeek;
+use rustix::fs::{OFlags, SeekFrom as HoleSeek};
 
 use super::Metadata;
 
@@ -34,13 +34,19 @@ pub enum ReadFileError {
         /// Which file.
         path: PathBuf,
     },
+    /// Its size says less than there is to read, as in /proc.
+    #[error("has more bytes than its size says; give it to `copse put -` on standard input")]
+    Endless {
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 impl ReadFileError {
     /// Which file.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Io { path, .. } | Self::Changed { path } => path,
+            Self::Io { path, .. } | Self::Changed { path } | Self::Endless { path } => path,
         }
     }
 }
@@ -62,10 +68,20 @@ pub struct FileIdentity {
 /// seconds, others in milliseconds, and the clock of a server may be a little behind ours.
 const GRAIN: Duration = Duration::from_secs(2);
 
-/// A file system without a disk, by its number in `statfs`: there a program that writes through a mapping
-/// never moves a file's times.
+/// File systems that keep the time of a file's last change themselves, by their numbers in `statfs` (Linux,
+/// include/uapi/linux/magic.h; of ZFS, OpenZFS). Not tmpfs: there a program that writes through a mapping never
+/// moves a file's times. Nor an image (squashfs, erofs), a server or a program (NFS, FUSE): what they say of
+/// that time is what somebody wrote down.
 #[cfg(target_os = "linux")]
-const TMPFS: i128 = 0x0102_1994;
+const KEEP_CHANGE_TIMES: [i128; 7] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x2fc1_2fc1, // ZFS
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+    0x794c_7630, // overlayfs: that of the file below, or above
+];
 
 impl FileIdentity {
     /// Whether another content than what is there at a moment has another identity: the last change must be
@@ -79,7 +95,10 @@ impl FileIdentity {
             };
             Duration::new(seconds, nanos).saturating_add(GRAIN) < since
         };
-        is_past(self.mtime) && is_past(self.ctime)
+        // A full second was not taken from a clock but written down, as by whoever makes an image: overlayfs
+        // and a loop device show those, too.
+        let is_of_clock = self.ctime.1 != 0;
+        is_of_clock && is_past(self.mtime) && is_past(self.ctime)
     }
 
     fn of(metadata: &fs::Metadata) -> Self {
@@ -97,7 +116,9 @@ impl FileIdentity {
 /// that holds here.
 fn flush_mappings(file: &File) -> bool {
     #[cfg(target_os = "linux")]
-    if rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == TMPFS) {
+    if !rustix::fs::fstatfs(file)
+        .is_ok_and(|system| KEEP_CHANGE_TIMES.contains(&i128::from(system.f_type)))
+    {
         return false;
     }
     file.sync_data().is_ok()
@@ -142,7 +163,8 @@ impl FileReader {
         let io = |source| ReadFileError::Io { path: path.to_owned(), source };
         let file = File::options()
             .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            // A pipe in its place by now would be waited for.
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(path)
             .map_err(io)?;
         let mut now = SystemTime::now();
@@ -275,7 +297,14 @@ impl FileReader {
     }
 
     fn end(&mut self) -> Result<Segment, ReadFileError> {
-        self.check().map(|()| Segment::End)
+        self.check()?;
+        let read = self.file.read_at(&mut [0], self.identity.size);
+        if read.map_err(|source| self.io(source))? == 0 {
+            return Ok(Segment::End);
+        }
+        // By now, or all the time.
+        self.check()?;
+        Err(ReadFileError::Endless { path: self.path.clone() })
     }
 
     /// Makes sure that all that was read until now is of the state that was opened.
@@ -298,8 +327,6 @@ impl FileReader {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-
     use super::*;
 
     fn read_all(path: &Path) -> Result<(Vec<u8>, u64), ReadFileError> {
@@ -397,20 +424,40 @@ mod tests {
             let identity = FileIdentity { inode: (1, 2), size: 3, mtime, ctime };
             assert_eq!(identity.is_settled(now), expected, "{mtime:?} {ctime:?}");
         };
-        let long_ago = (1_000_000, 0);
+        let long_ago = (1_000_000, 1);
         check(long_ago, (999_999_997, 999_999_999), true);
-        check(long_ago, (999_999_998, 0), false);
-        check(long_ago, (1_000_000_000, 0), false);
+        check(long_ago, (999_999_998, 1), false);
+        check(long_ago, (1_000_000_000, 1), false);
         check((999_999_999, 0), long_ago, false);
+        check((1_000_000, 0), long_ago, true);
         // Set by hand; and of a clock that is ahead.
         check((-1, 5), long_ago, true);
-        check(long_ago, (2_000_000_000, 0), false);
-        check(long_ago, (i64::MAX, 0), false);
+        check(long_ago, (2_000_000_000, 1), false);
+        check(long_ago, (i64::MAX, 1), false);
+        // Of an image.
+        check(long_ago, (1_000_000, 0), false);
 
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("f");
         fs::write(&path, vec![1; PACKED_BYTES_MAX + 1]).expect("writable");
         assert!(!FileReader::open(&path).expect("readable").is_settled(), "it is new");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_with_more_bytes_than_its_size_says_is_an_error() {
+        let error = read_all(Path::new("/proc/self/status")).expect_err("its size is 0");
+        assert!(matches!(error, ReadFileError::Endless { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("p");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a pipe");
+        let error = FileReader::open(&path).expect_err("no file");
+        assert!(matches!(error, ReadFileError::Changed { .. }), "{error}");
     }
 
     #[test]

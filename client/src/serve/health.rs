@@ -8,6 +8,9 @@ use copse_proto::{FILE_DESCRIPTOR_SET, files::files_server, routes::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 
+/// Bytes of what is asked of these services, at most: the name of a service, or of a file of them.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+
 /// Where calls of the health service go.
 pub(super) const PATH: &str = "/grpc.health.v1.Health/";
 
@@ -27,9 +30,10 @@ pub(super) async fn add(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes =
-        routes.with(health).with(reflection().build_v1()?).with(reflection().build_v1alpha()?);
-    Ok((routes, reporter))
+    let v1 = reflection().build_v1()?.max_decoding_message_size(QUESTION_BYTES_MAX);
+    let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(QUESTION_BYTES_MAX);
+    let health = health.max_decoding_message_size(QUESTION_BYTES_MAX);
+    Ok((routes.with(health).with(v1).with(v1alpha), reporter))
 }
 
 /// Says how it is.

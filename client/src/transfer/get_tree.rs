@@ -51,6 +51,8 @@ pub struct GetOutcome {
     pub data_loss: bool,
     /// How many of these the destination cannot hold: trying again there does not help.
     pub unwritable: u64,
+    /// Entries that were restored without their mode or time: the file system takes none.
+    pub unkept: u64,
     /// Whether the destination was made.
     pub made: bool,
     /// Where what could be restored waits for the next try; none when it is at the destination, or when
@@ -165,7 +167,7 @@ impl Walk {
         let restore = Arc::into_inner(restore).ok_or(GetTreeError::Stopped)?;
         let resumed = restore.resumed();
         let mut lost = std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner));
-        let (lost, waiting, made) = blocking(move || {
+        let (lost, waiting, made, unkept) = blocking(move || {
             if lost.failures.count == 0 || partial {
                 for (path, error) in restore.set_directories(&directories)? {
                     lost.unwritten(&path, &error);
@@ -173,11 +175,12 @@ impl Walk {
             }
             let content = restore.content();
             let made = lost.failures.count == 0 || (partial && content.is_some());
+            let mut unkept = 0;
             if made {
                 let root = directories.first().filter(|(path, _)| path.as_os_str().is_empty());
-                restore.finish(root.map(|(_, metadata)| metadata))?;
+                unkept = restore.finish(root.map(|(_, metadata)| metadata))?;
             }
-            Ok::<_, GetTreeError>((lost, content.filter(|_| !made), made))
+            Ok::<_, GetTreeError>((lost, content.filter(|_| !made), made, unkept))
         })
         .await?;
         Ok(GetOutcome {
@@ -187,6 +190,7 @@ impl Walk {
             failures: lost.failures,
             data_loss: lost.data_loss,
             unwritable: lost.unwritable,
+            unkept,
             made,
             waiting,
         })

@@ -30,11 +30,6 @@ pub(crate) struct ContentBuilder {
 }
 
 impl ContentBuilder {
-    /// Bytes so far.
-    pub(crate) const fn size(&self) -> u64 {
-        self.size
-    }
-
     /// The next bytes are a chunk's, or part of one.
     pub(crate) fn extent(
         &mut self,

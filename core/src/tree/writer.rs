@@ -191,16 +191,6 @@ impl TreeWriter {
         }
     }
 
-    /// Changes the metadata of the open file, for what is known only when it was read.
-    ///
-    /// # Errors
-    /// When no file is open or the metadata are not allowed.
-    pub fn set_file_meta(&mut self, meta: Meta) -> Result<(), TreeError> {
-        check_meta(&meta)?;
-        self.open_file()?.0.meta = meta;
-        Ok(())
-    }
-
     /// Adds a whole small file, at most [`crate::limits::PACKED_BYTES_MAX`].
     ///
     /// # Errors
@@ -241,11 +231,6 @@ impl TreeWriter {
     /// The secret under which items are sealed, for the bulk chunks of the same tree.
     pub fn secret(&self) -> &ConvergenceSecret {
         self.pack.secret()
-    }
-
-    /// Bytes of the open file so far; zero when none is open.
-    pub fn file_bytes(&self) -> u64 {
-        self.file.as_ref().map_or(0, |file| file.builder.size())
     }
 
     /// Ends the tree. Its chunks must all be stored before the root is worth anything.

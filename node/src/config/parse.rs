@@ -359,7 +359,8 @@ impl Check<'_> {
     }
 
     fn repair(&self, section: RepairSection, default: Settings) -> Result<Settings, ConfigError> {
-        let parallel = section.parallel.unwrap_or(4);
+        let default_parallel = u32::try_from(default.parallel).unwrap_or(u32::MAX);
+        let parallel = section.parallel.unwrap_or(default_parallel);
         let share = section.share_percent.unwrap_or(default.rates.share_percent.into());
         let uplink = self.size(
             "repair.uplink",

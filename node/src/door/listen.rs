@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use copse_proto::tls::READ_AHEAD_BYTES;
+use copse_proto::tls::{READ_AHEAD_BYTES, WRITE_AHEAD_BYTES};
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::TcpListener,
@@ -159,7 +159,8 @@ async fn handshake(
         accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => accepted,
     };
     match accepted {
-        Ok(Ok(tls)) => {
+        Ok(Ok(mut tls)) => {
+            tls.get_mut().1.set_buffer_limit(Some(WRITE_AHEAD_BYTES));
             // Fails only when the server has stopped.
             let _ = ready.send(Ok(Connection::new(tls, place))).await;
         }

@@ -1,6 +1,9 @@
 //! What the command line takes, with the help that people read.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
@@ -18,16 +21,19 @@ Start:
   copse get CAPABILITY        get it back
 
 A capability is the address and the key at once: whoever has it can read, nobody else can,
-and without it the data is lost to you too. Keep it like a key.
+and without it the data is lost to you too. Keep it like a key. Other users of this machine see
+the arguments of a command: @FILE stands for the capability in a file, @FILE:/some/path for a
+path in its tree, @- for one on standard input.
 
 Exit codes:
   0 done                       6 refused: it would not survive the loss of one node
   1 another error              7 no such path in the tree
   2 wrong usage                8 the destination exists
   3 done but for a part        9 wrong capability or token
-  4 too few shards are left   10 too little room on the nodes
-  5 too few nodes answer      11 less safe than it should be
-  12 the wish cannot be met    130 interrupted; run the same command again to go on";
+  5 too few nodes answer      10 too little room on the nodes
+  12 the wish cannot be met   11 less safe than it should be
+  4 too few shards are left or can be reached
+  130 interrupted; run the same command again to go on";
 
 /// Heading of the flags that every command has.
 const EVERYWHERE: &str = "With every command";
@@ -68,6 +74,10 @@ pub(crate) enum Command {
         token: String,
     },
     /// Store files and folders; print the capability to read them
+    ///
+    /// Kept are names, contents, holes, modes, times of the last change, links and empty folders. Not kept
+    /// are owners, access lists, extended attributes, and that two names are one file; nor do programs come
+    /// back set-user-id.
     Put(Put),
     /// Get a tree, a folder or a file back
     ///
@@ -75,13 +85,13 @@ pub(crate) enum Command {
     /// The same command goes on with an interrupted one. What cannot be read, or what the file system of
     /// the destination cannot hold, is named, and the rest is restored.
     #[command(after_long_help = exit::help(&[
-        (PARTIAL, "some could not be read, or not be written there"),
-        (DATA_LOSS, "of some, too few shards are left"),
+        (PARTIAL, "some could not be read, or not be written there as they were"),
+        (DATA_LOSS, "of some entries"),
         (EXISTS, "nothing was done, or a part of another tree is beside it"),
     ]))]
     Get {
         /// A capability, or a path in one: CAPABILITY/some/path
-        capability: String,
+        capability: OsString,
         /// Where to; `-` is standard output, for one file [default: its name, here]
         destination: Option<PathBuf>,
         /// Make the destination even if some could not be restored; else the rest waits beside it
@@ -91,15 +101,22 @@ pub(crate) enum Command {
     /// Write a file, or a range of it, to standard output
     Cat {
         /// The file: CAPABILITY or CAPABILITY/some/path
-        capability: String,
+        capability: OsString,
         /// Bytes FIRST-LAST (both included), FIRST- to the end, or -COUNT from the end
         #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
         range: Option<ByteRange>,
     },
     /// List a folder
+    ///
+    /// Bytes of a name that are no text, or that would upset a terminal, are shown as \\xNN: a shell takes such
+    /// a name as $'...'. With --json each entry is an object on a line of its own.
+    #[command(after_long_help = exit::help(&[
+        (PARTIAL, "some folders could not be listed"),
+        (DATA_LOSS, "of some folders"),
+    ]))]
     Ls {
         /// The folder: CAPABILITY or CAPABILITY/some/path
-        capability: String,
+        capability: OsString,
         /// With modes, sizes and times
         #[arg(short, long)]
         long: bool,
@@ -141,7 +158,7 @@ pub(crate) enum Command {
     ]))]
     Check {
         /// A capability, or a path in one: CAPABILITY/some/path; or a verify capability
-        capability: String,
+        capability: OsString,
         /// Make missing shards from those that are there, and store them; needs no other copy
         #[arg(long)]
         repair: bool,
@@ -156,7 +173,7 @@ pub(crate) enum Command {
     /// shall look after the tree with `copse check`. Made again, it is the same.
     Verifier {
         /// A capability, or a path in one: CAPABILITY/some/path
-        capability: String,
+        capability: OsString,
         /// Store the list even if the loss of one node would lose it
         #[arg(long)]
         allow_fragile: bool,
@@ -164,7 +181,7 @@ pub(crate) enum Command {
     /// Serve a tree to other programs over gRPC (package copse.files.v1)
     Serve {
         /// A capability, or a path in one
-        capability: String,
+        capability: OsString,
         /// Where to listen: IP:PORT or unix:PATH
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
         grpc: String,
@@ -177,6 +194,18 @@ pub(crate) enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Whether the same command goes on where an interrupted one was.
+    pub(crate) fn is_resumable(&self) -> bool {
+        let standard = Path::new("-");
+        match self {
+            Self::Put(put) => put.paths.iter().all(|path| path != standard),
+            Self::Get { destination, .. } => destination.as_deref() != Some(standard),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -242,11 +271,6 @@ impl std::str::FromStr for ByteRange {
     }
 }
 
-/// Splits `CAPABILITY/some/path` at the first slash.
-pub(crate) fn split_path(text: &str) -> (&str, &str) {
-    text.split_once('/').unwrap_or((text, ""))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -292,7 +316,7 @@ mod tests {
                 listed += 1;
             }
         }
-        assert_eq!(listed, 12, "those of get, plan, status and check");
+        assert_eq!(listed, 14, "those of get, ls, plan, status and check");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::{CliError, DATA_LOSS, DEGRADED, PARTIAL},
+    given::Given,
     output,
     progress::Progress,
     put::{failures_json, show_failures},
@@ -42,13 +43,13 @@ const PATHS_SHOWN: usize = 3;
 
 pub(crate) async fn check(
     session: &Session,
-    capability: &str,
+    given: &Given,
     options: CheckOptions,
 ) -> Result<ExitCode, CliError> {
-    let what = match text::is_kind(VERIFY_CAPABILITY, capability) {
-        true => Subject::Manifest(session.verify_capability(capability)?),
+    let what = match text::is_kind(VERIFY_CAPABILITY, &given.text) {
+        true => Subject::Manifest(session.verify_capability(given)?),
         false => {
-            let (capability, path) = session.capability(capability)?;
+            let (capability, path) = session.capability(given)?;
             Subject::Tree(capability, path)
         }
     };

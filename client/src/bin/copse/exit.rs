@@ -32,7 +32,7 @@ pub(crate) const MEANINGS: [(u8, &str); 14] = [
     (OTHER, "another error"),
     (USAGE, "wrong usage"),
     (PARTIAL, "done but for a part"),
-    (DATA_LOSS, "too few shards are left"),
+    (DATA_LOSS, "too few shards are left or can be reached"),
     (UNREACHABLE, "too few nodes answer"),
     (REFUSED, "refused: it would not survive the loss of one node"),
     (NOT_FOUND, "no such path in the tree"),

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use crate::{
     args::ByteRange,
     exit::{CliError, DATA_LOSS, EXISTS, OTHER, PARTIAL, USAGE},
+    given::Given,
     output,
     progress::Progress,
     put::{failures_json, show_failures},
@@ -46,7 +47,7 @@ impl From<GetTreeError> for CliError {
 
 pub(crate) async fn get(
     session: &Session,
-    capability: &str,
+    given: &Given,
     destination: Option<PathBuf>,
     partial: bool,
 ) -> Result<ExitCode, CliError> {
@@ -57,7 +58,7 @@ pub(crate) async fn get(
             "the capability comes first: copse get CAPABILITY DESTINATION",
         ));
     }
-    let (capability, path) = session.capability(capability)?;
+    let (capability, path) = session.capability(given)?;
     let source = source_of(&capability, &path);
     // `out/` names the same as `out`.
     let destination = destination.map(|path| path.components().collect::<PathBuf>());
@@ -103,6 +104,15 @@ pub(crate) async fn get(
         let code = if outcome.data_loss { DATA_LOSS } else { PARTIAL };
         return Err(CliError::new(code, incomplete(&outcome, &destination)));
     }
+    if outcome.unkept > 0 {
+        let entries = match outcome.unkept {
+            1 => "1 entry is without its mode or time".to_owned(),
+            some => format!("{some} entries are without their modes or times"),
+        };
+        let there = destination.display();
+        let message = format!("all is in {there}, but {entries}: the file system there takes none");
+        return Err(CliError::new(PARTIAL, message));
+    }
     session.say(format!(
         "got {}, {} in {:.1} s ({}) to {}{}",
         output::count(outcome.files, "file"),
@@ -125,6 +135,7 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
         "seconds": took.as_secs_f64(),
         "failures": failures_json(&outcome.failures),
         "failures_count": outcome.failures.count,
+        "without_mode_or_time": outcome.unkept,
     });
     output::set_path(&mut value, "destination", destination.as_os_str().as_bytes());
     if let Some(waiting) = &outcome.waiting {
@@ -192,10 +203,10 @@ fn source_of(capability: &Capability, path: &[Name]) -> String {
 
 pub(crate) async fn cat(
     session: &Session,
-    capability: &str,
+    given: &Given,
     range: Option<ByteRange>,
 ) -> Result<ExitCode, CliError> {
-    let (capability, path) = session.capability(capability)?;
+    let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
     let entry = tree.lookup(path).await?;

@@ -1,25 +1,32 @@
 //! `copse ls`.
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode};
 
 use copse_client::{
-    error::ReadError,
+    error::{GetError, ReadError},
     get::Downloader,
+    transfer::Failures,
     tree_read::{DEPTH_MAX, TreeReader},
 };
 use copse_core::tree::{Entry, Kind};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::{exit::CliError, output, session::Session};
+use crate::{
+    exit::{CliError, DATA_LOSS, PARTIAL},
+    given::Given,
+    output,
+    put::show_failures,
+    session::Session,
+};
 
 pub(crate) async fn ls(
     session: &Session,
-    capability: &str,
+    given: &Given,
     long: bool,
     recursive: bool,
 ) -> Result<ExitCode, CliError> {
-    let (capability, path) = session.capability(capability)?;
+    let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
     let entry = tree.lookup(path).await?;
@@ -29,10 +36,21 @@ pub(crate) async fn ls(
     }
     // The directories being listed, the innermost last, each with its path.
     let mut open = vec![(Vec::new(), tree.list(&entry)?.boxed())];
-    while let Some((path, entries)) = open.last_mut() {
-        let Some(child) = entries.next().await.transpose()? else {
-            open.pop();
-            continue;
+    let mut unlisted = Unlisted::default();
+    while !output::had_enough()
+        && let Some((path, entries)) = open.last_mut()
+    {
+        let child = match entries.next().await {
+            Some(Ok(child)) => child,
+            Some(Err(error)) => {
+                unlisted.note(session, path, &error)?;
+                open.pop();
+                continue;
+            }
+            None => {
+                open.pop();
+                continue;
+            }
         };
         let mut path = path.clone();
         if !path.is_empty() {
@@ -42,14 +60,49 @@ pub(crate) async fn ls(
         show(session, long, &path, &child)?;
         if recursive && matches!(child.kind, Kind::Directory { .. }) {
             // Whoever made the tree can put a folder into itself.
-            if open.len() >= DEPTH_MAX {
-                return Err(ReadError::TooDeep { depth: DEPTH_MAX }.into());
+            let below = match open.len() < DEPTH_MAX {
+                true => tree.list(&child),
+                false => Err(ReadError::TooDeep { depth: DEPTH_MAX }),
+            };
+            match below {
+                Ok(below) => open.push((path, below.boxed())),
+                Err(error) => unlisted.note(session, &path, &error)?,
             }
-            let below = tree.list(&child)?.boxed();
-            open.push((path, below));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    unlisted.end()
+}
+
+/// The folders that could not be listed, or not to their end.
+#[derive(Default)]
+struct Unlisted {
+    folders: Failures,
+    data_loss: bool,
+}
+
+impl Unlisted {
+    /// Notes one. Programs read it among the entries.
+    fn note(&mut self, session: &Session, path: &[u8], error: &ReadError) -> Result<(), CliError> {
+        self.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
+        if session.global.json {
+            let mut value = json!({ "error": error.to_string() });
+            output::set_path(&mut value, "path", path);
+            output::print(value)?;
+        }
+        let shown = if path.is_empty() { &b"/"[..] } else { path };
+        self.folders.add(Path::new(OsStr::from_bytes(shown)), error);
+        Ok(())
+    }
+
+    fn end(self) -> Result<ExitCode, CliError> {
+        if self.folders.count == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        show_failures(&self.folders, "not listed");
+        let code = if self.data_loss { DATA_LOSS } else { PARTIAL };
+        let folders = output::count(self.folders.count, "folder");
+        Err(CliError::new(code, format!("{folders} could not be listed to the end")))
+    }
 }
 
 fn show(session: &Session, long: bool, path: &[u8], entry: &Entry) -> Result<(), CliError> {

@@ -3,13 +3,11 @@
 //! Thin: reads the command line, calls the library, prints. Results go to standard output, all else
 //! to standard error.
 
-// A command's output is its purpose.
-#![allow(clippy::print_stderr)]
-
 mod args;
 mod check;
 mod exit;
 mod get;
+mod given;
 mod list;
 mod network;
 mod output;
@@ -29,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use exit::CliError;
+use given::Given;
 use session::Session;
 
 fn main() -> ExitCode {
@@ -45,7 +44,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("copse: {}", output::sentence(&error.message));
+            output::tell(format_args!("copse: {}", output::sentence(&error.message)));
             ExitCode::from(error.code)
         }
     }
@@ -64,7 +63,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         .map_err(|error| CliError::other(format!("cannot start: {error}")))?;
     // A service is stopped by signals; for it that is a good end.
     let stops_itself = matches!(cli.command, Command::Serve { .. });
-    let resumable = matches!(cli.command, Command::Put(_) | Command::Get { .. });
+    let resumable = cli.command.is_resumable();
     let result = runtime.block_on(async {
         tokio::select! {
             biased;
@@ -86,24 +85,28 @@ async fn command(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Join { token } => network::join(&session, &token).await,
         Command::Put(arguments) => put::put(&session, arguments).await,
         Command::Get { capability, destination, partial } => {
-            get::get(&session, &capability, destination, partial).await
+            get::get(&session, &Given::read(&capability)?, destination, partial).await
         }
-        Command::Cat { capability, range } => get::cat(&session, &capability, range).await,
+        Command::Cat { capability, range } => {
+            get::cat(&session, &Given::read(&capability)?, range).await
+        }
         Command::Ls { capability, long, recursive } => {
-            list::ls(&session, &capability, long, recursive).await
+            list::ls(&session, &Given::read(&capability)?, long, recursive).await
         }
         Command::Nodes => network::nodes(&session).await,
         Command::Status => status::status(&session).await,
         Command::Check { capability, repair, deep } => {
-            check::check(&session, &capability, CheckOptions { deep, repair }).await
+            let given = Given::read(&capability)?;
+            check::check(&session, &given, CheckOptions { deep, repair }).await
         }
         Command::Verifier { capability, allow_fragile } => {
-            verifier::verifier(&session, &capability, allow_fragile).await
+            verifier::verifier(&session, &Given::read(&capability)?, allow_fragile).await
         }
         Command::Plan(arguments) => plan::plan(&session, &arguments).await,
         Command::Doctor => network::doctor(&session).await,
         Command::Serve { capability, grpc, token_file } => {
-            serve::serve(&session, &capability, &grpc, token_file.as_deref()).await
+            let given = Given::read(&capability)?;
+            serve::serve(&session, &given, &grpc, token_file.as_deref()).await
         }
         Command::Completions { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -1,24 +1,45 @@
-//! How values are written for people: sizes, times, modes, names that would upset a terminal.
+//! How values are written for people: sizes, times, modes.
 //!
 //! Owns the way to standard output, too: a reader that has had enough is no error, a full disk is.
 
 use std::{
-    fmt::{Display, Write as _},
+    fmt::Display,
     io::{self, Write as _},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+pub(crate) use copse_core::shown::{name, sentence};
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use crate::exit::CliError;
 
-/// Prints a line of results. A reader that has had enough, as `head` does, ends the program well.
+/// Whether who reads the results has had enough, as `head` does.
+static HAD_ENOUGH: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line of results. A reader that has had enough is no error, and changes no exit code.
 pub(crate) fn print(line: impl Display) -> Result<(), CliError> {
-    match writeln!(io::stdout().lock(), "{line}") {
+    if had_enough() {
+        return Ok(());
+    }
+    match io::stdout().lock().write_all(format!("{line}\n").as_bytes()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            HAD_ENOUGH.store(true, Relaxed);
+            Ok(())
+        }
         Err(error) => Err(unwritten(&error)),
     }
+}
+
+/// Whether nobody reads any more what is printed.
+pub(crate) fn had_enough() -> bool {
+    HAD_ENOUGH.load(Relaxed)
+}
+
+/// Says something on standard error; where nobody hears it, that changes nothing.
+pub(crate) fn tell(line: impl Display) {
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Standard output does not take what is written there.
@@ -46,19 +67,6 @@ pub(crate) fn set_path(object: &mut Value, key: &str, path: &[u8]) {
     if std::str::from_utf8(path).is_err() {
         object[format!("{key}_hex")] = HEXLOWER.encode(path).into();
     }
-}
-
-/// A sentence in which control characters are escaped: it may hold names that others chose.
-pub(crate) fn sentence(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() || is_bidi_control(letter) {
-            safe.extend(letter.escape_default());
-        } else {
-            safe.push(letter);
-        }
-    }
-    safe
 }
 
 /// A size with a binary unit: `1.5 MiB`.
@@ -125,31 +133,6 @@ pub(crate) fn time(seconds: i64) -> String {
     )
 }
 
-/// A name in which control characters and bytes that are not UTF-8 are escaped: a name cannot
-/// write to the terminal, and two different names never look the same.
-pub(crate) fn name(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for part in bytes.utf8_chunks() {
-        for letter in part.valid().chars() {
-            if letter.is_control() || letter == '\\' || is_bidi_control(letter) {
-                text.extend(letter.escape_default());
-            } else {
-                text.push(letter);
-            }
-        }
-        for byte in part.invalid() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
-
-/// Characters that turn the direction of text around, to make a name look like another.
-fn is_bidi_control(letter: char) -> bool {
-    matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,20 +188,5 @@ mod tests {
             assert_eq!(duration(seconds), expected);
         }
         assert_eq!((count(1, "file"), count(0, "file")), ("1 file".into(), "0 files".into()));
-    }
-
-    #[test]
-    fn no_sentence_reaches_the_terminal_raw() {
-        assert_eq!(
-            sentence("cannot write a\x1b[31mb\nc: \\x1b"),
-            "cannot write a\\u{1b}[31mb\\nc: \\x1b"
-        );
-    }
-
-    #[test]
-    fn no_name_reaches_the_terminal_raw() {
-        assert_eq!(name(b"a\x1b[31mb\nc\xff\\"), "a\\u{1b}[31mb\\nc\\xff\\\\");
-        assert_eq!(name("grün ✓".as_bytes()), "grün ✓");
-        assert_eq!(name("x\u{202e}gpj".as_bytes()), "x\\u{202e}gpj");
     }
 }

@@ -192,13 +192,13 @@ fn report(
     ));
     if outcome.redundancy.thin_chunks > 0 {
         // Also when quiet: whoever puts every night must learn of it.
-        eprintln!(
+        output::tell(format_args!(
             "copse: {} safe but incomplete; run the same command again when all nodes answer",
             match outcome.redundancy.thin_chunks {
                 1 => "1 chunk is".to_owned(),
                 chunks => format!("{chunks} chunks are"),
             }
-        );
+        ));
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not stored");
@@ -237,7 +237,7 @@ fn print_safely(capability: &Capability, result: impl Display) -> Result<(), Cli
 pub(crate) fn show_failures(failures: &Failures, what: &str) {
     for failure in failures.listed.iter().take(FAILURES_SHOWN) {
         let path = output::name(&failure.path.clone().into_os_string().into_vec());
-        eprintln!("copse: {what}: {path}: {}", output::sentence(&failure.error));
+        output::tell(format_args!("copse: {what}: {path}: {}", output::sentence(&failure.error)));
     }
     let shown = failures.listed.len().min(FAILURES_SHOWN) as u64;
     if failures.count > shown {
@@ -245,7 +245,8 @@ pub(crate) fn show_failures(failures: &Failures, what: &str) {
             all if all == failures.count => "them".to_owned(),
             some => format!("the first {some}"),
         };
-        eprintln!("copse: {what}: {} more; --json lists {listed}", failures.count - shown);
+        let more = failures.count - shown;
+        output::tell(format_args!("copse: {what}: {more} more; --json lists {listed}"));
     }
 }
 

@@ -15,12 +15,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     exit::{CliError, USAGE},
+    given::Given,
     session::Session,
 };
 
 pub(crate) async fn serve(
     session: &Session,
-    capability: &str,
+    given: &Given,
     grpc: &str,
     token_file: Option<&Path>,
 ) -> Result<ExitCode, CliError> {
@@ -28,7 +29,7 @@ pub(crate) async fn serve(
     let mut stop = Stop::new().map_err(|error| CliError::other(format!("no signals: {error}")))?;
     let address: Address = grpc.parse().map_err(|error: String| CliError::new(USAGE, error))?;
     let token = token_file.map(Token::read).transpose().map_err(CliError::other)?;
-    let (root, below) = session.capability(capability)?;
+    let (root, below) = session.capability(given)?;
     // Bound before the network is asked: a place that is taken is told at once.
     let listener = Listener::bind(&address, token.is_some()).await?;
     let open = async {
@@ -49,6 +50,12 @@ pub(crate) async fn serve(
         Kind::Symlink { .. } => "link",
     };
     session.say(format!("serving the {kind} {name} on {}", listener.address()));
+    if let (Address::Tcp(_), None) = (listener.address(), &token) {
+        session.say(
+            "note: every user of this machine can read it and put with it; with --grpc unix:PATH only you \
+             can, with --token-file who has the token",
+        );
+    }
     if let (Address::Tcp(address), Some(_)) = (listener.address(), &token)
         && !address.ip().to_canonical().is_loopback()
     {

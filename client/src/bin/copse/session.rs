@@ -11,8 +11,9 @@ use copse_core::{
 use data_encoding::HEXLOWER;
 
 use crate::{
-    args::{Global, split_path},
+    args::Global,
     exit::{BAD_CAPABILITY, CliError, USAGE},
+    given::Given,
     output,
 };
 
@@ -41,22 +42,20 @@ impl Session {
     }
 
     /// A capability, with or without a path behind it, of this network.
-    pub(crate) fn capability(&self, text: &str) -> Result<(Capability, Vec<Name>), CliError> {
-        let (capability, below) = split_path(text);
+    pub(crate) fn capability(&self, given: &Given) -> Result<(Capability, Vec<Name>), CliError> {
         let capability: Capability =
-            capability.parse().map_err(|error| no_capability(text, &error))?;
-        let names = path::split(below.as_bytes()).map_err(|error| CliError::new(USAGE, error))?;
+            given.text.parse().map_err(|error| no_capability(given, &error))?;
+        let names = path::split(&given.below).map_err(|error| CliError::new(USAGE, error))?;
         let joined = self.profile()?.network();
         capability.check_network(joined).map_err(|other| self.other_network(&other))?;
         Ok((capability, names))
     }
 
     /// A verify capability of this network.
-    pub(crate) fn verify_capability(&self, text: &str) -> Result<VerifyCapability, CliError> {
-        let (capability, below) = split_path(text);
+    pub(crate) fn verify_capability(&self, given: &Given) -> Result<VerifyCapability, CliError> {
         let capability: VerifyCapability =
-            capability.parse().map_err(|error| no_capability(text, &error))?;
-        if !below.trim_matches('/').is_empty() {
+            given.text.parse().map_err(|error| no_capability(given, &error))?;
+        if given.below.iter().any(|byte| *byte != b'/') {
             return Err(CliError::new(
                 USAGE,
                 "a verify capability knows no names, so no path can follow it; for a folder alone \
@@ -86,7 +85,7 @@ impl Session {
     /// Says something that is not a result, unless asked to be quiet.
     pub(crate) fn say(&self, text: impl std::fmt::Display) {
         if !self.global.quiet {
-            eprintln!("{}", output::sentence(&text.to_string()));
+            output::tell(output::sentence(&text.to_string()));
         }
     }
 }
@@ -95,12 +94,13 @@ impl Session {
 const SHOWN_CHARS: usize = 32;
 
 /// What has nothing of a capability is shown as it was given, up to the path behind it and on.
-fn no_capability(given: &str, error: &CapabilityError) -> CliError {
+fn no_capability(given: &Given, error: &CapabilityError) -> CliError {
     let message = match error {
         CapabilityError::Text(TextError::Empty(_)) => {
             "the capability is empty: is it in a variable that is not set?".to_owned()
         }
         CapabilityError::Text(TextError::Prefix { .. }) => {
+            let given = format!("{}{}", given.text, String::from_utf8_lossy(&given.below));
             let start: String = given.chars().take(SHOWN_CHARS).collect();
             let more = if start.len() < given.len() { "..." } else { "" };
             format!(

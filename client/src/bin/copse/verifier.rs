@@ -10,14 +10,14 @@ use copse_client::{
 };
 use serde_json::json;
 
-use crate::{exit::CliError, output, progress::Progress, session::Session};
+use crate::{exit::CliError, given::Given, output, progress::Progress, session::Session};
 
 pub(crate) async fn verifier(
     session: &Session,
-    capability: &str,
+    given: &Given,
     allow_fragile: bool,
 ) -> Result<ExitCode, CliError> {
-    let (capability, path) = session.capability(capability)?;
+    let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
     let counters = Arc::new(Counters::default());

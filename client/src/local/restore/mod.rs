@@ -189,7 +189,7 @@ impl Restore {
                 made.claim(&path, fs::Metadata::is_dir)?;
                 // A try that had come to the end left the mode that it shall have. It is no link, and
                 // nothing else is put in its place.
-                make_own(&path)
+                self.place.kept(make_own(&path)).map_err(at(&path))
             }
             result => {
                 result.map_err(at(&path))?;
@@ -221,7 +221,7 @@ impl Restore {
             }
         }
         drop(made);
-        set_link_time(&path, metadata)
+        self.place.kept(set_link_time(&path, metadata)).map_err(at(&path))
     }
 
     /// Starts a file, or goes on with it; `None` when it is complete already.
@@ -266,8 +266,9 @@ impl Restore {
                 continue;
             }
             let path = self.path(relative);
-            let set = open_directory(&path)
-                .and_then(|directory| set_mode_and_time(&directory, metadata).map_err(at(&path)));
+            let set = open_directory(&path).and_then(|directory| {
+                self.place.kept(set_mode_and_time(&directory, metadata)).map_err(at(&path))
+            });
             match set {
                 Err(error) if error.is_of_one_entry() => failed.push((relative.clone(), error)),
                 result => result?,
@@ -276,11 +277,12 @@ impl Restore {
         Ok(failed)
     }
 
-    /// Puts everything in its place. `root` is what a root that is a directory shall look like.
+    /// Puts everything in its place. `root` is what a root that is a directory shall look like. Returns how
+    /// many entries are without their mode or time, since the file system takes none.
     ///
     /// # Errors
     /// When the system refuses; then all is still beside the destination.
-    pub fn finish(self, root: Option<&Metadata>) -> Result<(), RestoreError> {
+    pub fn finish(self, root: Option<&Metadata>) -> Result<u64, RestoreError> {
         // A directory that cannot be written to cannot be moved, for its ".." changes: its mode is set
         // behind the move, through what was opened before.
         let directory = match root {
@@ -290,15 +292,17 @@ impl Restore {
         let flushed = self.place.flush()?;
         self.place.put_content(&self.destination, flushed)?;
         if let Some((directory, metadata)) = directory {
-            set_mode_and_time(&directory, metadata).map_err(at(&self.destination))?;
+            let set = set_mode_and_time(&directory, metadata);
+            self.place.kept(set).map_err(at(&self.destination))?;
         }
-        self.place.remove()
+        self.place.remove()?;
+        Ok(self.place.unkept())
     }
 }
 
 /// Gives a directory the mode that it has while it is filled.
-fn make_own(path: &Path) -> Result<(), RestoreError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(at(path))
+fn make_own(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// A complete file has its time: it is set last, before the file is moved to its place.
@@ -326,13 +330,14 @@ fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
 }
 
 fn set_mode_and_time(file: impl AsFd, metadata: &Metadata) -> io::Result<()> {
-    set_mode(&file, metadata.mode)?;
-    Ok(rustix::fs::futimens(file, &times(metadata))?)
+    // One may be taken and the other not.
+    let mode = set_mode(&file, metadata.mode);
+    rustix::fs::futimens(file, &times(metadata))?;
+    mode
 }
 
-fn set_link_time(path: &Path, metadata: &Metadata) -> Result<(), RestoreError> {
-    rustix::fs::utimensat(CWD, path, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| at(path)(error.into()))
+fn set_link_time(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(CWD, path, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn times(metadata: &Metadata) -> Timestamps {

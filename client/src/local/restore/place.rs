@@ -12,7 +12,10 @@ use std::{
         fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use rustix::{
@@ -25,6 +28,9 @@ use super::{RestoreError, at, boot, made::Made, own};
 /// How often the lock is tried for when another restore ends at that moment and takes it away.
 const LOCK_TRIES: usize = 16;
 
+/// What a file system answers that keeps no modes or times.
+const TAKES_NO_MODES: [Errno; 3] = [Errno::PERM, Errno::NOSYS, Errno::OPNOTSUPP];
+
 /// `DEST.copse-partial`, locked as long as this lives.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -32,6 +38,8 @@ pub(super) struct Place {
     resumed: bool,
     boot: Option<String>,
     made: Mutex<Made>,
+    /// Entries that are without their mode or time.
+    unkept: AtomicU64,
     // Held, not used: the system takes the lock back when it is closed, however the program ends.
     _lock: Option<File>,
 }
@@ -47,6 +55,7 @@ impl Place {
             resumed: false,
             boot: boot::current(),
             made: Mutex::new(Made::Fresh),
+            unkept: AtomicU64::new(0),
             _lock: lock,
         };
         let source_path = place.directory.join("source");
@@ -102,6 +111,27 @@ impl Place {
     /// What was made in it; locked for one entry at a time.
     pub(super) fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the setting of a mode or a time went. A file system that takes none, as some of cameras, phones and
+    /// programs, holds the content all the same: the entry is counted.
+    pub(super) fn kept(&self, set: io::Result<()>) -> io::Result<()> {
+        let takes_none = |error: &io::Error| {
+            let code = error.raw_os_error().map(Errno::from_raw_os_error);
+            code.is_some_and(|code| TAKES_NO_MODES.contains(&code))
+        };
+        match set {
+            Err(error) if takes_none(&error) => {
+                self.unkept.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            set => set,
+        }
+    }
+
+    /// How many entries are without their mode or time.
+    pub(super) fn unkept(&self) -> u64 {
+        self.unkept.load(Relaxed)
     }
 
     /// Moves a complete file from its part to its place. Only a file of an earlier try may be there.

@@ -10,7 +10,9 @@ fn metadata(mode: u32, size: u64) -> Metadata {
 
 fn finish(restore: Restore, directories: &[(PathBuf, Metadata)]) -> Result<(), RestoreError> {
     assert!(restore.set_directories(directories)?.is_empty());
-    restore.finish(directories.first().map(|(_, root)| root))
+    let unkept = restore.finish(directories.first().map(|(_, root)| root))?;
+    assert_eq!(unkept, 0, "this file system takes modes and times");
+    Ok(())
 }
 
 #[test]
@@ -95,6 +97,22 @@ fn a_second_restore_into_the_same_place_is_refused_until_the_first_ends() {
 }
 
 #[test]
+fn what_a_file_system_does_not_keep_is_counted_and_all_else_fails() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let place = Place::open(&dir.path().join("out"), "cap").expect("a free place");
+    let failed = |errno: Errno| place.kept(Err(io::Error::from(errno)));
+    for takes_none in [Errno::PERM, Errno::NOSYS, Errno::OPNOTSUPP] {
+        failed(takes_none).expect("counted");
+    }
+    place.kept(Ok(())).expect("kept");
+    assert_eq!(place.unkept(), 3);
+    for fails in [Errno::IO, Errno::ROFS, Errno::ACCESS] {
+        failed(fails).expect_err("another matter");
+    }
+    assert_eq!(place.unkept(), 3);
+}
+
+#[test]
 fn of_many_restores_at_once_one_fills_the_destination_and_nothing_is_left_beside() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     for round in 0..100 {
@@ -108,7 +126,7 @@ fn of_many_restores_at_once_one_fills_the_destination_and_nothing_is_left_beside
                         let mut file = file.expect("nobody else restores it");
                         file.write(b"abc")?;
                         file.finish()?;
-                        return restore.finish(None);
+                        return restore.finish(None).map(drop);
                     }
                     Err(RestoreError::Busy(_)) => std::thread::yield_now(),
                     Err(error) => return Err(error),
