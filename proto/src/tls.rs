@@ -9,7 +9,8 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 use copse_core::ids::{ID_BYTES, NodeId};
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use rustls::{
-    CertificateError, CipherSuite, DigitallySignedStruct, Error, OtherError, PeerIncompatible, SignatureScheme,
+    CertificateError, CipherSuite, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
+    SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring::default_provider},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -37,7 +38,9 @@ const SERVER_NAME_SUFFIX: &str = ".x.invalid";
 /// fourteen, and what it seals a second time was sealed by its owner before.
 pub fn provider() -> Arc<CryptoProvider> {
     let mut provider = default_provider();
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }
 

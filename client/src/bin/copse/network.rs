@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     exit::{BAD_CAPABILITY, CliError, OTHER, UNREACHABLE},
-    output,
+    output, plan,
     session::Session,
 };
 
@@ -46,11 +46,8 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
         network.id().short(),
         output::count(nodes as u64, "node")
     ));
-    match Geometry::default_for(nodes) {
-        Some(geometry) => session.say(format!(
-            "default geometry {geometry}; `copse plan` says how long data lasts with it, and what else \
-             would do"
-        )),
+    match plan::of_default(&network) {
+        Some(default) => session.say(default),
         None => session.say("one node loses what is on it when it goes: start another"),
     }
     if new {

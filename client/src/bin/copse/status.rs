@@ -330,6 +330,6 @@ mod tests {
         status.guards.insert("\x1b[2Jall is well".to_owned(), 1);
         status.chunks.thin = 1;
         let shown = text(&status);
-        assert!(!shown.contains('\x1b') && shown.contains("\\u{1b}[2Jall is well"), "{shown}");
+        assert!(!shown.contains('\x1b') && shown.contains("\\x1b[2Jall is well"), "{shown}");
     }
 }

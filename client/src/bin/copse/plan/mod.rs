@@ -10,6 +10,7 @@ mod text;
 use std::process::ExitCode;
 
 use clap::Args;
+use copse_client::network::Network;
 use copse_core::{
     durability::advice::{Advice, Figures, Lack, Question, Speed},
     geometry::Geometry,
@@ -95,21 +96,45 @@ fn judge(question: &Question, geometry: Geometry, general: &Advice) -> Advice {
     Advice { best: figures, lacks, ..general.clone() }
 }
 
+/// What the default geometry of a network gives, in a line, for whoever joins it; none when its nodes are too
+/// few for any.
+pub(crate) fn of_default(network: &Network) -> Option<String> {
+    #[derive(clap::Parser)]
+    struct Nothing {
+        #[command(flatten)]
+        plan: Plan,
+    }
+    let nothing_said: Nothing = clap::Parser::try_parse_from(["plan"]).ok()?;
+    let (nodes, zones) = size(network);
+    let question = put(&nothing_said.plan, nodes, zones).ok()?;
+    let figures = question.figures(Geometry::default_for(nodes)?)?;
+    Some(text::in_short(&question, &figures))
+}
+
+/// Nodes that hold something, and zones that are named.
+fn size(network: &Network) -> (usize, usize) {
+    let view = network.view();
+    let known = view.directory.iter().map(|signed| signed.record().zone.as_str());
+    let named: std::collections::BTreeSet<&str> = known.filter(|zone| !zone.is_empty()).collect();
+    (view.ring.len(), named.len())
+}
+
 async fn question(session: &Session, arguments: &Plan) -> Result<Question, CliError> {
     let (nodes, zones) = match arguments.nodes {
-        Some(nodes) => (nodes, arguments.zones.unwrap_or(0)),
+        Some(nodes) => (nodes, 0),
         None => {
             let (_, network) = session.connect().await.map_err(|error| {
                 let hint = "say how many nodes with --nodes, or ask about the network you joined";
                 CliError::new(error.code, format!("{}; {hint}", error.message))
             })?;
-            let view = network.view();
-            let known = view.directory.iter().map(|signed| signed.record().zone.as_str());
-            let named: std::collections::BTreeSet<&str> =
-                known.filter(|zone| !zone.is_empty()).collect();
-            (view.ring.len(), arguments.zones.unwrap_or(named.len()))
+            size(&network)
         }
     };
+    put(arguments, nodes, arguments.zones.unwrap_or(zones))
+}
+
+/// The question, put about so many nodes in so many zones.
+fn put(arguments: &Plan, nodes: usize, zones: usize) -> Result<Question, CliError> {
     let check = |is_good: bool, what: &str| {
         if is_good { Ok(()) } else { Err(CliError::new(USAGE, what)) }
     };

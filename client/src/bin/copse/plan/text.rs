@@ -70,6 +70,21 @@ pub(super) fn answer(
     out
 }
 
+/// What a geometry gives, in a line.
+pub(super) fn in_short(question: &Question, figures: &Figures) -> String {
+    format!(
+        "default geometry {}: {:.2} bytes of disk for each byte stored; a chunk-year has {} nines (pessimistic) \
+         to {} (optimistic) if a node lasts {} and answers {} of the time. `copse plan` says what would still \
+         lose data, and what else would do",
+        figures.geometry,
+        figures.expansion(),
+        nines(figures.exponential),
+        nines(figures.fixed),
+        long(question.life),
+        percent(question.online),
+    )
+}
+
 fn verdict(question: &Question, advice: &Advice, best: &Figures, is_asked: bool) -> String {
     let geometry = best.geometry;
     let (data, total) = (geometry.data(), geometry.total());
