@@ -322,6 +322,8 @@ async fn calls_that_stand_still_keep_nobody_out() {
         let mut changes = watched.expect("a stream").into_inner();
         changes.message().await.expect("told").expect("the first one");
         held.push(changes);
+        // The first one is to be still for longest.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     tokio::time::sleep(shards::STALL_TIMEOUT).await;
     let client = door.client(([192, 0, 2, 3], 9).into(), 1 << 20).await;
