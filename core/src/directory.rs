@@ -8,6 +8,7 @@
 //! What a record says is in `record.rs`. What nodes observe about each other is not in a record,
 //! since nobody signs for another; it stands beside the records, see [`crate::eviction`].
 
+use core::fmt;
 use std::{collections::BTreeMap, ops::Bound};
 
 pub use self::record::{NodeRecord, NodeState, RecordError, SignedRecord, VERSION_BYTES_MAX};
@@ -131,6 +132,47 @@ impl Directory {
         outcome
     }
 
+    /// [`Self::insert`] and [`Self::insert_observation`] for many at once: who is evicted is found out once,
+    /// and not for each of them.
+    pub fn insert_all(
+        &mut self,
+        records: impl IntoIterator<Item = SignedRecord>,
+        observations: impl IntoIterator<Item = SignedObservation>,
+    ) {
+        for signed in records {
+            self.take(signed);
+        }
+        for signed in observations {
+            self.take_observation(signed);
+        }
+        self.settle();
+    }
+
+    /// [`Self::admit`] and [`Self::admit_observation`] for many at once: (bytes, signature) of each. Whether
+    /// there was any news. What is not genuine is told to `refused` and left out.
+    pub fn admit_all<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        observations: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        mut refused: impl FnMut(&dyn fmt::Display),
+    ) -> bool {
+        let mut news = false;
+        for (bytes, signature) in records {
+            match self.take_unverified(bytes, signature) {
+                Ok((_, inserted)) => news |= inserted.is_news(),
+                Err(error) => refused(&error),
+            }
+        }
+        for (bytes, signature) in observations {
+            match self.take_unverified_observation(bytes, signature) {
+                Ok((_, noted)) => news |= noted.is_news(),
+                Err(error) => refused(&error),
+            }
+        }
+        self.settle();
+        news
+    }
+
     /// Finds out who is evicted, after changes.
     pub(crate) fn settle(&mut self) {
         if self.evictions.settle(&self.records) {
@@ -148,12 +190,23 @@ impl Directory {
         bytes: &[u8],
         signature: &[u8],
     ) -> Result<(NodeId, Inserted), RecordError> {
+        let admitted = self.take_unverified(bytes, signature);
+        self.settle();
+        admitted
+    }
+
+    /// [`Self::admit`] for many in a row; to be followed by [`Self::settle`].
+    fn take_unverified(
+        &mut self,
+        bytes: &[u8],
+        signature: &[u8],
+    ) -> Result<(NodeId, Inserted), RecordError> {
         let signature = identity::signature_from_slice(signature)?;
         if let (record, Some(known)) = self.foresee_record(bytes)? {
             return Ok((record.node, known));
         }
         let signed = SignedRecord::verify(bytes, &signature, self.network)?;
-        Ok((signed.node(), self.insert(signed)))
+        Ok((signed.node(), self.take(signed)))
     }
 
     /// Reads a record, and says what would become of it where no signature need be checked to know it.
@@ -204,6 +257,17 @@ impl Directory {
         bytes: &[u8],
         signature: &[u8],
     ) -> Result<(Observation, Noted), ObservationError> {
+        let admitted = self.take_unverified_observation(bytes, signature);
+        self.settle();
+        admitted
+    }
+
+    /// [`Self::admit_observation`] for many in a row; to be followed by [`Self::settle`].
+    fn take_unverified_observation(
+        &mut self,
+        bytes: &[u8],
+        signature: &[u8],
+    ) -> Result<(Observation, Noted), ObservationError> {
         let observation = Observation::decode(bytes)?;
         let known = self.foresee_observation(&observation);
         let waits = || self.is_waiting(&observation).then_some(Noted::Waiting);
@@ -211,7 +275,7 @@ impl Directory {
             return Ok((observation, noted));
         }
         let signed = SignedObservation::verify(bytes, signature, self.network)?;
-        Ok((observation, self.insert_observation(signed)))
+        Ok((observation, self.take_observation(signed)))
     }
 
     /// What would become of an observation where no signature need be checked to know it, but for those
@@ -240,6 +304,32 @@ impl Directory {
     /// All observations, by subject and observer: to be stored beside the records.
     pub fn observations(&self) -> impl Iterator<Item = &SignedObservation> {
         self.accusations().flat_map(Eviction::observations)
+    }
+
+    /// The observations behind this (subject, observer), in the order of these; of none: all.
+    pub fn observations_after(
+        &self,
+        after: Option<(NodeId, NodeId)>,
+    ) -> impl Iterator<Item = &SignedObservation> {
+        self.evictions.after(after)
+    }
+
+    /// Forgets observations, as if they had never come; how many nodes they were of. Others may still have
+    /// them and offer them again. For those that are dated in a future which this node believed in while its
+    /// clock was wrong: nobody else ever takes them in.
+    pub fn forget_observations(&mut self, which: impl Fn(&Observation) -> bool) -> usize {
+        let changed = self.evictions.forget(which, &self.records);
+        for subject in &changed {
+            self.update_digest(*subject);
+        }
+        self.settle();
+        changed.len()
+    }
+
+    /// Whether enough is said about the silence of a node that who does not watch it should believe it for
+    /// the time being: less than for an eviction.
+    pub fn is_doubted(&self, node: &NodeId) -> bool {
+        self.evictions.is_doubted(node, &self.records)
     }
 
     /// The eviction of a node, if it holds.

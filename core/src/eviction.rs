@@ -41,6 +41,14 @@ pub const OBSERVATION_BYTES: usize = 125;
 /// each node that is accused by as many as may be.
 pub const OBSERVERS_MAX: usize = liveness::WATCHERS;
 
+/// Of these, of observers of one zone, at most: an eviction needs three zones at most, so that whoever
+/// has one zone alone cannot take the places of all others.
+pub const OF_ZONE_MAX: usize = OBSERVERS_MAX / 4;
+
+/// How far ahead of a node's clock an observation of another may be dated: an hour, more than clocks differ
+/// that anybody looks after, and far less than the time within which observations count together.
+pub const AHEAD_SECONDS_MAX: u64 = 60 * 60;
+
 /// What one node says about the silence of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
@@ -122,6 +130,12 @@ impl Observation {
             return Err(WireError::Invalid("the observer, who is the subject itself,"));
         }
         Ok(observation)
+    }
+
+    /// Whether it is dated so far ahead of this time that one of the two clocks must be wrong. An observer
+    /// could silence itself so, since its newest word counts, or keep the words of others out.
+    pub const fn is_early(&self, unix_seconds: u64) -> bool {
+        self.observed_at > unix_seconds.saturating_add(AHEAD_SECONDS_MAX)
     }
 
     /// Which of two of one observer counts: the newer one. Two of one second differ by a mistake,
@@ -208,7 +222,7 @@ pub enum Noted {
     Answered,
     /// Kept aside until the record comes that it speaks of, or its observer's.
     Waiting,
-    /// [`OBSERVERS_MAX`] others who go before it have spoken.
+    /// Others have spoken later: [`OBSERVERS_MAX`], or [`OF_ZONE_MAX`] of the observer's zone.
     Crowded,
 }
 
@@ -260,8 +274,7 @@ impl Eviction {
         self.observations.len()
     }
 
-    /// Takes one in. Of more than [`OBSERVERS_MAX`] observers those count who go first as watchers
-    /// of the subject; since that order is fixed, what remains does not depend on who came first.
+    /// Takes one in; [`Self::trim`] must follow.
     ///
     /// # Panics
     /// When it is of another subject or record.
@@ -279,15 +292,59 @@ impl Eviction {
             };
         }
         self.observations.insert(observer, signed);
-        if self.observations.len() > OBSERVERS_MAX {
-            let last = self.observations.keys().min_by_key(|id| liveness::rank(&subject, id));
-            let last = last.copied().unwrap_or(observer);
-            self.observations.remove(&last);
-            if last == observer {
-                return Noted::Crowded;
+        Noted::New
+    }
+
+    /// Keeps what is most likely to add up, and says whose words went: the latest, of each zone
+    /// [`OF_ZONE_MAX`] at most, [`OBSERVERS_MAX`] in all. Whoever fills all places with words that are
+    /// later than honest ones has spoken within a day, of four zones at least: that is an eviction, and not
+    /// a way to prevent one.
+    ///
+    /// What remains does not depend on the order in which words came, nor on how often it was trimmed in
+    /// between, as long as zones stay the same.
+    pub(crate) fn trim<'a>(
+        &mut self,
+        zone_of: impl Fn(&NodeId) -> Option<Zone<'a>>,
+    ) -> Vec<NodeId> {
+        if self.observations.len() <= OF_ZONE_MAX {
+            return Vec::new();
+        }
+        let mut latest: Vec<_> = self
+            .observations
+            .values()
+            .map(|signed| {
+                let observer = signed.observation.observer;
+                // The last is for those of one second: any order that cannot be chosen, the same for all.
+                (signed.observation.rank(), liveness::rank(&self.subject, &observer))
+            })
+            .collect();
+        latest.sort_unstable_by(|a, b| b.cmp(a));
+        let mut of_zone: BTreeMap<Option<Zone<'a>>, usize> = BTreeMap::new();
+        let mut kept = 0;
+        let mut gone = Vec::new();
+        for (_, (_, observer)) in latest {
+            let zone = of_zone.entry(zone_of(&observer)).or_default();
+            if kept < OBSERVERS_MAX && *zone < OF_ZONE_MAX {
+                *zone += 1;
+                kept += 1;
+            } else {
+                self.observations.remove(&observer);
+                gone.push(observer);
             }
         }
-        Noted::New
+        gone
+    }
+
+    /// Forgets some. Whether there were any.
+    pub(crate) fn forget(&mut self, which: impl Fn(&Observation) -> bool) -> bool {
+        let before = self.observations.len();
+        self.observations.retain(|_, signed| !which(&signed.observation));
+        self.observations.len() < before
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.observations.is_empty()
     }
 
     /// A digest of the observations, for that of the directory.

@@ -135,6 +135,8 @@ pub struct Received {
     pub news: usize,
     /// How many were not genuine, of another network, or had no place.
     pub refused: usize,
+    /// How many were dated too far ahead of our clock.
+    pub early: usize,
     /// What we know better: newer records of the same nodes or of those that were observed, newer
     /// observations of the same observers. The reply.
     pub newer: Bundle,
@@ -252,7 +254,7 @@ impl Gossip {
     }
 
     /// Takes in what a peer sent: (bytes, signature) of each record and observation. What changed
-    /// the directory is pushed on.
+    /// the directory is pushed on. Knows no time, and takes in early observations, too.
     pub fn receive<'a>(
         &mut self,
         directory: &mut Directory,
@@ -260,7 +262,7 @@ impl Gossip {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         observations: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Received {
-        let verified = Sifted::new(directory, records, observations).verify();
+        let verified = Sifted::new(directory, None, records, observations).verify();
         self.take_in(directory, from, verified)
     }
 
@@ -272,8 +274,8 @@ impl Gossip {
         from: NodeId,
         verified: Verified,
     ) -> Received {
-        let Verified { newer, records, observations, refused } = verified;
-        let mut received = Received { refused, ..Received::default() };
+        let Verified { newer, records, observations, refused, early } = verified;
+        let mut received = Received { refused, early, ..Received::default() };
         let mut newer: BTreeSet<Topic> = newer.into_iter().collect();
         // Records first: observations are taken in only beside the record that they are of.
         for signed in records {

@@ -14,11 +14,11 @@
 //! ```
 
 use core::{fmt, time::Duration};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     directory::{Directory, NodeRecord, NodeState, Standing},
-    eviction::Observation,
+    eviction::{AHEAD_SECONDS_MAX, OF_ZONE_MAX, Observation, TOGETHER_SECONDS},
     guard::{Guard, Settling, Sight, View},
     ids::{ID_BYTES, NodeId},
 };
@@ -39,7 +39,14 @@ const DOWN_PING_FACTOR: u32 = 12;
 
 /// An observation is signed anew after so many seconds if the eviction does not hold yet: half of
 /// the time within which observations count together.
-const RENEW_SECONDS: u64 = crate::eviction::TOGETHER_SECONDS / 2;
+const RENEW_SECONDS: u64 = TOGETHER_SECONDS / 2;
+
+// What is dated ahead still counts together with what is said now, and renewed in time.
+const _: () = assert!(AHEAD_SECONDS_MAX + RENEW_SECONDS < TOGETHER_SECONDS);
+
+/// Observations that a node signs in one tick, at most: as many as it watches nodes on average. Whoever
+/// makes up thousands of nodes does not make all others sign thousands of words at once.
+const OBSERVE_MAX: usize = WATCHERS;
 
 /// Between two answers of a node to observations of itself. Two liars can make it sign a record
 /// and everybody pass it on; not more often than this.
@@ -174,6 +181,8 @@ pub struct Watch {
     own: NodeId,
     timeouts: Timeouts,
     watched: BTreeMap<NodeId, Watched>,
+    /// Of those in the directory: whom it has heard while it watched them, in this run or an earlier one.
+    heard: BTreeSet<NodeId>,
     /// The ring for which it was found out who is watched.
     ring_revision: Option<u64>,
     last_tick: Option<Duration>,
@@ -187,6 +196,9 @@ struct Watched {
     state: Liveness,
     /// Whether it has answered since we watch it.
     heard: bool,
+    /// Whether it counts for the guard without that: it was there when this node started, and answered an
+    /// earlier run, if there was one.
+    expected: bool,
     /// When it answered last, or when we began to watch.
     answered: Duration,
     /// The same, or when a newer record of it came: it lives, whether or not we reach it.
@@ -194,8 +206,8 @@ struct Watched {
     /// Of the newest record seen.
     seq: u64,
     next_ping: Duration,
-    /// When we last signed an observation of this record.
-    signed: Option<Duration>,
+    /// When we last signed an observation of this record, and the date that we wrote into it.
+    signed: Option<(Duration, u64)>,
 }
 
 impl Watch {
@@ -205,12 +217,27 @@ impl Watch {
             own,
             timeouts,
             watched: BTreeMap::new(),
+            heard: BTreeSet::new(),
             ring_revision: None,
             last_tick: None,
             last_answer: None,
             guard: Guard::Free,
             settling: Settling::default(),
         }
+    }
+
+    /// The same of a node that has heard these in an earlier run: whether it is cut off is measured by them.
+    /// Of none: by all that are known at the first tick.
+    #[must_use]
+    pub fn having_heard(mut self, heard: BTreeSet<NodeId>) -> Self {
+        self.heard = heard;
+        self.heard.remove(&self.own);
+        self
+    }
+
+    /// Whom it has heard, for [`Self::having_heard`].
+    pub const fn heard_ever(&self) -> &BTreeSet<NodeId> {
+        &self.heard
     }
 
     /// What the guards said at the last tick.
@@ -223,8 +250,8 @@ impl Watch {
         self.watched.iter().map(|(node, watched)| (*node, watched.state, watched.answered))
     }
 
-    /// Whether a node answers. Of nodes that we do not watch we know what at least two others sign;
-    /// one could be a liar.
+    /// Whether a node answers. Of nodes that we do not watch we know what others sign, see
+    /// [`Directory::is_doubted`].
     pub fn state(&self, node: &NodeId, directory: &Directory) -> Liveness {
         if *node == self.own {
             return Liveness::Alive;
@@ -232,8 +259,7 @@ impl Watch {
         if let Some(watched) = self.watched.get(node) {
             return watched.state;
         }
-        let observers = directory.accusation(node).map_or(0, |accusation| accusation.observers());
-        if observers >= 2 { Liveness::Down } else { Liveness::Alive }
+        if directory.is_doubted(node) { Liveness::Down } else { Liveness::Alive }
     }
 
     /// A node answered a ping or anything else, or connected. It need not be pinged for a while.
@@ -243,6 +269,7 @@ impl Watch {
         let silent = now.saturating_sub(watched.answered);
         let from = core::mem::replace(&mut watched.state, Liveness::Alive);
         watched.heard = true;
+        self.heard.insert(*node);
         watched.next_ping = now + interval;
         watched.answered = watched.answered.max(now);
         watched.lived = watched.lived.max(now);
@@ -254,8 +281,8 @@ impl Watch {
         })
     }
 
-    /// The nodes to ping now. Calling it counts as having pinged them.
-    pub fn due(&mut self, now: Duration) -> Vec<NodeId> {
+    /// The nodes to ping now, so many at most. Calling it counts as having pinged them.
+    pub fn due(&mut self, now: Duration, most: usize) -> Vec<NodeId> {
         let interval = self.interval();
         let mut due: Vec<(Duration, NodeId)> = self
             .watched
@@ -264,7 +291,7 @@ impl Watch {
             .map(|(node, watched)| (watched.next_ping, *node))
             .collect();
         due.sort_unstable();
-        due.truncate(PINGS_MAX);
+        due.truncate(most.min(PINGS_MAX));
         for (_, node) in &due {
             if let Some(watched) = self.watched.get_mut(node) {
                 let down = watched.state == Liveness::Down;
@@ -310,17 +337,26 @@ impl Watch {
     }
 
     /// Finds out whom we watch, when the ring has changed. Also those who are evicted: when it takes
-    /// more witnesses than before, because newcomers joined, they are still there.
+    /// more witnesses than before, because newcomers joined, they are still there. Of those who leave whom
+    /// we have heard: others may never have been there, and being off the ring they watch nobody in return.
     fn choose(&mut self, now: Duration, directory: &Directory) {
         let revision = Some(directory.ring_revision());
-        if core::mem::replace(&mut self.ring_revision, revision) == revision {
+        let before = core::mem::replace(&mut self.ring_revision, revision);
+        if before == revision {
             return;
         }
+        self.heard.retain(|node| directory.get(node).is_some());
+        let first = before.is_none();
         let members: Vec<NodeId> = directory.members().map(|record| record.node).collect();
         let subjects = directory
             .iter()
             .map(|signed| signed.record())
-            .filter(|record| record.state != NodeState::Left && record.capacity_bytes > 0);
+            .filter(|record| match record.state {
+                NodeState::Active => true,
+                NodeState::Leaving => self.heard.contains(&record.node),
+                NodeState::Left => false,
+            })
+            .filter(|record| record.capacity_bytes > 0);
         let seqs: BTreeMap<NodeId, u64> =
             subjects.map(|record| (record.node, record.seq)).collect();
         let mut before = core::mem::take(&mut self.watched);
@@ -328,6 +364,7 @@ impl Watch {
             let watched = before.remove(&node).unwrap_or_else(|| Watched {
                 state: Liveness::Alive,
                 heard: false,
+                expected: (first && self.heard.is_empty()) || self.heard.contains(&node),
                 answered: now,
                 lived: now,
                 seq: seqs.get(&node).copied().unwrap_or(0),
@@ -368,13 +405,16 @@ impl Watch {
         changes
     }
 
-    /// What we see of the ring.
+    /// What we see of the ring. Keys cost nothing: records of nodes that came while this node ran, and that
+    /// it never heard, may be made up, and a few of them, with a capacity to match, would outweigh the
+    /// network. They are watched and signed like others, but who was never there cannot be missing.
     fn views<'a>(&self, directory: &'a Directory) -> Vec<View<'a>> {
         let member = |node: &NodeId| -> Option<&'a NodeRecord> {
             let on_ring = directory.standing(node) == Some(Standing::Active);
             directory.get(node).filter(|_| on_ring).map(|signed| signed.record())
         };
-        let seen = self.watched.iter().map(|(node, watched)| {
+        let counts = |(_, watched): &(&NodeId, &Watched)| watched.heard || watched.expected;
+        let seen = self.watched.iter().filter(counts).map(|(node, watched)| {
             let sight = match watched.state {
                 Liveness::Down => Sight::Silent { since: watched.answered },
                 _ if watched.heard => Sight::Present,
@@ -405,19 +445,32 @@ impl Watch {
         let renew = Duration::from_secs(RENEW_SECONDS);
         let mut observe = Vec::new();
         for (node, watched) in &mut self.watched {
+            if observe.len() == OBSERVE_MAX {
+                break;
+            }
             let silent = now.saturating_sub(watched.lived);
-            let waits = watched.signed.is_some_and(|signed| now.saturating_sub(signed) < renew);
-            if silent < self.timeouts.dead_after || watched.state != Liveness::Down || waits {
+            if silent < self.timeouts.dead_after || watched.state != Liveness::Down {
                 continue;
             }
-            let said = directory.accusation(node).and_then(|accusation| accusation.by(&self.own));
+            let accusation = directory.accusation(node);
+            let said = accusation.and_then(|accusation| accusation.by(&self.own));
+            // It was forgotten, and not for want of a place: the clock that dated it has been set back since.
+            let lost = said.is_none()
+                && accusation.is_none_or(|accusation| accusation.observers() < OF_ZONE_MAX);
+            let waits = watched.signed.is_some_and(|(at, date)| {
+                let ahead = date > unix_seconds.saturating_add(AHEAD_SECONDS_MAX);
+                now.saturating_sub(at) < renew && !ahead && !lost
+            });
+            if waits {
+                continue;
+            }
             let renewed = |at: u64| at.saturating_add(RENEW_SECONDS) <= unix_seconds;
             if said.is_some_and(|said| {
                 directory.evicted(node).is_some() || !renewed(said.observation().observed_at)
             }) {
                 continue;
             }
-            watched.signed = Some(now);
+            watched.signed = Some((now, unix_seconds));
             observe.push(Observation {
                 network: directory.network(),
                 observer: self.own,
@@ -428,6 +481,13 @@ impl Watch {
             });
         }
         observe
+    }
+
+    /// Whether this node signed this very observation since it started.
+    pub fn has_signed(&self, observation: &Observation) -> bool {
+        let watched = self.watched.get(&observation.subject);
+        let dated = watched.and_then(|watched| watched.signed).map(|(_, date)| date);
+        observation.observer == self.own && dated == Some(observation.observed_at)
     }
 
     /// Whether to answer observations of ourselves now.

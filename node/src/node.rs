@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use copse_core::{
     directory::{NodeRecord, RecordError, SignedRecord},
+    eviction::SignedObservation,
     ids::{NetworkId, NodeId},
     repair::Lane,
 };
@@ -457,8 +458,12 @@ impl Records for Facts {
         self.membership.with(|known| known.after(after.as_ref()).take(most).cloned().collect())
     }
 
-    fn observations(&self) -> Vec<door::SignedObservation> {
-        self.membership.observations().iter().map(convert::signed_observation).collect()
+    fn observations_after(
+        &self,
+        after: Option<(NodeId, NodeId)>,
+        most: usize,
+    ) -> Vec<SignedObservation> {
+        self.membership.with(|known| known.observations_after(after).take(most).cloned().collect())
     }
 }
 

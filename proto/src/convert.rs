@@ -227,22 +227,10 @@ pub fn verify_record(
 pub fn admit(
     directory: &mut Directory,
     list: &door::ListReply,
-    mut refused: impl FnMut(&dyn fmt::Display),
+    refused: impl FnMut(&dyn fmt::Display),
 ) -> bool {
-    let mut news = false;
-    for record in &list.records {
-        match directory.admit(&record.record, &record.signature) {
-            Ok((_, inserted)) => news |= inserted.is_news(),
-            Err(error) => refused(&error),
-        }
-    }
-    for observation in &list.observations {
-        match directory.admit_observation(&observation.observation, &observation.signature) {
-            Ok((_, noted)) => news |= noted.is_news(),
-            Err(error) => refused(&error),
-        }
-    }
-    news
+    let (records, observations) = (&list.records, &list.observations);
+    directory.admit_all(unverified(records), unverified_observations(observations), refused)
 }
 
 /// Records not yet checked, as [`copse_core::gossip::Gossip`] takes them in.

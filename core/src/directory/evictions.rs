@@ -5,12 +5,16 @@
 //! that equal directories always agree. The one idea: the evicted are the smallest set that is
 //! consistent with itself, found by going over all sets until nothing changes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
 
-use super::SignedRecord;
+use super::{NodeRecord, SignedRecord};
 use crate::{
     eviction::{
-        Electorate, Eviction, EvictionError, Noted, Observation, SignedObservation, Strength, Zone,
+        Electorate, Eviction, EvictionError, Noted, Observation, Quorum, SignedObservation,
+        Strength, Zone,
     },
     ids::NodeId,
 };
@@ -44,16 +48,23 @@ struct Case {
 }
 
 impl Case {
-    fn update(&mut self, records: &Records) {
+    /// After a change; whose words went for it.
+    fn update(&mut self, records: &Records) -> Vec<NodeId> {
+        let gone = self.eviction.trim(|observer| zone_of(records, observer));
         self.strength = strength(&self.eviction, records);
         self.digest = self.eviction.digest();
+        gone
     }
 }
 
-fn strength(eviction: &Eviction, records: &Records) -> Strength {
+fn zone_of<'a>(records: &'a Records, observer: &NodeId) -> Option<Zone<'a>> {
     // What an observer said counts also when it has left or is evicted itself since: it was true
     // when it was said, and the silent node must not come back because its witnesses go.
-    eviction.strength(|observer| records.get(observer).map(|signed| Zone::of(signed.record())))
+    records.get(observer).map(|signed| Zone::of(signed.record()))
+}
+
+fn strength(eviction: &Eviction, records: &Records) -> Strength {
+    eviction.strength(|observer| zone_of(records, observer))
 }
 
 impl Evictions {
@@ -76,7 +87,8 @@ impl Evictions {
     }
 
     /// A record was taken in, in the place of another or none; `records` has it already. Which
-    /// other nodes' observations changed by it: those that waited for this observer.
+    /// other nodes' observations changed by it: those that waited for this observer, and those that have no
+    /// place any more since it is of another zone.
     pub(super) fn record_changed(
         &mut self,
         before: Option<&SignedRecord>,
@@ -95,9 +107,12 @@ impl Evictions {
         let zone = before.map(|record| &record.zone);
         self.unsettled |=
             counted.is_some() != Electorate::counts(after) || zone != Some(&after.zone);
+        let mut changed = Vec::new();
         if zone.is_some_and(|zone| *zone != after.zone) {
-            for case in self.cases.values_mut().filter(|case| case.eviction.by(&node).is_some()) {
-                case.strength = strength(&case.eviction, records);
+            for (subject, case) in &mut self.cases {
+                if case.eviction.by(&node).is_some() && !case.update(records).is_empty() {
+                    changed.push(*subject);
+                }
             }
         }
         if self.get(&node).is_some_and(|held| held.subject_seq() != after.seq) {
@@ -109,17 +124,18 @@ impl Evictions {
             *observer == node || *subject == node
         };
         if !self.waiting.iter().any(concerns) {
-            return Vec::new();
+            return changed;
         }
         let (ready, waiting): (VecDeque<_>, VecDeque<_>) =
             self.waiting.drain(..).partition(concerns);
         self.waiting = waiting;
-        ready
-            .into_iter()
-            .map(|signed| (signed.observation().subject, self.note(signed, records)))
-            .filter(|(_, noted)| noted.is_news())
-            .map(|(subject, _)| subject)
-            .collect()
+        for signed in ready {
+            let subject = signed.observation().subject;
+            if self.note(signed, records).is_news() {
+                changed.push(subject);
+            }
+        }
+        changed
     }
 
     /// What would become of an observation, where no signature need be checked to know it; of those that
@@ -163,13 +179,61 @@ impl Evictions {
                 Noted::New
             }
         };
-        if noted.is_news() {
-            self.unsettled = true;
-            if let Some(case) = self.cases.get_mut(&subject) {
+        if !noted.is_news() {
+            return noted;
+        }
+        self.unsettled = true;
+        let gone = self.cases.get_mut(&subject).map(|case| case.update(records));
+        if gone.is_some_and(|gone| gone.contains(&observer)) { Noted::Crowded } else { noted }
+    }
+
+    /// Forgets some. Of whom they were.
+    pub(super) fn forget(
+        &mut self,
+        which: impl Fn(&Observation) -> bool,
+        records: &Records,
+    ) -> Vec<NodeId> {
+        self.waiting.retain(|signed| !which(signed.observation()));
+        let mut changed = Vec::new();
+        self.cases.retain(|subject, case| {
+            if case.eviction.forget(&which) {
+                changed.push(*subject);
                 case.update(records);
             }
-        }
-        noted
+            !case.eviction.is_empty()
+        });
+        self.unsettled |= !changed.is_empty();
+        changed
+    }
+
+    /// The sets behind this subject and observer, and of this subject: what is behind it.
+    pub(super) fn after(
+        &self,
+        after: Option<(NodeId, NodeId)>,
+    ) -> impl Iterator<Item = &SignedObservation> {
+        let from = after.map_or(Bound::Unbounded, |(subject, _)| Bound::Included(subject));
+        self.cases
+            .range((from, Bound::Unbounded))
+            .flat_map(|(_, case)| case.eviction.observations())
+            .skip_while(move |signed| {
+                let Observation { observer, subject, .. } = *signed.observation();
+                after.is_some_and(|after| (subject, observer) <= after)
+            })
+    }
+
+    /// Whether a node is to be taken for silent by those who do not watch it.
+    pub(super) fn is_doubted(&self, subject: &NodeId, records: &Records) -> bool {
+        let (Some(case), Some(record)) = (self.cases.get(subject), records.get(subject)) else {
+            return false;
+        };
+        self.quorum(record.record()).is_doubted(case.strength)
+    }
+
+    /// What it takes to evict a node, as things are.
+    fn quorum(&self, record: &NodeRecord) -> Quorum {
+        let counted = Electorate::counts(record) && !self.is_evicted(&record.node);
+        let electorate = self.remaining.as_ref().unwrap_or(&self.electorate);
+        electorate.quorum(record, counted)
     }
 
     fn wait(&mut self, signed: SignedObservation) {
@@ -243,8 +307,6 @@ impl Evictions {
                 current: record.seq,
             });
         }
-        let counted = Electorate::counts(record) && !self.is_evicted(&subject);
-        let electorate = self.remaining.as_ref().unwrap_or(&self.electorate);
-        electorate.quorum(record, counted).check(eviction, strength(eviction, records))
+        self.quorum(record).check(eviction, strength(eviction, records))
     }
 }

@@ -194,6 +194,12 @@ impl Quorum {
         strength.0[self.zones - 1] >= self.observers
     }
 
+    /// Whether it is at least a reason for doubt: two who agree, of two zones where the quorum needs as
+    /// many. One could be a liar, and of one zone all.
+    pub(crate) fn is_doubted(&self, strength: Strength) -> bool {
+        strength.0[self.zones.min(2) - 1] >= 2
+    }
+
     /// What is missing, for people.
     pub(crate) fn check(
         &self,

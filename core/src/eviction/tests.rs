@@ -235,30 +235,66 @@ fn an_observation_waits_for_the_records_that_it_is_about() {
     assert!(directory.accusation(&node_id(4)).is_some());
 }
 
+/// Node 0 is observed in a network of these zones by these nodes, at these times.
+fn observed_by(zones: &[&str], words: impl IntoIterator<Item = (u32, u64)>) -> Directory {
+    let mut directory = directory(zones);
+    for (observer, at) in words {
+        directory.insert_observation(observed(observer, 0, 1, at));
+    }
+    directory
+}
+
+fn observers(directory: &Directory) -> BTreeSet<NodeId> {
+    let accusation = directory.accusation(&node_id(0)).expect("an accusation");
+    accusation.observations().map(|signed| signed.observation().observer).collect()
+}
+
 #[test]
-fn of_too_many_observers_the_first_watchers_count_whoever_came_first() {
-    let observers: Vec<u32> = (1..=40).collect();
-    let gather = |order: &mut dyn Iterator<Item = &u32>| {
-        let mut directory = directory(&[""; 41]);
-        for &observer in order {
-            directory.insert_observation(observed(observer, 0, 1, AT));
-        }
-        directory
-    };
-    let one = gather(&mut observers.iter());
-    let other = gather(&mut observers.iter().rev());
-    let who = |directory: &Directory| -> BTreeSet<NodeId> {
-        let accusation = directory.accusation(&node_id(0)).expect("an accusation");
-        accusation.observations().map(|signed| signed.observation().observer).collect()
-    };
-    let first = liveness::watchers(observers.iter().map(|&number| node_id(number)), &node_id(0));
-    assert_eq!(who(&one), first.into_iter().collect());
-    assert_eq!(who(&one), who(&other));
+fn of_too_many_words_the_latest_count_whoever_came_first() {
+    let words = || (1..=40).map(|observer| (observer, AT + u64::from(observer)));
+    let mut one = observed_by(&[""; 41], words());
+    let other = observed_by(&[""; 41], words().rev());
+    assert_eq!(observers(&one), (9..=40).map(node_id).collect());
+    assert_eq!(observers(&one), observers(&other));
     assert_eq!(one.digests(), other.digests());
-    let last = observers.iter().find(|&&number| !who(&one).contains(&node_id(number)));
-    let last = *last.expect("forty are too many");
-    let mut one = one;
-    assert_eq!(one.insert_observation(observed(last, 0, 1, AT + 1)), Noted::Crowded);
+    let digests = *one.digests();
+    assert_eq!(one.insert_observation(observed(8, 0, 1, AT + 8)), Noted::Crowded);
+    assert_eq!(one.digests(), &digests);
+    assert_eq!(one.insert_observation(observed(8, 0, 1, AT + 50)), Noted::New);
+    assert_eq!(observers(&one), [8].into_iter().chain(10..=40).map(node_id).collect());
+    // Of one zone as many as another could need.
+    let one = observed_by(&["a"; 41], words());
+    assert_eq!(observers(&one), (33..=40).map(node_id).collect());
+}
+
+#[test]
+fn liars_who_fill_all_places_keep_no_eviction_from_holding() {
+    const DAY_AND_MORE: u64 = TOGETHER_SECONDS + 3600;
+    // Their keys were chosen so that they are the first watchers.
+    let first = liveness::watchers((1..=43).map(node_id), &node_id(0));
+    let (liars, others): (Vec<u32>, Vec<u32>) =
+        (1..=43).partition(|number| first.contains(&node_id(*number)));
+    let check = |lies: &dyn Fn(usize) -> (&'static str, u64)| {
+        let mut zones = ["h0"; 44];
+        let (mut lied, mut honest) = (Vec::new(), Vec::new());
+        for (at, liar) in liars.iter().enumerate() {
+            let (zone, time) = lies(at);
+            zones[*liar as usize] = zone;
+            lied.push((*liar, time));
+        }
+        for (zone, node) in ["h1", "h2", "h3"].into_iter().zip(&others) {
+            zones[*node as usize] = zone;
+            honest.push((*node, AT));
+        }
+        for words in [[&honest[..], &lied].concat(), [&lied[..], &honest].concat()] {
+            let verdict = observed_by(&zones, words).verdict(&node_id(0)).cloned();
+            assert!(verdict.is_ok(), "{verdict:?}");
+        }
+    };
+    let ahead = AT + AHEAD_SECONDS_MAX;
+    check(&|_| ("a", ahead));
+    // Of four zones, but each at another time.
+    check(&|at| (["a", "b", "c", "d"][at / 8], ahead - at as u64 / 8 * DAY_AND_MORE));
 }
 
 #[test]
@@ -279,6 +315,37 @@ fn the_newest_word_of_an_observer_counts() {
         directory.admit_observation(&forged, &[0; 64]),
         Err(ObservationError::Signature(_))
     ));
+}
+
+#[test]
+fn of_many_at_once_it_is_found_out_once_who_is_evicted() {
+    let words: Vec<SignedObservation> = (0..5)
+        .flat_map(|subject| [5, 6, 7].map(|observer| observed(observer, subject, 1, AT)))
+        .collect();
+    let raw: Vec<_> =
+        words.iter().map(|word| (word.observation_bytes(), *word.signature())).collect();
+    let mut one = directory(&[""; 8]);
+    let mut other = one.clone();
+    let revision = one.ring_revision();
+    one.insert_all([], words);
+    let raw = raw.iter().map(|(bytes, signature)| (&bytes[..], &signature[..]));
+    let forged = (&b"CPSO"[..], &[0; 64][..]);
+    let mut refused = 0;
+    assert!(other.admit_all([], raw.chain([forged]), |_| refused += 1));
+    assert_eq!(refused, 1);
+    for directory in [&one, &other] {
+        assert_eq!(directory.ring().len(), 3);
+        assert_eq!(directory.ring_revision(), revision + 1);
+    }
+    assert_eq!(one.digests(), other.digests());
+    // Page by page all come, once.
+    let (mut after, mut paged) = (None, Vec::new());
+    while let Some(word) = one.observations_after(after).next() {
+        let Observation { observer, subject, .. } = *word.observation();
+        after = Some((subject, observer));
+        paged.push(word);
+    }
+    assert!(one.observations().eq(paged));
 }
 
 /// Something that may arrive.
@@ -337,6 +404,45 @@ proptest! {
             prop_assert_eq!(one.standing(&node), other.standing(&node));
             // What was found going over all of them is what each says for itself.
             prop_assert_eq!(one.verdict(&node).is_ok(), one.evicted(&node).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_too_many_words_does_not_depend_on_their_way(
+        // Who, when, and who heard it first: one, the other, both.
+        words in prop::collection::vec((1u32..60, 0u64..6, 0u8..3), 0..120),
+        zones in prop::collection::vec(0usize..4, 60),
+        // Who moves, where to, and after how many words it is heard.
+        moves in prop::collection::btree_map(1u32..60, (0usize..4, 0usize..120, 0usize..120), 0..10),
+    ) {
+        const ZONES: [&str; 4] = ["a", "b", "c", ""];
+        let zones: Vec<&str> = zones.into_iter().map(|zone| ZONES[zone]).collect();
+        let hear = |who: u8, moved: &dyn Fn(&(usize, usize, usize)) -> usize| {
+            let mut directory = directory(&zones);
+            let heard = words.iter().filter(|(.., by)| *by == who || *by == 2);
+            for (at, (observer, time, _)) in heard.enumerate() {
+                for (number, (zone, ..)) in moves.iter().filter(|(_, to)| moved(to) == at) {
+                    directory.insert(signed_record(*number, 2, ZONES[*zone]));
+                }
+                directory.insert_observation(observed(*observer, 0, 1, AT + time * 20_000));
+            }
+            directory
+        };
+        let (mut one, mut other) = (hear(0, &|to| to.1), hear(1, &|to| to.2));
+        let all = |directory: &Directory| -> (Vec<_>, Vec<_>) {
+            (directory.iter().cloned().collect(), directory.observations().cloned().collect())
+        };
+        let (of_one, of_other) = (all(&one), all(&other));
+        one.insert_all(of_other.0, of_other.1);
+        other.insert_all(of_one.0, of_one.1);
+        prop_assert_eq!(one.digests(), other.digests());
+        prop_assert!(one.observations().eq(other.observations()));
+        prop_assert_eq!(one.standing(&node_id(0)), other.standing(&node_id(0)));
+        // While nobody moves: as if all had come to one.
+        if moves.is_empty() {
+            let both = words.iter().map(|(observer, time, _)| (*observer, AT + time * 20_000));
+            let all = observed_by(&zones, both);
+            prop_assert_eq!(all.digests(), one.digests());
         }
     }
 

@@ -37,6 +37,7 @@ pub struct Sifted {
     records: Vec<Raw>,
     observations: Vec<Raw>,
     refused: usize,
+    early: usize,
 }
 
 /// What is genuine of a message.
@@ -47,12 +48,16 @@ pub struct Verified {
     pub(super) records: Vec<SignedRecord>,
     pub(super) observations: Vec<SignedObservation>,
     pub(super) refused: usize,
+    pub(super) early: usize,
 }
 
 impl Sifted {
     /// Sorts out of a message, (bytes, signature) of each record and observation, what must be verified.
+    /// Observations that are early at this time, in seconds since 1970, are left out: they are offered again
+    /// when they are due. Who does not know the time leaves out none.
     pub fn new<'a>(
         directory: &Directory,
+        unix_seconds: Option<u64>,
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         observations: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Self {
@@ -63,6 +68,7 @@ impl Sifted {
             records: Vec::new(),
             observations: Vec::new(),
             refused: 0,
+            early: 0,
         };
         // The numbers of the records in this message, true or not: an observation beside them may not have
         // to wait.
@@ -72,7 +78,16 @@ impl Sifted {
         }
         let mut waiting = 0;
         for (bytes, signature) in observations {
-            sifted.observation(directory, bytes, signature, &told, &mut waiting);
+            match Observation::decode(bytes) {
+                Ok(observation) if unix_seconds.is_some_and(|now| observation.is_early(now)) => {
+                    sifted.early += 1;
+                }
+                Ok(observation) => {
+                    let raw = (bytes, signature);
+                    sifted.observation(directory, observation, raw, &told, &mut waiting);
+                }
+                Err(_) => sifted.refused += 1,
+            }
         }
         sifted
     }
@@ -102,14 +117,12 @@ impl Sifted {
     fn observation(
         &mut self,
         directory: &Directory,
-        bytes: &[u8],
-        signature: &[u8],
+        observation: Observation,
+        (bytes, signature): (&[u8], &[u8]),
         told: &BTreeMap<NodeId, u64>,
         waiting: &mut usize,
     ) {
-        let (Ok(signature), Ok(observation)) =
-            (identity::signature_from_slice(signature), Observation::decode(bytes))
-        else {
+        let Ok(signature) = identity::signature_from_slice(signature) else {
             self.refused += 1;
             return;
         };
@@ -145,7 +158,7 @@ impl Sifted {
 
     /// Checks the signatures: some 50 µs each.
     pub fn verify(self) -> Verified {
-        let Self { network, newer, records, observations, mut refused } = self;
+        let Self { network, newer, records, observations, mut refused, early } = self;
         let mut forged = 0;
         let records = genuine(records, &mut forged, &mut refused, |(bytes, signature)| {
             SignedRecord::verify(bytes, signature, network).ok()
@@ -154,7 +167,7 @@ impl Sifted {
             genuine(observations, &mut forged, &mut refused, |(bytes, signature)| {
                 SignedObservation::verify(bytes, signature, network).ok()
             });
-        Verified { newer, records, observations, refused }
+        Verified { newer, records, observations, refused, early }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     directory::NodeRecord,
-    eviction::OBSERVERS_MAX,
+    eviction::{AHEAD_SECONDS_MAX, OF_ZONE_MAX},
     limits::ZONE_BYTES_MAX,
     testing::{NETWORK, node_key, observed, signed_record},
 };
@@ -235,12 +235,38 @@ fn of_what_must_wait_a_message_brings_a_bounded_part_and_of_the_rest_all() {
     let strangers: Vec<_> = (100..390).map(|number| record(number, 1)).collect();
     node.receive(key(2).id(), &records(strangers.clone()));
     let kept = node.directory.observations().count();
-    assert_eq!(kept, OBSERVERS_MAX.min(1 + sift::WAITING_MAX));
+    assert_eq!(kept, OF_ZONE_MAX.min(1 + sift::WAITING_MAX));
     // Beside the records that they are of they need not wait.
     let one_each: Vec<_> = (100..390).map(|number| observed(1, number, 1, 1000)).collect();
     let (node, received) = told_twice(&strangers, &raw_observations(&one_each));
     assert_eq!((received.news, received.refused), (2 * one_each.len(), 0));
     assert_eq!(node.directory.observations().count(), one_each.len());
+}
+
+#[test]
+fn an_observation_of_the_future_is_left_until_it_is_due() {
+    let mut node = network(3).swap_remove(0);
+    let (now, from) = (1_800_000_000, key(2).id());
+    let raw = |at| -> Raw { raw_observations(&[observed(1, 2, 1, at)]) };
+    let mut told = |raw: &Raw, now| {
+        let sifted = Sifted::new(&node.directory, now, [], parts(raw));
+        let looked_at = !sifted.is_empty();
+        let received = node.gossip.take_in(&mut node.directory, from, sifted.verify());
+        (looked_at, received.early, received.news)
+    };
+    let early = raw(now + AHEAD_SECONDS_MAX + 1);
+    assert_eq!(told(&early, Some(now)), (false, 1, 0), "no signature is checked for it");
+    assert_eq!(told(&raw(now), Some(now)), (true, 0, 1), "nor is its observer silenced");
+    assert_eq!(told(&early, Some(now + 1)), (true, 0, 1), "a moment later it is one like others");
+    let far = raw(u64::MAX);
+    assert_eq!(told(&far, Some(now)), (false, 1, 0));
+    assert_eq!(told(&far, None), (true, 0, 1), "who does not know the time knows no future");
+    // Who believed in it forgets it when it knows better.
+    let digests = *node.directory.digests();
+    assert_eq!(node.directory.forget_observations(|observation| observation.is_early(now)), 1);
+    assert_eq!(node.directory.observations().count(), 0);
+    assert_ne!(*node.directory.digests(), digests);
+    assert_eq!(*node.directory.digests(), *network(3)[0].directory.digests());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     directory::SignedRecord,
+    eviction::SignedObservation,
     guard::Freeze,
     testing::{node_id, node_key, node_record, observed, signed_record},
 };
@@ -37,16 +38,20 @@ impl Driven {
         Self { watch, directory: directory(nodes), now: 0 }
     }
 
-    /// Lets so many seconds pass, in which all others answer but these.
+    /// Lets so many seconds pass, in which all others answer but these, and takes in what is signed.
     fn pass(&mut self, count: u64, silent: &[u32]) -> Ticked {
         let mut all = Ticked::default();
         let silent: BTreeSet<NodeId> = silent.iter().map(|&number| node_id(number)).collect();
         for _ in 0..count {
             let ticked = self.watch.tick(seconds(self.now), self.now, &self.directory);
+            for observation in &ticked.observe {
+                let signed = SignedObservation::sign(*observation, &node_key(0));
+                self.directory.insert_observation(signed.expect("its own"));
+            }
             all.changes.extend(ticked.changes);
             all.observe.extend(ticked.observe);
             all.answer |= ticked.answer;
-            for node in self.watch.due(seconds(self.now)) {
+            for node in self.watch.due(seconds(self.now), 64) {
                 if !silent.contains(&node) {
                     all.changes.extend(self.watch.heard(&node, seconds(self.now)));
                 }
@@ -144,6 +149,51 @@ fn after_a_start_everybodys_clock_begins_anew() {
     assert_eq!(node.pass(60, &[1]).observe.len(), 1);
 }
 
+/// Records of so many nodes that nobody ever hears, each as large as may be.
+fn make_up(directory: &mut Directory, numbers: impl IntoIterator<Item = u32>) {
+    for number in numbers {
+        let record = NodeRecord { capacity_bytes: u64::MAX, ..node_record(number, 1, "") };
+        directory.insert(SignedRecord::sign(record, &node_key(number)).expect("a record"));
+    }
+}
+
+#[test]
+fn made_up_records_cut_nobody_off_and_are_signed_like_others() {
+    let fakes = [16, 17, 18, 19, 20];
+    let mut node = Driven::new(16);
+    node.pass(400, &[]);
+    make_up(&mut node.directory, fakes);
+    for _ in 0..4 * 60 {
+        assert_eq!(node.pass(60, &fakes).observe, []);
+        assert_eq!(*node.watch.guard(), Guard::Free);
+    }
+    assert_eq!(node.pass(60, &fakes).observe.len(), fakes.len());
+    // Restarted: it has heard the others, and they are not cut off either.
+    let heard = node.watch.heard_ever().clone();
+    assert_eq!(heard, (1..16).map(node_id).collect());
+    node.watch = Watch::new(node_id(0), Timeouts::default()).having_heard(heard);
+    node.pass(400, &fakes);
+    assert_eq!(*node.watch.guard(), Guard::Free);
+    // One of them that answers is a node like others.
+    node.pass(400, &fakes[1..]);
+    assert_eq!(node.state(16), Liveness::Alive);
+    assert!(node.watch.heard_ever().contains(&node_id(16)));
+}
+
+#[test]
+fn who_starts_again_among_few_is_cut_off_whatever_came_meanwhile() {
+    let mut node = Driven::new(16);
+    let others: Vec<u32> = (7..16).collect();
+    for heard in [(1..16).map(node_id).collect(), BTreeSet::new()] {
+        node.watch = Watch::new(node_id(0), Timeouts::default()).having_heard(heard);
+        node.pass(60, &others);
+        // Newcomers on this side of the cut do not outweigh those who are not heard: there are too few.
+        node.directory.insert(signed_record(20, 1, ""));
+        assert_eq!(node.pass(9 * 3600, &others).observe, []);
+        assert!(!node.watch.guard().may_plan(), "{}", node.watch.guard());
+    }
+}
+
 #[test]
 fn a_pause_of_our_own_is_nobodys_silence() {
     let mut node = Driven::new(5);
@@ -163,7 +213,7 @@ fn pings_are_spread_and_the_down_are_pinged_less() {
     let mut pinged = BTreeMap::<NodeId, usize>::new();
     for _ in 0..100 {
         node.watch.tick(seconds(node.now), node.now, &node.directory);
-        let due = node.watch.due(seconds(node.now));
+        let due = node.watch.due(seconds(node.now), 64);
         assert!(due.len() <= 16, "half of all at once");
         for id in due {
             *pinged.entry(id).or_default() += 1;
@@ -178,7 +228,7 @@ fn pings_are_spread_and_the_down_are_pinged_less() {
     let mut pings = 0;
     for _ in 0..600 {
         node.watch.tick(seconds(node.now), node.now, &node.directory);
-        for id in node.watch.due(seconds(node.now)) {
+        for id in node.watch.due(seconds(node.now), 64) {
             pings += usize::from(id == node_id(7));
             if id != node_id(7) {
                 node.watch.heard(&id, seconds(node.now));
@@ -196,7 +246,7 @@ fn who_was_heard_is_not_pinged_for_a_while_and_who_returns_is_pinged_soon() {
     node.watch.heard(&node_id(7), seconds(node.now));
     for _ in 0..60 {
         node.watch.tick(seconds(node.now), node.now, &node.directory);
-        let due = node.watch.due(seconds(node.now));
+        let due = node.watch.due(seconds(node.now), 64);
         assert!(!due.contains(&node_id(7)), "it answers other requests all the time");
         for id in due.into_iter().chain([node_id(7)]) {
             node.watch.heard(&id, seconds(node.now));
@@ -210,22 +260,90 @@ fn who_was_heard_is_not_pinged_for_a_while_and_who_returns_is_pinged_soon() {
     while pinged.is_none() && node.now < heard + 60 {
         node.now += 1;
         node.watch.tick(seconds(node.now), node.now, &node.directory);
-        pinged = node.watch.due(seconds(node.now)).contains(&node_id(7)).then_some(node.now);
+        pinged = node.watch.due(seconds(node.now), 64).contains(&node_id(7)).then_some(node.now);
     }
     assert_eq!(pinged, Some(heard + 5), "and not only after a minute, when it is suspect again");
 }
 
+/// Whether nodes of these zones take node 0 for down, which they do not watch, by these words: who says it,
+/// and when.
+fn doubt(zones: &[&str], words: &[(u32, u64)]) -> bool {
+    let mut directory = Directory::new(crate::testing::NETWORK);
+    for (number, zone) in (0..).zip(zones) {
+        directory.insert(signed_record(number, 1, zone));
+    }
+    for &(observer, at) in words {
+        directory.insert_observation(observed(observer, 0, 1, at));
+    }
+    let watch = Watch::new(node_id(99), Timeouts::default());
+    watch.state(&node_id(0), &directory) == Liveness::Down
+}
+
 #[test]
 fn of_nodes_that_others_watch_two_words_count_and_one_does_not() {
-    let node = Driven::new(3);
-    let mut directory = node.directory;
-    let watch = Watch::new(node_id(9), Timeouts::default());
-    let unknown = watch.state(&node_id(1), &directory);
-    directory.insert_observation(observed(2, 1, 1, 0));
-    let one = watch.state(&node_id(1), &directory);
-    directory.insert_observation(observed(0, 1, 1, 0));
-    let two = watch.state(&node_id(1), &directory);
-    assert_eq!([unknown, one, two], [Liveness::Alive, Liveness::Alive, Liveness::Down]);
+    const DAY: u64 = 24 * 3600;
+    let check = |zones: &[&str], words: &[(u32, u64)], expected| {
+        assert_eq!(doubt(zones, words), expected, "{words:?} of {zones:?}");
+    };
+    check(&[""; 4], &[], false);
+    check(&[""; 4], &[(1, 0)], false);
+    check(&[""; 4], &[(1, 0), (2, DAY)], true);
+    check(&[""; 4], &[(1, 0), (2, DAY + 1)], false);
+    // Of two zones, where there are two.
+    let three = ["a", "b", "b", "c"];
+    check(&three, &[(1, 0), (2, 0)], false);
+    check(&three, &[(1, 0), (3, 0)], true);
+    check(&["a"; 4], &[(1, 0), (2, 0)], true);
+}
+
+#[test]
+fn one_that_leaves_is_watched_by_those_who_have_heard_it() {
+    let mut node = Driven::new(5);
+    node.pass(60, &[]);
+    let leaving = |number| {
+        let record = NodeRecord { state: NodeState::Leaving, ..node_record(number, 2, "") };
+        SignedRecord::sign(record, &node_key(number)).expect("a record")
+    };
+    for number in [4, 100, 101, 102] {
+        node.directory.insert(leaving(number));
+    }
+    node.pass(60, &[]);
+    let watched: BTreeSet<NodeId> = node.watch.watched().map(|(node, ..)| node).collect();
+    assert_eq!(watched, [1, 2, 3, 4].map(node_id).into());
+    let [observation] = node.pass(5 * 3600, &[4]).observe[..] else { panic!("one is due") };
+    assert_eq!(observation.subject, node_id(4));
+}
+
+#[test]
+fn not_all_made_up_nodes_are_signed_at_once() {
+    let mut node = Driven::new(4);
+    node.pass(60, &[]);
+    let fakes: Vec<u32> = (100..128).chain(200..228).collect();
+    make_up(&mut node.directory, fakes.iter().copied());
+    // Off the ring, they watch nobody, and the four that are left watch all of them.
+    for (fake, observer) in
+        fakes.iter().flat_map(|fake| [1, 2, 3].map(|observer| (*fake, observer)))
+    {
+        node.directory.insert_observation(observed(observer, fake, 1, 0));
+    }
+    node.pass(4 * 3600 - 120, &fakes);
+    let mut signed = Vec::new();
+    for _ in 0..300 {
+        signed.push(node.pass(1, &fakes).observe.len());
+    }
+    assert_eq!(signed.iter().max(), Some(&OBSERVE_MAX), "{signed:?}");
+    assert_eq!(signed.iter().sum::<usize>(), fakes.len(), "and the others after that");
+}
+
+#[test]
+fn who_cannot_be_pinged_now_is_pinged_next() {
+    let mut node = Driven::new(9);
+    node.pass(60, &[]);
+    let mut due = Vec::new();
+    for second in [100, 100, 100, 101] {
+        due.push(node.watch.due(seconds(second), 3).len());
+    }
+    assert_eq!(due, [3, 3, 2, 0]);
 }
 
 #[test]
@@ -244,17 +362,11 @@ fn a_newer_record_is_a_sign_of_life_even_if_we_cannot_reach_the_node() {
 fn a_watcher_signs_once_and_again_only_while_it_is_not_enough() {
     let mut node = Driven::new(5);
     node.pass(60, &[]);
-    let sign = |node: &mut Driven, observation: Observation| {
-        let signed = crate::eviction::SignedObservation::sign(observation, &node_key(0));
-        node.directory.insert_observation(signed.expect("its own"));
-    };
     let first = node.pass(5 * 3600, &[3]).observe;
     assert_eq!(first.len(), 1);
-    sign(&mut node, first[0]);
     assert_eq!(node.pass(10 * 3600, &[3]).observe, [], "the same again says nothing new");
     let second = node.pass(2 * 3600, &[3]).observe;
     assert_eq!(second.len(), 1, "half a day later it does, for those who come to it only now");
-    sign(&mut node, second[0]);
     for observer in [1, 2] {
         node.directory.insert_observation(observed(observer, 3, 1, node.now));
     }
@@ -313,9 +425,7 @@ fn who_is_evicted_itself_signs_nothing_about_others() {
 fn the_evicted_are_still_watched_and_signed_anew_when_it_takes_more_witnesses() {
     let mut node = Driven::new(3);
     node.pass(60, &[]);
-    let [first] = node.pass(5 * 3600, &[2]).observe[..] else { panic!("one is due") };
-    let signed = crate::eviction::SignedObservation::sign(first, &node_key(0));
-    node.directory.insert_observation(signed.expect("its own"));
+    assert_eq!(node.pass(5 * 3600, &[2]).observe.len(), 1);
     node.directory.insert_observation(observed(1, 2, 1, node.now));
     assert_eq!(node.pass(20 * 3600, &[2]).observe, []);
     assert!(node.directory.evicted(&node_id(2)).is_some());

@@ -1,9 +1,9 @@
 //! Who has a place at the door, and who makes room when none is left.
 //!
-//! Owns the table of connections, and which of them is in the middle of a call. Closes a connection by its
-//! word only, which [`super::listen`] follows. The one idea: while there is room nobody is turned away, however
-//! many come from one address; when there is none, those without a call go first, and then those who have
-//! most share with those who have least.
+//! Owns the table of connections, and which of them is in the middle of a call that goes on. Closes a
+//! connection by its word only, which [`super::listen`] follows. The one idea: while there is room nobody is
+//! turned away, however many come from one address; when there is none, those without a call, or in one that
+//! stands still, go first, and then those who have most share with those who have least.
 
 use std::{
     collections::BTreeMap,
@@ -15,9 +15,16 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::shards::STALL_TIMEOUT;
+
 /// How long a connection without a call keeps its place when others need it: time for a handshake and the
 /// first call.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a call in which nothing moves keeps a place when others need it: longer than the largest piece of
+/// an answer takes over the slowest line, and than a slow disk is waited for. A call that may go on for ever,
+/// or is not read, would hold its place as long.
+const STILL_TIME: Duration = STALL_TIMEOUT;
 
 /// Bits of an IPv6 address that are one customer's: who has one of these has all.
 const CUSTOMER_BITS: u32 = 64;
@@ -38,7 +45,7 @@ struct Table {
 struct Taken {
     origin: IpAddr,
     calls: usize,
-    /// Since when there has been no call, if there is none.
+    /// Since when there has been no call, or no progress in one.
     since: Instant,
     cut: CancellationToken,
 }
@@ -63,8 +70,8 @@ impl Clients {
         Arc::new(Self { places_max, table: Mutex::default() })
     }
 
-    /// A place for a newcomer; another may have to go for it. None when all are in the middle of calls, and
-    /// none of them has more than its share.
+    /// A place for a newcomer; another may have to go for it. None when all are in the middle of calls that
+    /// go on, and none of them has more than its share.
     pub(super) fn take(self: &Arc<Self>, from: SocketAddr) -> Option<Place> {
         let origin = origin(from.ip());
         let mut table = self.lock();
@@ -95,8 +102,10 @@ impl Table {
         }
         let count = |origin: &IpAddr| of_origin.get(origin).copied().unwrap_or(0);
         let now = Instant::now();
-        let idle = |taken: &Taken| taken.calls == 0 && now - taken.since >= SETTLE_TIME;
-        // The most crowded origin; there, who has been without a call for longest.
+        let idle = |taken: &Taken| {
+            now - taken.since >= if taken.calls == 0 { SETTLE_TIME } else { STILL_TIME }
+        };
+        // The most crowded origin; there, where nothing has moved for longest.
         let longest_idle = self
             .taken
             .iter()
@@ -156,8 +165,16 @@ impl Client {
     pub(super) fn begin(&self) -> Calling {
         if let Some(taken) = self.clients.lock().taken.get_mut(&self.number) {
             taken.calls += 1;
+            taken.since = Instant::now();
         }
         Calling(self.clone())
+    }
+
+    /// Notes that a call goes on: something of it came, or was taken.
+    pub(super) fn moves(&self) {
+        if let Some(taken) = self.clients.lock().taken.get_mut(&self.number) {
+            taken.since = Instant::now();
+        }
     }
 
     /// For how long there has been no call; none while there is one.
@@ -212,6 +229,20 @@ mod tests {
         assert!(has_gone(&other) && !has_gone(&first) && !has_gone(&second));
         drop((crowd, calls, first, second, more, other, third));
         assert_eq!(clients.lock().taken.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_in_which_nothing_moves_makes_room() {
+        let clients = Clients::new(2);
+        let take = |number| clients.take(at(number));
+        let (moving, still) = (take(1).expect("free"), take(2).expect("free"));
+        let _calls = [moving.client().begin(), still.client().begin()];
+        tokio::time::advance(STILL_TIME - Duration::from_secs(1)).await;
+        moving.client().moves();
+        assert!(take(3).is_none(), "not yet");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let _third = take(3).expect("the place of the one that stands still");
+        assert!(has_gone(&still) && !has_gone(&moving));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! Counts the calls of each connection, whatever service they are for.
 //!
-//! Owns when a call begins and ends: with its request, and with the last of its answer. Refuses nothing, but
-//! ends connections whose reflection call goes on for too long. One idea: a connection in the middle of a call
-//! is in use, any other is only there.
+//! Owns when a call begins, goes on and ends: with its request, with each part of it or of its answer that
+//! passes, and with the last of its answer. Refuses nothing, but ends connections whose reflection call goes on
+//! for too long. One idea: a connection in the middle of a call that goes on is in use, any other is only there.
 
 use std::{
     convert::Infallible,
@@ -73,15 +73,25 @@ impl Service<Request<Body>> for Counted {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = request.extensions().get::<Client>();
-        let call = client.map(|client| Over::new(client, request.uri().path()));
-        let answer = self.0.call(request);
+        // Every call comes on a connection; without one there is nothing to count.
+        let Some(client) = request.extensions().get::<Client>().cloned() else {
+            return Box::pin(self.0.call(request));
+        };
+        let call = Over::new(&client, request.uri().path());
+        let asking = client.clone();
+        let answer = self.0.call(request.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                asking.moves();
+                frame
+            }))
+        }));
         Box::pin(async move {
             let answer = answer.await?;
             // The body holds the call until it is sent, or nobody wants it any more.
             Ok(answer.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _ = &call;
+                    client.moves();
                     frame
                 }))
             }))

@@ -74,9 +74,9 @@ pub(super) struct Shards {
 }
 
 /// The answers of one call, on their way to its client.
-struct Answers<T> {
-    out: mpsc::Sender<Result<T, Status>>,
-    client: Client,
+pub(super) struct Answers<T> {
+    pub(super) out: mpsc::Sender<Result<T, Status>>,
+    pub(super) client: Client,
 }
 
 impl<T> Clone for Answers<T> {
@@ -86,12 +86,15 @@ impl<T> Clone for Answers<T> {
 }
 
 impl<T> Answers<T> {
-    /// Hands an answer on. A client that leaves it lying is cut off, since a stream that waits with an
-    /// answer reads no more, and what it does not read lies in HTTP/2.
-    async fn send(&self, answer: Result<T, Status>) {
-        // Sent, or the client is gone: either way there is nothing more to do.
-        if timeout(STALL_TIMEOUT, self.out.send(answer)).await.is_err() {
-            self.client.cut_off(TAKES_NOTHING);
+    /// Hands an answer on; whether the client is still there. One that leaves it lying is cut off, since a
+    /// stream that waits with an answer reads no more, and what it does not read lies in HTTP/2.
+    pub(super) async fn send(&self, answer: Result<T, Status>) -> bool {
+        match timeout(STALL_TIMEOUT, self.out.send(answer)).await {
+            Ok(sent) => sent.is_ok(),
+            Err(_) => {
+                self.client.cut_off(TAKES_NOTHING);
+                false
+            }
         }
     }
 }

@@ -7,14 +7,16 @@ use std::{
 
 use async_trait::async_trait;
 use copse_core::{
-    directory::SignedRecord,
+    directory::{NodeRecord, NodeState, SignedRecord},
+    eviction::{Observation, SignedObservation},
     identity::NodeKey,
     ids::{NetworkId, NodeId},
 };
 use copse_proto::{
     door::{
-        InfoReply, InfoRequest, PutHeader, PutReply, PutRequest, SignedObservation,
-        node_client::NodeClient, put_request, shards_client::ShardsClient,
+        InfoReply, InfoRequest, ListRequest, PutHeader, PutReply, PutRequest,
+        directory_client::DirectoryClient, node_client::NodeClient, put_request,
+        shards_client::ShardsClient,
     },
     tls::{DoorVerifier, server_name},
 };
@@ -30,6 +32,7 @@ use tonic::{
     codegen::{Service, http::Uri},
     transport::{Channel, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest,
@@ -93,7 +96,11 @@ impl Records for Nobody {
         Vec::new()
     }
 
-    fn observations(&self) -> Vec<SignedObservation> {
+    fn observations_after(
+        &self,
+        _after: Option<(NodeId, NodeId)>,
+        _most: usize,
+    ) -> Vec<SignedObservation> {
         Vec::new()
     }
 }
@@ -102,6 +109,64 @@ impl Records for Nobody {
 impl About for Nobody {
     async fn about(&self) -> InfoReply {
         InfoReply::default()
+    }
+}
+
+/// A node that knows one other, and all that 300 more say of that.
+struct Told {
+    record: SignedRecord,
+    observations: Vec<SignedObservation>,
+}
+
+impl Told {
+    fn new() -> Self {
+        let (network, key) = (NetworkId::new([2; 32]), NodeKey::from_seed(SEED));
+        let record = NodeRecord {
+            network,
+            node: key.id(),
+            seq: 1,
+            addresses: Vec::new(),
+            grpc: Vec::new(),
+            relays: Vec::new(),
+            zone: String::new(),
+            capacity_bytes: 1,
+            state: NodeState::Active,
+            version: String::new(),
+        };
+        let mut observations: Vec<SignedObservation> = (0..300u64)
+            .map(|number| {
+                let observer = NodeKey::from_seed(*blake3::hash(&number.to_le_bytes()).as_bytes());
+                let observation = Observation {
+                    network,
+                    observer: observer.id(),
+                    subject: key.id(),
+                    subject_seq: 1,
+                    silent_seconds: 1,
+                    observed_at: 1,
+                };
+                SignedObservation::sign(observation, &observer).expect("an observation")
+            })
+            .collect();
+        observations.sort_unstable_by_key(|signed| signed.observation().observer);
+        Self { record: SignedRecord::sign(record, &key).expect("a record"), observations }
+    }
+}
+
+impl Records for Told {
+    fn records_after(&self, after: Option<NodeId>, _most: usize) -> Vec<SignedRecord> {
+        after.is_none().then(|| self.record.clone()).into_iter().collect()
+    }
+
+    fn observations_after(
+        &self,
+        after: Option<(NodeId, NodeId)>,
+        most: usize,
+    ) -> Vec<SignedObservation> {
+        let behind = |signed: &&SignedObservation| {
+            let Observation { subject, observer, .. } = *signed.observation();
+            after.is_none_or(|after| (subject, observer) > after)
+        };
+        self.observations.iter().filter(behind).take(most).cloned().collect()
     }
 }
 
@@ -114,6 +179,10 @@ struct Open {
 
 impl Open {
     async fn with(connections_max: u32) -> Self {
+        Self::of(connections_max, Arc::new(Nobody)).await
+    }
+
+    async fn of(connections_max: u32, records: Arc<dyn Records>) -> Self {
         let (tls, key) = (NodeTls::from_seed(&SEED).expect("a key"), NodeKey::from_seed(SEED));
         // Nobody is asked, but a service has the way to others.
         let socket = PeerSocket::Udp(bind(([127, 0, 0, 1], 0).into()).expect("a port"));
@@ -138,7 +207,7 @@ impl Open {
             connections_max,
             streams_max: 256,
             shards,
-            records: Arc::new(Nobody),
+            records,
             about: Arc::new(Nobody),
             stop: CancellationToken::new(),
         });
@@ -240,6 +309,52 @@ async fn an_address_that_has_all_places_makes_room_for_others() {
     requests.send(malformed(1)).await.expect("the second did not");
     let reply = timeout(PATIENCE, replies.message()).await.expect("at once");
     reply.expect("served").expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_stand_still_keep_nobody_out() {
+    let door = Open::with(2).await;
+    let mut held = Vec::new();
+    for number in [1, 2] {
+        let client = door.client(([192, 0, 2, number], 9).into(), 1 << 20).await;
+        let mut health = HealthClient::new(client);
+        let watched = health.watch(HealthCheckRequest { service: String::new() }).await;
+        let mut changes = watched.expect("a stream").into_inner();
+        changes.message().await.expect("told").expect("the first one");
+        held.push(changes);
+        // The first one is to be still for longest.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(shards::STALL_TIMEOUT).await;
+    let client = door.client(([192, 0, 2, 3], 9).into(), 1 << 20).await;
+    NodeClient::new(client).info(InfoRequest {}).await.expect("it is served");
+    let gone = timeout(PATIENCE, held[0].message()).await.expect("at once");
+    gone.expect_err("the first one went");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_comes_in_pages_and_who_does_not_read_it_is_cut_off() {
+    let told = Arc::new(Told::new());
+    let door = Open::of(128, told.clone()).await;
+    let ask = async |window| {
+        let client = DirectoryClient::new(door.client(ADDRESS, window).await);
+        let mut client = client;
+        client.list(ListRequest {}).await.expect("a stream").into_inner()
+    };
+    let mut list = ask(1 << 20).await;
+    let (mut pages, mut observations) = (Vec::new(), Vec::new());
+    while let Some(page) = list.message().await.expect("a page") {
+        pages.push((page.records.len(), page.observations.len()));
+        observations.extend(page.observations);
+    }
+    assert_eq!(pages, [(1, 0), (0, 128), (0, 128), (0, 44)]);
+    let signed = told.observations.iter().map(copse_proto::convert::signed_observation);
+    assert!(observations.into_iter().eq(signed));
+
+    let mut unread = ask(0).await;
+    tokio::time::sleep(shards::STALL_TIMEOUT * 2).await;
+    let end = timeout(PATIENCE, unread.message()).await.expect("at once");
+    end.expect_err("the connection is gone");
 }
 
 #[tokio::test(start_paused = true)]

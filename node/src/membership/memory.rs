@@ -5,12 +5,16 @@
 //! replaced, never changed.
 //!
 //! ```text
-//! "CPSM" ‖ 1 u8 ‖ network 32 B ‖ count varint ‖ count × (record prefixed ‖ signature 64 B)
+//! "CPSM" ‖ 2 u8 ‖ network 32 B ‖ count varint ‖ count × (record prefixed ‖ signature 64 B)
+//!        ‖ how many of these, the first ones, this node heard itself varint
 //!        ‖ count varint ‖ count × (observation prefixed ‖ signature 64 B)
 //!        ‖ first 16 B of BLAKE3 of all before
 //! ```
+//!
+//! Version 1 does not say who was heard; it is read as if that was nobody.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::PathBuf,
@@ -20,7 +24,7 @@ use copse_core::{
     directory::SignedRecord,
     eviction::{OBSERVATION_BYTES, OBSERVERS_MAX, SignedObservation},
     identity::SIGNATURE_BYTES,
-    ids::NetworkId,
+    ids::{NetworkId, NodeId},
     wire::{Reader, WireError, Writer},
 };
 
@@ -29,7 +33,7 @@ use copse_core::{
 pub const REMEMBERED_MAX: usize = 1024;
 
 const MAGIC: &[u8; 4] = b"CPSM";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECK_BYTES: usize = 16;
 
 /// A record with its longest lists, rounded up.
@@ -48,6 +52,8 @@ const FILE_BYTES_MAX: usize = REMEMBERED_MAX * (RECORD_BYTES_MAX + SIGNATURE_BYT
 pub struct Remembered {
     /// Records of nodes.
     pub records: Vec<SignedRecord>,
+    /// Those of them that this node heard itself: by them it measures whether it is cut off.
+    pub heard: BTreeSet<NodeId>,
     /// What was signed about silent ones: without it, a network that was restarted as a whole would
     /// have its dead back on the ring.
     pub observations: Vec<SignedObservation>,
@@ -115,18 +121,20 @@ pub enum MemoryError {
     },
 }
 
-/// The bytes of the first [`REMEMBERED_MAX`] records.
+/// The bytes of [`REMEMBERED_MAX`] records, those that were heard first.
 pub fn encode<'a>(
     network: NetworkId,
-    records: impl IntoIterator<Item = &'a SignedRecord>,
+    heard: &[&'a SignedRecord],
+    others: &[&'a SignedRecord],
     observations: &[SignedObservation],
 ) -> Vec<u8> {
-    let records: Vec<_> = records.into_iter().take(REMEMBERED_MAX).collect();
+    let records: Vec<_> = heard.iter().chain(others).take(REMEMBERED_MAX).collect();
     let mut writer = Writer::new();
     writer.bytes(MAGIC).u8(VERSION).bytes(network.as_bytes()).varint(records.len() as u64);
     for record in records {
         writer.prefixed(record.record_bytes()).bytes(record.signature());
     }
+    writer.varint(heard.len().min(REMEMBERED_MAX) as u64);
     let observations = &observations[..observations.len().min(OBSERVATIONS_MAX)];
     writer.varint(observations.len() as u64);
     for observation in observations {
@@ -149,18 +157,25 @@ pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Remembered, MemoryErro
         return Err(MemoryError::Damaged);
     }
     let mut reader = Reader::new(content);
-    reader.magic("a file of remembered peers", MAGIC, VERSION)?;
+    let version = reader.magic("a file of remembered peers", MAGIC, VERSION)?;
     let got = NetworkId::new(reader.array()?);
     if got != network {
         return Err(MemoryError::OtherNetwork { expected: network, got });
     }
     let count = reader.bounded("remembered peers", REMEMBERED_MAX as u64)?;
-    let mut records = Vec::new();
+    let mut all = Vec::new();
     for _ in 0..count {
         let record = reader.prefixed("a record", RECORD_BYTES_MAX)?;
         let signature = reader.array::<SIGNATURE_BYTES>()?;
-        records.extend(SignedRecord::verify(record, &signature, network));
+        all.push(SignedRecord::verify(record, &signature, network));
     }
+    let heard = match version {
+        1 => 0,
+        _ => usize::try_from(reader.bounded("remembered peers that were heard", count)?)
+            .unwrap_or(usize::MAX),
+    };
+    let heard = all.iter().take(heard).flatten().map(SignedRecord::node).collect();
+    let records = all.into_iter().flatten().collect();
     let count = reader.bounded("remembered observations", OBSERVATIONS_MAX as u64)?;
     let mut observations = Vec::new();
     for _ in 0..count {
@@ -169,7 +184,7 @@ pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Remembered, MemoryErro
         observations.extend(SignedObservation::verify(observation, &signature, network));
     }
     reader.end()?;
-    Ok(Remembered { records, observations })
+    Ok(Remembered { records, heard, observations })
 }
 
 #[cfg(test)]
@@ -216,32 +231,42 @@ mod tests {
         SignedObservation::sign(observation, &key).expect("valid")
     }
 
+    /// A record as it lies in the file.
+    fn of(number: u8) -> String {
+        let record = record(number);
+        let (bytes, signature) = (record.record_bytes(), record.signature());
+        format!("{:02x}{}{}", bytes.len(), HEXLOWER.encode(bytes), HEXLOWER.encode(signature))
+    }
+
     #[test]
     fn the_bytes_do_not_change() {
-        let bytes = encode(NETWORK, [&record(1)], &[]);
-        let expected = [
-            "4350534d",
-            "01",
-            &"02".repeat(32),
-            "01",
-            &format!("{:02x}", record(1).record_bytes().len()),
-            &HEXLOWER.encode(record(1).record_bytes()),
-            &HEXLOWER.encode(record(1).signature()),
-            "00",
-        ];
+        let bytes = encode(NETWORK, &[&record(1)], &[&record(2)], &[]);
+        let expected = ["4350534d", "02", &"02".repeat(32), "02", &of(1), &of(2), "01", "00"];
         let content = &bytes[..bytes.len() - CHECK_BYTES];
         assert_eq!(HEXLOWER.encode(content), expected.concat());
     }
 
     #[test]
+    fn a_file_of_version_1_is_read() {
+        let content = ["4350534d", "01", &"02".repeat(32), "02", &of(1), &of(2), "00"].concat();
+        let mut bytes = HEXLOWER.decode(content.as_bytes()).expect("hex");
+        let check = blake3::hash(&bytes);
+        bytes.extend_from_slice(&check.as_bytes()[..CHECK_BYTES]);
+        let back = decode(&bytes, NETWORK).expect("readable");
+        let expected = Remembered { records: vec![record(1), record(2)], ..Remembered::default() };
+        assert_eq!(back, expected);
+    }
+
+    #[test]
     fn records_come_back_and_every_flipped_bit_is_noticed() {
         let all = [record(1), record(2), record(3)];
-        let bytes = encode(NETWORK, &all, &[observation()]);
+        let bytes = encode(NETWORK, &[&all[0], &all[1]], &[&all[2]], &[observation()]);
         let back = decode(&bytes, NETWORK).expect("as written");
         let nodes = |records: &[SignedRecord]| -> Vec<NodeId> {
             records.iter().map(SignedRecord::node).collect()
         };
         assert_eq!(nodes(&back.records), nodes(&all));
+        assert_eq!(back.heard, nodes(&all[..2]).into_iter().collect());
         assert_eq!(back.observations, [observation()]);
         for at in 0..bytes.len() {
             let mut bent = bytes.clone();

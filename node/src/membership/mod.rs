@@ -101,6 +101,8 @@ struct State {
     viewer: Viewer,
     /// When a node that was down was heard again the last time.
     returned: Option<Instant>,
+    /// Whether it was said that clocks differ.
+    told_of_clocks: bool,
     random: Random,
     /// This node's own record, as it should be.
     record: NodeRecord,
@@ -119,34 +121,30 @@ impl Membership {
         let Options { timeouts, clock, events, .. } = options;
         let network = record.network;
         let mut directory = Directory::new(network);
-        let Remembered { records, observations } = recall(memory.as_deref(), network);
-        for remembered in records {
-            if remembered.node() == key.id() {
-                // Ours of an earlier run: the clock may have gone back since.
-                let before = remembered.record();
-                record.seq = record.seq.max(before.seq.saturating_add(1));
-                if !addresses_found {
-                    record.addresses.clone_from(&before.addresses);
-                    record.grpc.clone_from(&before.grpc);
-                }
-            } else {
-                directory.insert(remembered);
+        let Remembered { mut records, heard, observations } = recall(memory.as_deref(), network);
+        let own = key.id();
+        if let Some(before) = records.iter().find(|remembered| remembered.node() == own) {
+            // Ours of an earlier run: the clock may have gone back since.
+            let before = before.record();
+            record.seq = record.seq.max(before.seq.saturating_add(1));
+            if !addresses_found {
+                record.addresses.clone_from(&before.addresses);
+                record.grpc.clone_from(&before.grpc);
             }
         }
-        let own = key.id();
-        directory.insert(SignedRecord::sign(record.clone(), &key)?);
-        for observation in observations {
-            directory.insert_observation(observation);
-        }
+        records.retain(|remembered| remembered.node() != own);
+        records.push(SignedRecord::sign(record.clone(), &key)?);
+        directory.insert_all(records, observations);
         let mut gossip = Gossip::new(own, &seed);
         gossip.spread(own, &directory);
         let random = Random::new(&seed, "membership");
         let state = Mutex::new(State {
             directory,
             gossip,
-            watch: Watch::new(own, timeouts),
+            watch: Watch::new(own, timeouts).having_heard(heard),
             viewer: Viewer::default(),
             returned: None,
+            told_of_clocks: false,
             random,
             record,
             revision: 1,
@@ -248,11 +246,6 @@ impl Membership {
         }
     }
 
-    /// The observations of all silent nodes.
-    pub fn observations(&self) -> Vec<SignedObservation> {
-        self.lock().directory.observations().cloned().collect()
-    }
-
     /// This node's own record.
     pub fn own(&self) -> Option<SignedRecord> {
         self.lock().directory.get(&self.0.own).cloned()
@@ -320,11 +313,15 @@ impl Membership {
         records: &[door::SignedRecord],
         observations: &[door::SignedObservation],
     ) -> Received {
-        let sifted = Sifted::new(
-            &self.lock().directory,
-            convert::unverified(records),
-            convert::unverified_observations(observations),
-        );
+        let sifted = {
+            let state = self.lock();
+            Sifted::new(
+                &state.directory,
+                self.trusted_now(&state),
+                convert::unverified(records),
+                convert::unverified_observations(observations),
+            )
+        };
         let verified = if sifted.is_empty() {
             sifted.verify()
         } else {
@@ -341,10 +338,46 @@ impl Membership {
             let State { gossip, directory, .. } = &mut *state;
             let received = gossip.take_in(directory, from, verified);
             state.changed(&received);
+            if received.early > 0 && !std::mem::replace(&mut state.told_of_clocks, true) {
+                warn!(
+                    peer = %from.short(),
+                    "what nodes sign is dated more than an hour from now and not taken in: their clocks are \
+                     wrong, or this node's"
+                );
+            }
             received
         };
         self.after(from, &received);
         received
+    }
+
+    /// The time, unless this node's own record is of a later one: then the clock was set back, or the machine
+    /// has started in 1970, and what others signed is not measured by it.
+    fn trusted_now(&self, state: &State) -> Option<u64> {
+        let now = (self.0.clock)();
+        (now >= state.record.seq).then_some(now)
+    }
+
+    /// Forgets observations of a time that this node believed in while its clock was ahead. Nobody else takes
+    /// them in, so that its directory would differ from all others, and its own would keep it from signing
+    /// anew. By a clock that is not trusted those only that it signed in this run: that clock was set back
+    /// since, whichever of the two times is right.
+    fn forget_early(&self) {
+        let now = (self.0.clock)();
+        let mut state = self.lock();
+        let trusted = self.trusted_now(&state).is_some();
+        let State { directory, watch, .. } = &mut *state;
+        let forgotten = directory.forget_observations(|observation| {
+            observation.is_early(now) && (trusted || watch.has_signed(observation))
+        });
+        if forgotten > 0 {
+            info!(
+                nodes = forgotten,
+                "the clock was set back: what was signed by it before is void"
+            );
+            state.revision += 1;
+            state.viewer.outdated();
+        }
     }
 
     /// What follows from records that came in.

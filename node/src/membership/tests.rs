@@ -6,14 +6,14 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use copse_core::{directory::NodeState, repair::Standing};
+use copse_core::{directory::NodeState, eviction::Observation, repair::Standing};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{memory::FileMemory, *};
 use crate::{
     peer::{
-        Answer, Op, Outcome, PeerHandler,
+        Answer, Op, Outcome, PeerError, PeerHandler,
         endpoint::{Congestion, PeerSocket, bind, open},
         pool::PeerPool,
         server::{Limits, serve},
@@ -50,6 +50,39 @@ impl PeerHandler for Handler {
     fn heard(&self, from: NodeId) {
         self.1.heard(from);
     }
+}
+
+fn record(key: &NodeKey, seq: u64) -> NodeRecord {
+    NodeRecord {
+        network: NETWORK,
+        node: key.id(),
+        seq,
+        addresses: vec![([192, 0, 2, 7], 7400).into()],
+        grpc: Vec::new(),
+        relays: Vec::new(),
+        zone: String::new(),
+        capacity_bytes: 1 << 30,
+        state: NodeState::Active,
+        version: "test".to_owned(),
+    }
+}
+
+fn signed(number: u8, seq: u64) -> SignedRecord {
+    let key = NodeKey::from_seed([number; 32]);
+    SignedRecord::sign(record(&key, seq), &key).expect("a valid record")
+}
+
+fn observed(observer: u8, subject: u8, subject_seq: u64, observed_at: u64) -> SignedObservation {
+    let key = NodeKey::from_seed([observer; 32]);
+    let observation = Observation {
+        network: NETWORK,
+        observer: key.id(),
+        subject: NodeKey::from_seed([subject; 32]).id(),
+        subject_seq,
+        silent_seconds: 14_400,
+        observed_at,
+    };
+    SignedObservation::sign(observation, &key).expect("a valid observation")
 }
 
 struct Node {
@@ -101,15 +134,8 @@ impl Start {
         let contact = Contact { node: key.id(), addresses: vec![address] };
         let record = NodeRecord {
             network: self.network,
-            node: key.id(),
-            seq: self.seq,
             addresses: vec![address],
-            grpc: Vec::new(),
-            relays: Vec::new(),
-            zone: String::new(),
-            capacity_bytes: 1 << 30,
-            state: NodeState::Active,
-            version: "test".to_owned(),
+            ..record(&key, self.seq)
         };
         let membership = Membership::new(Options {
             key,
@@ -208,6 +234,82 @@ async fn a_restarted_node_finds_its_peers_by_what_it_remembers() {
 }
 
 #[tokio::test]
+async fn who_was_heard_is_remembered_as_such_and_who_was_made_up_is_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let memory: Arc<dyn Memory> = Arc::new(FileMemory::new(dir.path().join("peers")));
+    let first = Start { memory: Some(Arc::clone(&memory)), ..start(1, &[]) }.go();
+    let second = start(2, std::slice::from_ref(&first.contact)).go();
+    let made_up = signed(9, 1);
+    let news = Bundle { records: vec![made_up.clone()], observations: Vec::new() };
+    let (records, observations) = told(&news);
+    let message = GossipMessage { network_id: NETWORK.as_bytes().to_vec(), records, observations };
+    first.membership.gossip(second.contact.node, &message).await.expect("taken in");
+    let remembered = || {
+        let bytes = memory.load().expect("readable");
+        bytes.map(|bytes| memory::decode(&bytes, NETWORK).expect("as written")).unwrap_or_default()
+    };
+    let others: Vec<NodeId> = vec![second.contact.node, made_up.node()];
+    until("all is remembered", || {
+        let Remembered { records, heard, .. } = remembered();
+        let known: Vec<NodeId> = records.iter().map(SignedRecord::node).collect();
+        others.iter().all(|other| known.contains(other)) && heard.contains(&others[0])
+    })
+    .await;
+    assert!(!remembered().heard.contains(&made_up.node()));
+    first.end().await;
+}
+
+/// Node 1 of eight at this time, which remembers that node 8 was evicted by 1, 2, and 3.
+fn remembering(clock: u64, observed_at: u64) -> Membership {
+    struct Bytes(Vec<u8>);
+    impl Memory for Bytes {
+        fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
+            Ok(Some(self.0.clone()))
+        }
+
+        fn store(&self, _bytes: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let records: Vec<_> = (1..=8).map(|number| signed(number, 1_700_000_000)).collect();
+    let observations = [1, 2, 3].map(|observer| observed(observer, 8, 1_700_000_000, observed_at));
+    let all: Vec<&SignedRecord> = records.iter().collect();
+    let key = NodeKey::from_seed([1; 32]);
+    Membership::new(Options {
+        record: record(&key, clock),
+        key,
+        contacts: Vec::new(),
+        memory: Some(Arc::new(Bytes(memory::encode(NETWORK, &all, &[], &observations)))),
+        addresses_found: true,
+        seed: [1; 32],
+        timeouts: Timeouts::default(),
+        clock: Arc::new(move || clock),
+        events: Events::default(),
+    })
+    .expect("a valid record")
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_brings_back_no_evicted_node() {
+    let dead = NodeKey::from_seed([8; 32]).id();
+    let evicted = |membership: &Membership| membership.with(|all| all.evicted(&dead).is_some());
+    // The machine has no clock of its own and begins in 1970.
+    let membership = remembering(5_000, 1_700_100_000);
+    membership.forget_early();
+    assert!(evicted(&membership));
+    let late = observed(4, 8, 1_700_000_000, 1_700_100_001);
+    let (records, observations) = told(&Bundle { records: vec![], observations: vec![late] });
+    let from = NodeKey::from_seed([2; 32]).id();
+    assert_eq!(membership.receive(from, &records, &observations).await.news, 1);
+    // Its clock was ahead, and is right now: nobody else ever took that in.
+    let membership = remembering(1_700_000_001, 1_730_000_000);
+    assert!(evicted(&membership));
+    membership.forget_early();
+    assert!(!evicted(&membership));
+    assert_eq!(membership.receive(from, &records, &observations).await.early, 1);
+}
+
+#[tokio::test]
 async fn a_node_that_started_before_its_network_is_found_where_it_was_and_then_where_it_is() {
     let dir = tempfile::tempdir().expect("a directory");
     let memory: Arc<dyn Memory> = Arc::new(FileMemory::new(dir.path().join("peers")));
@@ -276,6 +378,40 @@ async fn a_late_contact_is_waited_for() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let first = Start { address, ..start(1, &[]) }.go();
     until("they met", || first.known() == 2 && second.known() == 2).await;
+}
+
+/// Says that it is there, and nothing else.
+struct Mute;
+
+#[async_trait::async_trait]
+impl PeerHandler for Mute {
+    async fn handle(
+        &self,
+        _from: NodeId,
+        op: Op,
+        _body: Bytes,
+        _background: bool,
+    ) -> Result<Answer, Refusal> {
+        match op {
+            Op::Ping(_) => Ok(Outcome::Ping(copse_proto::peer::Pong {}).into()),
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_tells_nothing_is_not_waited_for_for_long() {
+    let first = start(1, &[]).go();
+    let tls = NodeTls::from_seed(&[2; 32]).expect("a key");
+    let socket = PeerSocket::Udp(bind(([127, 0, 0, 1], 0).into()).expect("a port"));
+    let endpoint = open(&tls, socket, Congestion::Cubic, [99; 32]).expect("an endpoint");
+    let contact =
+        Contact { node: tls.id(), addresses: vec![endpoint.local_addr().expect("an address")] };
+    tokio::spawn(serve(endpoint, Arc::new(Mute), Limits::default(), CancellationToken::new()));
+    let compared = first.membership.compare(&first.pool, &contact);
+    // Half of what an answer to other requests may take.
+    let compared = tokio::time::timeout(PATIENCE, compared).await.expect("given up");
+    assert!(matches!(compared, Err(PeerError::TimedOut { .. })), "{compared:?}");
 }
 
 /// A disk that takes nothing more until it is let go.

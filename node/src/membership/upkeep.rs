@@ -4,7 +4,7 @@
 //! whom to ping and what to tell whom is the core's. Neither a request nor the disk is ever waited for by
 //! the loop, so that one slow peer delays nobody, and a node whose disk hangs still sees who answers.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use copse_core::{
@@ -21,7 +21,7 @@ use copse_proto::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     task::JoinSet,
-    time::{Interval, MissedTickBehavior},
+    time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -52,8 +52,20 @@ const ANNOUNCE_FANOUT: usize = 8;
 /// nodes are learned in one go; a peer that always has more is left after that.
 const COMPARISONS_MAX: usize = 128;
 
-/// Gossip requests under way at once; what does not fit is left for the next round.
+/// Pushes under way at once; what does not fit is left for the next round.
 const REQUESTS_MAX: usize = 16;
+
+/// Comparisons under way at once, beside the pushes: one that goes on for long must not stand in the way of
+/// news.
+const COMPARING_MAX: usize = 2;
+
+/// How long one exchange with a peer may take, dialling included: half a megabit a second brings the longest
+/// message in one second.
+const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a comparison with one peer goes on, if it always has more: 20,000 nodes are learned in that time
+/// over a slow line, and from another peer the next time.
+const COMPARE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Pings under way at once; who does not fit is pinged at the next tick.
 const PINGS_MAX: usize = 256;
@@ -67,7 +79,7 @@ const _: () = assert!(QUEUE_TIME_MAX.as_millis() < PING_TIME_MAX.as_millis());
 impl Membership {
     /// Joins, then spreads and compares until `stop` is cancelled.
     pub async fn run(&self, pool: PeerPool, stop: CancellationToken) {
-        let mut remembered = 0;
+        let mut remembered = Stored::default();
         tokio::select! {
             biased;
             () = stop.cancelled() => {
@@ -81,6 +93,7 @@ impl Membership {
         let mut remember = every(REMEMBER_INTERVAL);
         let mut ticks = every(self.tick_interval());
         let mut requests = JoinSet::new();
+        let mut comparing = JoinSet::new();
         let mut pings = JoinSet::new();
         // One at most: two would write into one file.
         let mut remembering = JoinSet::new();
@@ -90,9 +103,10 @@ impl Membership {
                 () = stop.cancelled() => break,
                 _ = rounds.tick() => self.push_round(&pool, &mut requests),
                 _ = comparisons.tick() => {
-                    if requests.len() < REQUESTS_MAX {
+                    self.forget_early();
+                    if comparing.len() < COMPARING_MAX {
                         let (this, pool) = (self.clone(), pool.clone());
-                        requests.spawn(async move { this.compare_with_someone(&pool).await });
+                        comparing.spawn(async move { this.compare_with_someone(&pool).await });
                     }
                 }
                 _ = remember.tick() => {
@@ -103,12 +117,14 @@ impl Membership {
                 }
                 _ = ticks.tick() => self.tick(&pool, &mut pings),
                 Some(_) = requests.join_next() => {}
+                Some(_) = comparing.join_next() => {}
                 Some(_) = pings.join_next() => {}
                 Some(stored) = remembering.join_next() => remembered = stored.unwrap_or(remembered),
             }
         }
         // Those under way are dropped.
         requests.abort_all();
+        comparing.abort_all();
         pings.abort_all();
         if let Some(stored) = remembering.join_next().await {
             remembered = stored.unwrap_or(remembered);
@@ -158,13 +174,10 @@ impl Membership {
                     warn!(%error, "this node's record could not be signed anew");
                 }
             }
-            (changes, state.watch.due(now))
+            (changes, state.watch.due(now, PINGS_MAX.saturating_sub(pings.len())))
         };
         changes.iter().for_each(|change| self.tell(change));
         for node in due {
-            if pings.len() >= PINGS_MAX {
-                break;
-            }
             let pool = pool.clone();
             pings.spawn(async move {
                 let ping = pool.request(node, Op::Ping(Ping {}), Bytes::new());
@@ -271,14 +284,15 @@ impl Membership {
         }
     }
 
-    /// Exchanges with one peer what either does not know, until nothing new comes from it.
+    /// Exchanges with one peer what either does not know, until nothing new comes from it, or it takes too
+    /// long.
     pub(super) async fn compare(&self, pool: &PeerPool, peer: &Contact) -> Result<(), PeerError> {
+        let started = Instant::now();
         for _ in 0..COMPARISONS_MAX {
             let digests = convert::digests(self.lock().directory.digests());
             let network_id = self.0.network.as_bytes().to_vec();
             let op = Op::Reconcile(Reconcile { network_id, digests });
-            let answer = pool.request_at(peer.node, &peer.addresses, op, Bytes::new()).await?;
-            let Outcome::Reconcile(reply) = answer.outcome else {
+            let Outcome::Reconcile(reply) = exchange(pool, peer, op).await? else {
                 return Err(PeerError::BadReply { node: peer.node });
             };
             let received = self.receive(peer.node, &reply.records, &reply.observations).await;
@@ -293,7 +307,7 @@ impl Membership {
             if !done.push.is_empty() {
                 self.push(pool, peer, &done.push).await?;
             }
-            if !done.again {
+            if !done.again || started.elapsed() >= COMPARE_TIME_MAX {
                 break;
             }
         }
@@ -331,48 +345,72 @@ impl Membership {
         let network_id = self.0.network.as_bytes().to_vec();
         let (records, observations) = told(news);
         let op = Op::Gossip(GossipMessage { network_id, records, observations });
-        let answer = pool.request_at(peer.node, &peer.addresses, op, Bytes::new()).await?;
-        let Outcome::Gossip(reply) = answer.outcome else {
+        let Outcome::Gossip(reply) = exchange(pool, peer, op).await? else {
             return Err(PeerError::BadReply { node: peer.node });
         };
         self.receive(peer.node, &reply.records, &reply.observations).await;
         Ok(())
     }
 
-    /// Stores what is known, if it changed since the revision that was last stored; which one is now.
-    async fn remember(&self, pool: &PeerPool, stored: u64) -> u64 {
+    /// Stores what is known, if it changed since it was last stored; how far that is now.
+    async fn remember(&self, pool: &PeerPool, stored: Stored) -> Stored {
         let Some(memory) = self.0.memory.clone() else { return stored };
-        let (revision, records, observations) = {
+        let (now, records, heard, observations) = {
             let state = self.lock();
-            if state.revision == stored {
+            let heard = state.watch.heard_ever();
+            let now = Stored { revision: state.revision, heard: heard.len() };
+            if now == stored {
                 return stored;
             }
             (
-                state.revision,
+                now,
                 state.directory.iter().cloned().collect::<Vec<_>>(),
+                heard.clone(),
                 state.directory.observations().cloned().collect::<Vec<_>>(),
             )
         };
         let network = self.0.network;
-        // Ourselves and those that answered first: they are likely to answer again.
-        let heard: std::collections::BTreeSet<NodeId> = pool
+        // Ourselves, then those that answered: they are likely to answer again. Of too many, those that this
+        // node watched.
+        let own = self.0.own;
+        let met: BTreeSet<NodeId> = pool
             .statuses()
             .into_iter()
             .filter(|status| status.last_heard.is_some())
             .map(|status| status.node)
-            .chain([self.0.own])
             .collect();
         let write = move || {
-            let (first, rest): (Vec<_>, Vec<_>) =
-                records.iter().partition(|record| heard.contains(&record.node()));
-            memory.store(&memory::encode(network, first.into_iter().chain(rest), &observations))
+            let of = |wanted: &dyn Fn(&NodeId) -> bool| -> Vec<&SignedRecord> {
+                records.iter().filter(|record| wanted(&record.node())).collect()
+            };
+            let mut first = of(&|node| *node == own);
+            first.extend(of(&|node| heard.contains(node)));
+            first.extend(of(&|node| met.contains(node) && !heard.contains(node)));
+            let rest = of(&|node| *node != own && !met.contains(node) && !heard.contains(node));
+            memory.store(&memory::encode(network, &first, &rest, &observations))
         };
         match beside(write).await {
-            Ok(Ok(())) => return revision,
+            Ok(Ok(())) => return now,
             Ok(Err(error)) => warn!(%error, "the known peers could not be stored"),
             Err(error) => warn!(%error, "the task that stores the known peers failed"),
         }
         stored
+    }
+}
+
+/// What was stored: as of which revision of the directory, and how many of those that were heard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Stored {
+    revision: u64,
+    heard: usize,
+}
+
+/// One request about records, and its answer.
+async fn exchange(pool: &PeerPool, peer: &Contact, op: Op) -> Result<Outcome, PeerError> {
+    let answer = pool.request_at(peer.node, &peer.addresses, op, Bytes::new());
+    match tokio::time::timeout(EXCHANGE_TIME_MAX, answer).await {
+        Ok(answer) => Ok(answer?.outcome),
+        Err(_) => Err(PeerError::TimedOut { node: peer.node, waited: EXCHANGE_TIME_MAX }),
     }
 }
 

@@ -43,8 +43,8 @@ use crate::tls::peer_id;
 /// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once. Each costs some 50 KiB while it is quiet. When there are so many, the
-    /// oldest of a peer that is no node of the network makes room.
+    /// Connections open at once. Each costs some 50 KiB while it is quiet. When there are so many, one makes
+    /// room for a newcomer, see `places`.
     pub connections_max: usize,
     /// Connections from which on a newcomer must first show that its address is its own.
     pub connections_unproved_max: usize,
@@ -78,6 +78,17 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// that only wants to know whether this node lives (see `membership::upkeep`).
 pub(crate) const QUEUE_TIME_MAX: Duration = Duration::from_secs(7);
 
+/// One peer has one in so many of all turns at most, on all its connections together: what it asks for and
+/// does not take, or sends and does not end, keeps its turn for as long as a transfer may take.
+const PEER_TURNS_SHARE: usize = 8;
+
+/// One peer has one in so many of the bytes at most: 8 MiB by default are all that is under way at 80 MB/s
+/// over a path of 100 ms.
+const PEER_BYTES_SHARE: usize = 4;
+
+/// All who are no nodes of the network have together one in so many of everything.
+const STRANGERS_SHARE: usize = 2;
+
 /// Exchanges of records worked on at once, beside the other requests: behind the disk they would wait for
 /// what has nothing to do with it. 10,000 nodes send each other three a second.
 const GOSSIP_MAX: usize = 16;
@@ -109,9 +120,8 @@ const CLOSE_CROWDED: VarInt = VarInt::from_u32(4);
 const _: () = assert!(BODY_BYTES_MAX / PERMIT_BYTES < u32::MAX as usize);
 const _: () = assert!(ARCS * ARC_BYTES <= BODY_BYTES_MAX && LIST_BYTES_MAX <= BODY_BYTES_MAX);
 
-struct Shared {
-    handler: Arc<dyn PeerHandler>,
-    limits: Limits,
+/// What may be held at once: by all peers, by the strangers among them, or by one.
+struct Bounds {
     requests: Arc<Semaphore>,
     gossip: Arc<Semaphore>,
     put_bytes: Arc<Semaphore>,
@@ -119,6 +129,32 @@ struct Shared {
     /// Taken before `get_bytes` for shards that nobody waits for: they wait for the budget of repair when
     /// they are read already, and clients' reads must not stand behind them.
     background_bytes: Arc<Semaphore>,
+}
+
+impl Bounds {
+    /// One in so many of the turns and of the bytes.
+    fn new(limits: &Limits, turns_share: usize, bytes_share: usize) -> Self {
+        let turns = |all: usize| Arc::new(Semaphore::new((all / turns_share).max(1)));
+        // A body larger than the whole limit could never be admitted.
+        let bytes = |all: usize, share: usize, bodies: usize| {
+            let bytes = (all / share).max(bodies * BODY_BYTES_MAX);
+            Arc::new(Semaphore::new(bytes.div_ceil(PERMIT_BYTES)))
+        };
+        Self {
+            requests: turns(limits.requests_max),
+            gossip: turns(GOSSIP_MAX),
+            put_bytes: bytes(limits.put_bytes_max, bytes_share, 1),
+            get_bytes: bytes(limits.get_bytes_max, bytes_share, 2),
+            background_bytes: bytes(limits.get_bytes_max, 2 * bytes_share, 1),
+        }
+    }
+}
+
+struct Shared {
+    handler: Arc<dyn PeerHandler>,
+    limits: Limits,
+    all: Bounds,
+    strangers: Bounds,
     /// Connections that others dialled and that are open: they share what may be unread.
     open: AtomicUsize,
     logged: Mutex<BTreeSet<String>>,
@@ -134,17 +170,11 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    // A body larger than the whole limit could never be admitted.
-    let bytes =
-        |limit: usize| Arc::new(Semaphore::new(limit.max(BODY_BYTES_MAX).div_ceil(PERMIT_BYTES)));
     let shared = Arc::new(Shared {
         handler,
         limits,
-        requests: Arc::new(Semaphore::new(limits.requests_max)),
-        gossip: Arc::new(Semaphore::new(GOSSIP_MAX)),
-        put_bytes: bytes(limits.put_bytes_max),
-        get_bytes: bytes(limits.get_bytes_max),
-        background_bytes: bytes(limits.get_bytes_max / 2),
+        all: Bounds::new(&limits, 1, 1),
+        strangers: Bounds::new(&limits, STRANGERS_SHARE, STRANGERS_SHARE),
         open: AtomicUsize::new(0),
         logged: Mutex::default(),
         spares: Spares::default(),
@@ -167,23 +197,15 @@ pub async fn serve(
             let _ = incoming.retry();
             continue;
         }
-        match places.take(|peer| shared.handler.knows(peer)) {
-            Some(place) => {
-                connections.spawn(serve_incoming(Arc::clone(&shared), incoming, place));
-            }
-            None => {
-                let from = incoming.remote_address().ip();
-                shared.log_once(&from, "too many connections, one is refused");
-                incoming.refuse();
-            }
-        }
+        let place = places.take(|peer| shared.handler.knows(peer));
+        connections.spawn(serve_incoming(Arc::clone(&shared), incoming, place));
     }
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_TIME_MAX, drained).await;
     endpoint.close(CLOSE_STOPPING, b"stopping");
 }
 
-async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
+async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place<Bounds>) {
     let remote = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
     let handshake = tokio::select! {
@@ -204,7 +226,11 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let asker = Arc::new(Asker {
         peer,
         turns: Arc::new(Semaphore::new(shared.limits.requests_per_connection_max)),
-        gossip: place.belongs_to(peer),
+        bounds: place.belongs_to(peer, || {
+            let mut own = Bounds::new(&shared.limits, PEER_TURNS_SHARE, PEER_BYTES_SHARE);
+            own.gossip = Arc::new(Semaphore::new(1));
+            Arc::new(own)
+        }),
     });
     shared.handler.heard(peer);
     tokio::select! {
@@ -214,7 +240,7 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
             debug!(peer = %peer.short(), %remote, "a connection makes room for another");
             connection.close(CLOSE_CROWDED, b"crowded");
         }
-        () = serve_connection(&shared, &connection, asker) => {}
+        () = serve_connection(&shared, &connection, &place, asker) => {}
     }
 }
 
@@ -222,11 +248,16 @@ async fn serve_incoming(shared: Arc<Shared>, incoming: Incoming, place: Place) {
 struct Asker {
     peer: NodeId,
     turns: Arc<Semaphore>,
-    /// One exchange of records at a time, on all connections of the peer together.
-    gossip: Arc<Semaphore>,
+    /// On all connections of the peer together; of exchanges of records one at a time.
+    bounds: Arc<Bounds>,
 }
 
-async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, asker: Arc<Asker>) {
+async fn serve_connection(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    place: &Place<Bounds>,
+    asker: Arc<Asker>,
+) {
     let _open = Open::one_more(&shared.open);
     let mut window = None;
     let mut requests = JoinSet::new();
@@ -243,6 +274,7 @@ async fn serve_connection(shared: &Arc<Shared>, connection: &Connection, asker: 
         };
         // The connection is gone, for whatever reason: nothing to answer.
         let Ok((send, receive)) = accepted else { break };
+        place.asks();
         while requests.try_join_next().is_some() {}
         let (shared, asker) = (Arc::clone(shared), Arc::clone(&asker));
         // As many as the transport lets the peer open. Those without a turn wait at the beginning of it.
@@ -314,24 +346,26 @@ struct Held {
 }
 
 /// Room for an answer's body.
-struct AnswerBytes {
-    background: Option<OwnedSemaphorePermit>,
-    bytes: OwnedSemaphorePermit,
-}
+struct AnswerBytes(Vec<OwnedSemaphorePermit>);
 
 impl AnswerBytes {
-    async fn take(shared: &Shared, bytes: usize, paced: bool) -> Result<Self, Refusal> {
-        let background = match paced {
-            true => Some(admit(&shared.background_bytes, permits(bytes)).await?),
-            false => None,
+    async fn take(
+        shared: &Shared,
+        asker: &Asker,
+        bytes: usize,
+        paced: bool,
+    ) -> Result<Self, Refusal> {
+        let kinds: &[Kind] = match paced {
+            true => &[|bounds| &bounds.background_bytes, |bounds| &bounds.get_bytes],
+            false => &[|bounds| &bounds.get_bytes],
         };
-        Ok(Self { background, bytes: admit(&shared.get_bytes, permits(bytes)).await? })
+        Ok(Self(shared.admit(asker, permits(bytes), kinds).await?))
     }
 
     /// Gives back what is over `bytes`.
     fn shrink_to(&mut self, bytes: usize) {
         let kept = usize::try_from(permits(bytes)).unwrap_or(usize::MAX);
-        for permit in self.background.iter_mut().chain([&mut self.bytes]) {
+        for permit in &mut self.0 {
             if let Some(excess) = permit.num_permits().checked_sub(kept) {
                 drop(permit.split(excess));
             }
@@ -380,24 +414,27 @@ async fn work(
     let length = frame::check_body_length(request.body_length, limit)
         .map_err(|error| shared.misread(asker, &error))?;
 
+    // What has no body is read to its end first: who does not end it must not keep a turn from others.
+    let mut body = Bytes::new();
+    if limit == 0 {
+        body = shared.read_body(asker, receive, length).await?;
+    }
     match &op {
         Op::Ping(_) => {}
-        // The peer's own first, so that one peer does not stand in the way of others.
         Op::Gossip(_) | Op::Reconcile(_) => {
-            for gossip in [&asker.gossip, &shared.gossip] {
-                turns.push(admit(gossip, 1).await?);
-            }
+            turns.extend(shared.admit(asker, 1, &[|bounds| &bounds.gossip]).await?);
         }
-        _ => turns.push(admit(&shared.requests, 1).await?),
+        _ => turns.extend(shared.admit(asker, 1, &[|bounds| &bounds.requests]).await?),
     }
-    let put_bytes = admit(&shared.put_bytes, permits(length)).await?;
-    let body = frame::read_body(receive, length, &shared.spares)
-        .await
-        .map_err(|error| shared.misread(asker, &error))?;
+    let mut put_bytes = Vec::new();
+    if limit > 0 {
+        put_bytes = shared.admit(asker, permits(length), &[|bounds| &bounds.put_bytes]).await?;
+        body = shared.read_body(asker, receive, length).await?;
+    }
     let paced = request.background && matches!(op, Op::GetShard(_));
     let mut room = match answer_bytes_max(&op) {
         0 => None,
-        bytes => Some(AnswerBytes::take(shared, bytes, paced).await?),
+        bytes => Some(AnswerBytes::take(shared, asker, bytes, paced).await?),
     };
     shared.handler.heard(peer);
     let answer = shared.handler.handle(peer, op, body, request.background).await?;
@@ -430,19 +467,49 @@ fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-async fn admit(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, Refusal> {
-    let overloaded = || {
-        Refusal::new(Reason::Overloaded, "too many requests at once: try again in a second")
-            .retry_after(OVERLOADED_RETRY)
-    };
-    let admitted = Arc::clone(semaphore).acquire_many_owned(permits);
-    match tokio::time::timeout(QUEUE_TIME_MAX, admitted).await {
-        Ok(Ok(permit)) => Ok(permit),
-        Ok(Err(_)) | Err(_) => Err(overloaded()),
-    }
-}
+/// One of the semaphores of a [`Bounds`].
+type Kind = fn(&Bounds) -> &Arc<Semaphore>;
 
 impl Shared {
+    /// Waits for so many permits of each kind. Those of the peer itself come first and those of all last, so
+    /// that whoever waits stands in the way of nobody else.
+    async fn admit(
+        &self,
+        asker: &Asker,
+        permits: u32,
+        kinds: &[Kind],
+    ) -> Result<Vec<OwnedSemaphorePermit>, Refusal> {
+        let stranger = !self.handler.knows(&asker.peer);
+        let bounds = [Some(&*asker.bounds), stranger.then_some(&self.strangers), Some(&self.all)];
+        let admitted = async {
+            let mut admitted = Vec::new();
+            for kind in kinds {
+                for bounds in bounds.into_iter().flatten() {
+                    let semaphore = Arc::clone(kind(bounds));
+                    // Fails only when it is closed, and none is.
+                    admitted.push(semaphore.acquire_many_owned(permits).await.ok()?);
+                }
+            }
+            Some(admitted)
+        };
+        let admitted = tokio::time::timeout(QUEUE_TIME_MAX, admitted).await;
+        admitted.ok().flatten().ok_or_else(|| {
+            Refusal::new(Reason::Overloaded, "too many requests at once: try again in a second")
+                .retry_after(OVERLOADED_RETRY)
+        })
+    }
+
+    /// The body of a request, read to the end of its stream.
+    async fn read_body(
+        &self,
+        asker: &Asker,
+        receive: &mut RecvStream,
+        length: usize,
+    ) -> Result<Bytes, Refusal> {
+        let body = frame::read_body(receive, length, &self.spares).await;
+        body.map_err(|error| self.misread(asker, &error))
+    }
+
     /// What is said to a peer whose message could not be read.
     fn misread(&self, asker: &Asker, error: &FrameError) -> Refusal {
         if error.is_misbehaviour() {

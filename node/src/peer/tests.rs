@@ -79,7 +79,7 @@ impl PeerHandler for Echo {
     }
 
     fn knows(&self, peer: &NodeId) -> bool {
-        peer_of(STRANGER).id() != *peer
+        !STRANGERS.iter().any(|number| peer_of(*number).id() == *peer)
     }
 
     async fn wait_for_turn(&self, _bytes: usize) -> Result<(), Refusal> {
@@ -97,8 +97,9 @@ struct Peer {
     book: Arc<Mutex<Vec<(NodeId, SocketAddr)>>>,
 }
 
-/// The number of one who is no node of the network.
-const STRANGER: u8 = 66;
+/// The numbers of those who are no nodes of the network.
+const STRANGERS: [u8; 5] = [66, 67, 68, 69, 70];
+const STRANGER: u8 = STRANGERS[0];
 
 fn seed(number: u8) -> [u8; 32] {
     [number; 32]
@@ -316,12 +317,12 @@ async fn bodies_over_the_limit_wait_for_their_turn() {
         Limits { put_bytes_max: 0, get_bytes_max: 0, requests_max: 3, ..Limits::default() };
     let b = Peer::start_with(2, local(), 2, limits);
     a.knows(&b);
-    // Only one body of 5 MiB fits at a time.
+    // Only one body of 5 MiB fits at a time, and three answers.
     let puts = (0..4).map(|_| a.put(b.tls.id(), 5 << 20));
     for answer in futures::future::join_all(puts).await {
         answer.expect("each has its turn");
     }
-    let gets = (0..4).map(|_| a.get(b.tls.id(), 5 << 20));
+    let gets = (0..8).map(|_| a.get(b.tls.id(), 5 << 20));
     for answer in futures::future::join_all(gets).await {
         answer.expect("each has its turn");
     }
@@ -454,6 +455,75 @@ async fn a_stranger_does_not_keep_nodes_of_the_network_out() {
     a.put(b.tls.id(), 10).await.expect("it is served");
     assert!(connection.close_reason().is_none());
     taken[0].closed().await;
+}
+
+#[tokio::test]
+async fn requests_without_an_end_keep_nobody_from_a_turn() {
+    let (a, stranger) = (Peer::start(1), Peer::start(STRANGER));
+    let limits = Limits { requests_max: 1, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    a.knows(&b);
+    let connection = stranger.connect(&b).await;
+    let op = Some(Op::HasShards(HasRequest { target: vec![1; 32], ..Default::default() }));
+    let header = Request { body_length: 0, op, background: false };
+    let header = frame::encode_header(&header).expect("a header");
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let (mut send, receive) = connection.open_bi().await.expect("a stream");
+        send.write_all(&header).await.expect("sent");
+        held.push((send, receive));
+    }
+    // The last of them has arrived when this is answered.
+    let ping = Request { body_length: 0, op: None, background: false };
+    raw(&connection, &frame::encode_header(&ping).expect("a header"), true).await;
+    let put = tokio::time::timeout(AT_ONCE, a.put(b.tls.id(), 10)).await;
+    put.expect("at once").expect("an answer");
+}
+
+#[tokio::test]
+async fn neither_one_peer_nor_all_strangers_take_all_turns() {
+    let limits = Limits { requests_max: 16, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    let [a, c] = [Peer::start(1), Peer::start(3)];
+    let strangers = STRANGERS.map(Peer::start);
+    for peer in strangers.iter().chain([&a, &c]) {
+        peer.knows(&b);
+    }
+    let forever = |peer: &Peer| {
+        let (pool, to) = (peer.pool.clone(), b.tls.id());
+        let op = || Op::HasShards(HasRequest::default());
+        (0..8).map(move |_| {
+            let pool = pool.clone();
+            async move { pool.request(to, op(), Bytes::new()).await }
+        })
+    };
+    let busy: Vec<_> = strangers.iter().chain([&c]).flat_map(forever).collect();
+    let served = async {
+        until_busy(&c, &b).await;
+        until_busy(&strangers[4], &b).await;
+        let put = tokio::time::timeout(AT_ONCE, a.put(b.tls.id(), 10)).await;
+        put.expect("at once").expect("an answer");
+    };
+    tokio::select! {
+        // Refused after a while, those that have no turn.
+        _ = futures::future::join_all(busy) => panic!("not all are answered"),
+        () = served => {}
+    }
+}
+
+#[tokio::test]
+async fn nodes_of_the_network_share_its_places() {
+    let limits = Limits { connections_max: 4, connections_unproved_max: 2, ..Limits::default() };
+    let b = Peer::start_with(2, local(), 2, limits);
+    let (a, crowd) = (Peer::start(1), Peer::start(3));
+    a.knows(&b);
+    let mut taken = Vec::new();
+    for _ in 0..limits.connections_max {
+        taken.push(crowd.connect(&b).await);
+    }
+    a.put(b.tls.id(), 10).await.expect("a place is made for it");
+    taken[0].closed().await;
+    assert!(taken[1..].iter().all(|connection| connection.close_reason().is_none()));
 }
 
 #[tokio::test]

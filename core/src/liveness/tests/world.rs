@@ -6,7 +6,7 @@
 use super::*;
 use crate::{
     eviction::SignedObservation,
-    gossip::{Bundle, Gossip, Received},
+    gossip::{Bundle, Gossip, Received, Sifted},
 };
 
 /// A tenth of a minute for what takes hours.
@@ -32,6 +32,10 @@ struct Node {
     side: Option<u8>,
     /// Observations that it signed.
     signed: usize,
+    /// So far its clock is ahead.
+    ahead: u64,
+    /// What it showed the last time.
+    unix: u64,
 }
 
 impl Node {
@@ -45,7 +49,8 @@ impl Node {
             news.records.iter().map(|signed| (signed.record_bytes(), &signed.signature()[..]));
         let observations =
             observations.iter().map(|(bytes, signature)| (&bytes[..], &signature[..]));
-        let received = self.gossip.receive(&mut self.directory, from, records, observations);
+        let sifted = Sifted::new(&self.directory, Some(self.unix), records, observations);
+        let received = self.gossip.take_in(&mut self.directory, from, sifted.verify());
         assert_eq!(received.refused, 0);
         received
     }
@@ -82,6 +87,8 @@ impl World {
                 watch: Watch::new(id, QUICK),
                 side: Some(0),
                 signed: 0,
+                ahead: 0,
+                unix: UNIX,
             }
         });
         let mut world = Self { nodes: nodes.collect(), now: 0 };
@@ -109,8 +116,10 @@ impl World {
     }
 
     fn act(&mut self, at: usize) {
-        let (now, unix) = (Duration::from_secs(self.now), UNIX + self.now);
+        let now = Duration::from_secs(self.now);
         let node = &mut self.nodes[at];
+        let unix = UNIX + self.now + node.ahead;
+        node.unix = unix;
         let id = node.id;
         let ticked = node.watch.tick(now, unix, &node.directory);
         for observation in ticked.observe {
@@ -122,7 +131,7 @@ impl World {
         if ticked.answer {
             node.renew();
         }
-        for peer in self.nodes[at].watch.due(now) {
+        for peer in self.nodes[at].watch.due(now, 64) {
             let to = self.at(&peer);
             if self.connected(at, to) {
                 self.nodes[at].watch.heard(&peer, now);
@@ -144,6 +153,8 @@ impl World {
 
     fn compare(&mut self, at: usize) {
         let node = &mut self.nodes[at];
+        let unix = node.unix;
+        node.directory.forget_observations(|observation| observation.is_early(unix));
         let (id, digests) = (node.id, *node.directory.digests());
         let Some(peer) = node.gossip.reconcile(&node.directory) else { return };
         let to = self.at(&peer);
@@ -204,6 +215,53 @@ fn one_dead_of_sixteen_is_evicted_everywhere_and_comes_back() {
     world.assert_converged();
     let states = world.nodes.iter().map(|node| node.watch.state(&node_id(5), &node.directory));
     assert!(states.into_iter().all(|state| state == Liveness::Alive));
+}
+
+#[test]
+fn made_up_nodes_are_evicted_in_their_time_and_stop_nothing_meanwhile() {
+    let mut world = World::new(&[""; 16]);
+    world.pass(60);
+    for number in 16..21 {
+        let record = NodeRecord { capacity_bytes: u64::MAX, ..node_record(number, 1, "") };
+        let id = record.node;
+        let mut directory = Directory::new(crate::testing::NETWORK);
+        directory.insert(SignedRecord::sign(record.clone(), &node_key(number)).expect("a record"));
+        let news = Bundle { records: directory.iter().cloned().collect(), observations: vec![] };
+        let watch = Watch::new(id, QUICK);
+        let gossip = Gossip::new(id, id.as_bytes());
+        let (side, signed, ahead, unix) = (None, 0, 0, UNIX);
+        let node = Node { number, id, record, directory, gossip, watch, side, signed, ahead, unix };
+        world.nodes.push(node);
+        world.nodes[0].receive(id, &news);
+    }
+    for _ in 0..100 {
+        world.pass(1);
+        assert!(world.nodes[..16].iter().all(|node| *node.watch.guard() == Guard::Free));
+    }
+    assert!((16..21).all(|number| world.rings_with(number) == 16));
+    world.pass(60);
+    assert!((16..21).all(|number| world.rings_with(number) == 0));
+    world.assert_converged();
+}
+
+#[test]
+fn a_clock_that_is_ahead_and_set_back_silences_nobody() {
+    let mut world = World::new(&[""; 16]);
+    world.nodes[0].ahead = 365 * 24 * 3600;
+    world.nodes[5].side = None;
+    world.pass(200);
+    assert_eq!(world.rings_with(5), 0);
+    let said = |world: &World| -> Vec<bool> {
+        let of = |node: &Node| node.directory.accusation(&node_id(5))?.by(&node_id(0)).cloned();
+        world.nodes.iter().filter(|node| node.number != 5).map(|node| of(node).is_some()).collect()
+    };
+    assert_eq!(said(&world).iter().filter(|said| **said).count(), 1, "only it believes itself");
+    world.nodes[0].ahead = 0;
+    world.pass(31);
+    assert!(said(&world)[0]);
+    world.pass(60);
+    assert!(said(&world).iter().all(|said| *said));
+    world.assert_converged();
 }
 
 #[test]
