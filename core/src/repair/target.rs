@@ -13,7 +13,7 @@ use super::{
 use crate::{
     geometry::Geometry,
     ids::{NodeId, ShardIndex},
-    ring::Ring,
+    ring::{HELD_WITHIN_PER_SHARD, Ring},
 };
 
 /// How far a substitute is worth having.
@@ -59,13 +59,14 @@ impl<'a, N: Nodes> Targets<'a, N> {
     }
 
     /// Finds a substitute and places the shard there: the first of the safest among the 2n first
-    /// nodes of the walk (clients look no further), else the first behind them.
+    /// nodes of the walk (clients look there first), else the first behind them, as far as anybody looks.
     pub(super) fn substitute(&mut self, index: ShardIndex, need: Need) -> Option<NodeId> {
         let caps = self.ring.caps(self.geometry);
         let zone_cap = caps.zone.unwrap_or(usize::MAX);
         let parity = self.geometry.parity();
         let mut best: Option<(u8, NodeId)> = None;
-        for (position, node) in self.ring.walk(self.arc).enumerate() {
+        let around = self.ring.around(self.arc, self.geometry, HELD_WITHIN_PER_SHARD);
+        for (position, node) in around.enumerate() {
             if position >= 2 * self.geometry.total() && best.is_some() {
                 break;
             }
