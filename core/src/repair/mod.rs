@@ -37,7 +37,7 @@ mod strength;
 mod target;
 
 pub use facts::{ChunkFacts, Claim, NodeFacts, Nodes, Room, Standing};
-pub use plan::{Action, ChunkPlan, Lane, Traffic, may_be_steward, plan_chunk, steward};
+pub use plan::{Action, ChunkPlan, Lane, Traffic, may_be_steward, plan_chunk, steward, stewards};
 pub use policy::{Lines, Policy, Threshold};
 pub use proof::proof_range;
 pub use queue::{

@@ -112,17 +112,30 @@ impl ChunkPlan {
     }
 }
 
-/// Who plans for an arc: the first node of its walk that answers, that we trust, and that can plan.
+/// Who plans for an arc: the first of its [`stewards`].
 pub fn steward(ring: &Ring, arc: u16, nodes: &impl Nodes) -> Option<NodeId> {
-    ring.walk(arc).find(|node| may_be_steward(nodes, node))
+    stewards(ring, arc, nodes).next()
+}
+
+/// Who may plan for an arc, whoever comes first does: the nodes of its walk that answer, that we trust,
+/// and that can plan. If there are none, one that says that it cannot does what it can: last come those.
+pub fn stewards(ring: &Ring, arc: u16, nodes: &impl Nodes) -> impl Iterator<Item = NodeId> {
+    let unable = move || ring.walk(arc).filter(|node| is_well(nodes, node) && !nodes.plans(node));
+    ring.walk(arc)
+        .filter(|node| may_be_steward(nodes, node))
+        .chain(core::iter::once_with(unable).flatten())
 }
 
 /// Whether a node can plan for others: it answers, we trust it, and it does not say that it cannot.
 pub fn may_be_steward(nodes: &impl Nodes, node: &NodeId) -> bool {
     let facts = nodes.facts(node);
     facts.trusted
-        && nodes.plans(node)
-        && matches!(facts.standing, Standing::Alive | Standing::Suspect)
+    is_well(nodes, node) && nodes.plans(node)
+}
+
+fn is_well(nodes: &impl Nodes, node: &NodeId) -> bool {
+    let facts = nodes.facts(node);
+    facts.trusted && matches!(facts.standing, Standing::Alive | Standing::Suspect)
 }
 
 /// Plans what to do with a chunk. Depends on nothing but its arguments, and not on the order of the

@@ -537,3 +537,8 @@ fn a_node_that_can_write_nothing_down_is_no_steward_and_keeps_what_it_holds() {
     assert_eq!(steward(&ring, 99, &but), Some(walk[1]));
     assert!(but.facts(&walk[0]).trusted);
 }
+    // It follows when all others can, and does what it can when no other is there.
+    assert_eq!(stewards(&ring, 99, &but).last(), Some(walk[0]));
+    let mut alone = nodes.clone();
+    walk[1..].iter().for_each(|other| set(&mut alone, *other, Standing::Down));
+    assert_eq!(steward(&ring, 99, &But(&alone, walk[0])), Some(walk[0]));
