@@ -226,6 +226,8 @@ pub(super) struct Planned {
     /// Bytes that can be written before the disk is full; none: there is room.
     pub(super) room: Option<usize>,
 }
+    /// Writes that do not fail, but panic.
+    pub(super) panics: usize,
 
 #[cfg(test)]
 impl Faults {
@@ -275,6 +277,7 @@ impl Faults {
     }
 
     fn written(&self, bytes: usize) {
+        self.next(|planned| &mut planned.panics).expect("no panic is planned");
         if let Some(room) = &mut self.0.lock().expect("no test panics inside").room {
             *room -= bytes;
         }
