@@ -42,7 +42,8 @@ pub use policy::{Lines, Policy, Threshold};
 pub use proof::proof_range;
 pub use queue::{
     BACKOFF_MS_MAX, BACKOFF_MS_MIN, DISPLACED_ATTEMPTS_MIN, EMERGENCY_MARGIN, EMERGENCY_RESERVE,
-    Entry, Job, Kind, Offered, QUEUE_ENTRIES_MAX, Queue, SOLE_HOLDER_ENTRIES_MAX,
+    Entry, HOPELESS_ATTEMPTS_MIN, Job, Kind, Offered, QUEUE_ENTRIES_MAX, Queue,
+    SOLE_HOLDER_ENTRIES_MAX,
 };
 pub use row::{ERROR_BYTES_MAX, Row, RowError};
 pub use skip::{Skip, Unfit};
