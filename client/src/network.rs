@@ -95,23 +95,28 @@ impl View {
     }
 
     /// The nodes that may hold shards of a chunk, the likeliest first: its preference list, then
-    /// on along the ring, up to twice as many nodes as the chunk has shards. Writers replace a
-    /// holder only within this list, so that readers need not look further as long as the ring stays
-    /// as it is. At its end are nodes that are leaving, as many at most: they are off the ring, and
-    /// serve what they have not handed over yet. Writers are refused there.
+    /// on along the ring, up to twice as many nodes as the chunk has shards, and those of the list that
+    /// lie behind. Writers replace a holder only within this list, so that readers need not look further
+    /// as long as the ring stays as it is. At its end are nodes that are leaving, as many at most: they
+    /// are off the ring, and serve what they have not handed over yet. Writers are refused there.
     pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
-        self.candidates_within(chunk, CANDIDATES_PER_SHARD * geometry.total())
+        self.candidates_within(chunk, geometry, CANDIDATES_PER_SHARD)
     }
 
-    /// The same, up to `most` nodes of the ring: newcomers push those that hold shards further along
-    /// the walk, until the shards have moved.
-    pub fn candidates_within(&self, chunk: &ChunkId, most: usize) -> Vec<NodeId> {
+    /// The same, with `per_shard` nodes of the ring for each shard: newcomers push those that hold
+    /// shards further along the walk, until the shards have moved.
+    pub fn candidates_within(
+        &self,
+        chunk: &ChunkId,
+        geometry: Geometry,
+        per_shard: usize,
+    ) -> Vec<NodeId> {
         let records = self.directory.iter().map(SignedRecord::record);
         let leaving = records
             .filter(|record| record.state == NodeState::Leaving)
             .map(|record| record.node)
-            .take(most);
-        self.ring.walk(Ring::arc(chunk)).take(most).chain(leaving).collect()
+            .take(per_shard * geometry.total());
+        self.ring.around(Ring::arc(chunk), geometry, per_shard).chain(leaving).collect()
     }
 
     /// The first holder of each shard of a chunk; empty when there are no nodes.

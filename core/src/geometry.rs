@@ -86,6 +86,12 @@ impl Geometry {
         self.total() - self.data()
     }
 
+    /// How many shards of a chunk may lie on one node while another one could take them: n−k, whose loss
+    /// can be borne; of replicas one, for two on one node are no safer, and prove no more.
+    pub const fn apart(self) -> usize {
+        if self.data == 1 || self.parity() == 0 { 1 } else { self.parity() }
+    }
+
     /// w = k + ⌈2(n−k)/3⌉: how many distinct shards must be durable before a chunk counts as
     /// stored.
     pub const fn write_quorum(self) -> usize {
@@ -168,6 +174,15 @@ mod tests {
     fn the_write_quorum_is_two_thirds_of_the_parity_over_k() {
         for (code, quorum) in [("10+6", 14), ("1+1", 2), ("2+1", 3), ("1+0", 1), ("20+20", 34)] {
             assert_eq!(geometry(code).write_quorum(), quorum, "{code}");
+        }
+    }
+
+    #[test]
+    fn one_node_is_given_what_can_be_lost_and_of_replicas_one() {
+        for (code, apart) in
+            [("10+6", 6), ("2+1", 1), ("1+1", 1), ("1+6", 1), ("1+0", 1), ("3+0", 1)]
+        {
+            assert_eq!(geometry(code).apart(), apart, "{code}");
         }
     }
 

@@ -29,7 +29,8 @@ pub const LIST_ARCS_MAX: usize = 1024;
 /// of a disk of ordinary size, so that one answer tells of many arcs.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
 
-/// Bit of `ArcChangesReply::unable`: the node can write nothing down, so it plans nothing.
+/// Bit of `ArcChangesReply::unable`: the node's store or ledger fails or hangs, or it is cut off, so it plans
+/// nothing or not all.
 pub const CANNOT_PLAN: u32 = 1;
 
 /// Bit of `ArcChangesReply::unable`: the node's disk cannot be read, so what it holds does not count.

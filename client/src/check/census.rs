@@ -99,10 +99,8 @@ impl Checker {
         let near: Vec<BTreeSet<NodeId>> = chunks
             .iter()
             .map(|chunk| {
-                let walk = view.ring.walk(Ring::arc(&chunk.id));
-                let walk = walk.take(WALK_PER_SHARD * chunk.geometry.total());
-                // A zone cap can put a node on the list that lies further along the walk.
-                walk.chain(view.placement(&chunk.id, chunk.geometry)).collect()
+                let arc = Ring::arc(&chunk.id);
+                view.ring.around(arc, chunk.geometry, WALK_PER_SHARD).collect()
             })
             .collect();
         let mut questions: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use copse_core::{
     erasure::Codec,
     ids::{NodeId, ShardIndex},
+    ring::HELD_WITHIN_PER_SHARD,
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -40,6 +41,9 @@ const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// that broke take seconds.
 const LOOK_AGAIN_AFTER: [Duration; 3] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
+
+// The last look reaches all nodes that a shard may be given to.
+const _: () = assert!(CANDIDATES_PER_SHARD << LOOK_AGAIN_AFTER.len() == HELD_WITHIN_PER_SHARD);
 
 /// A directory younger than this is not fetched again before looking again.
 const DIRECTORY_YOUNG: Duration = Duration::from_millis(500);
@@ -257,8 +261,8 @@ impl<'a> Gather<'a> {
         let view = network.view();
         self.guesses = view.placement(&self.facts.id, self.facts.geometry);
         // 2n, 4n, 8n and at last 16n nodes: many newcomers at once lie before those that hold.
-        let most = (CANDIDATES_PER_SHARD * self.facts.geometry.total()) << self.looks;
-        self.candidates = view.candidates_within(&self.facts.id, most);
+        let per_shard = CANDIDATES_PER_SHARD << self.looks;
+        self.candidates = view.candidates_within(&self.facts.id, self.facts.geometry, per_shard);
         self.survey = Survey::NotYet;
         self.silent.clear();
         for ask in &mut self.asks {

@@ -136,9 +136,7 @@ impl Placement {
         claims.sort_unstable_by_key(|index| (!self.is_place(*index, node), *index));
         claims.dedup();
         let planned = self.preferred.iter().filter(|place| **place == node).count();
-        let replicas = self.geometry.data() == 1;
-        let cap = if replicas { 1 } else { self.geometry.parity().max(1) };
-        claims.truncate(planned.max(cap));
+        claims.truncate(planned.max(self.geometry.apart()));
         claims
     }
 

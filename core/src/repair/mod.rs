@@ -37,12 +37,13 @@ mod strength;
 mod target;
 
 pub use facts::{ChunkFacts, Claim, NodeFacts, Nodes, Room, Standing};
-pub use plan::{Action, ChunkPlan, Lane, Traffic, may_be_steward, plan_chunk, steward};
+pub use plan::{Action, ChunkPlan, Lane, Traffic, may_be_steward, plan_chunk, steward, stewards};
 pub use policy::{Lines, Policy, Threshold};
 pub use proof::proof_range;
 pub use queue::{
     BACKOFF_MS_MAX, BACKOFF_MS_MIN, DISPLACED_ATTEMPTS_MIN, EMERGENCY_MARGIN, EMERGENCY_RESERVE,
-    Entry, Job, Kind, Offered, QUEUE_ENTRIES_MAX, Queue, SOLE_HOLDER_ENTRIES_MAX,
+    Entry, HOPELESS_ATTEMPTS_MIN, Job, Kind, Offered, QUEUE_ENTRIES_MAX, Queue,
+    SOLE_HOLDER_ENTRIES_MAX,
 };
 pub use row::{ERROR_BYTES_MAX, Row, RowError};
 pub use skip::{Skip, Unfit};

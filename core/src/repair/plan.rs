@@ -9,9 +9,11 @@
 //! | missing everywhere | rebuilt with all others when few are left, or after long |
 //! | on a node that is down | nothing; when the chunk is thin, just enough of them are rebuilt |
 //! | where it does not belong, or on a leaving node | copied to where it belongs |
+//! | with too many others of its chunk, and its own node cannot take it | copied to another node |
 //! | twice | dropped where it does not belong, when its keeper answers, and all others hear it, too |
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use super::{
     assign::{Homes, home_is_unfit},
@@ -25,7 +27,7 @@ use super::{
 use crate::{
     geometry::Geometry,
     ids::{NodeId, ShardIndex},
-    ring::Ring,
+    ring::{HELD_WITHIN_PER_SHARD, Ring},
 };
 
 /// How soon something is done.
@@ -112,17 +114,28 @@ impl ChunkPlan {
     }
 }
 
-/// Who plans for an arc: the first node of its walk that answers, that we trust, and that can plan.
+/// Who plans for an arc: the first of its [`stewards`].
 pub fn steward(ring: &Ring, arc: u16, nodes: &impl Nodes) -> Option<NodeId> {
-    ring.walk(arc).find(|node| may_be_steward(nodes, node))
+    stewards(ring, arc, nodes).next()
+}
+
+/// Who may plan for an arc, whoever comes first does: the nodes of its walk that answer, that we trust,
+/// and that can plan. If there are none, one that says that it cannot does what it can: last come those.
+pub fn stewards(ring: &Ring, arc: u16, nodes: &impl Nodes) -> impl Iterator<Item = NodeId> {
+    let unable = move || ring.walk(arc).filter(|node| is_well(nodes, node) && !nodes.plans(node));
+    ring.walk(arc)
+        .filter(|node| may_be_steward(nodes, node))
+        .chain(core::iter::once_with(unable).flatten())
 }
 
 /// Whether a node can plan for others: it answers, we trust it, and it does not say that it cannot.
 pub fn may_be_steward(nodes: &impl Nodes, node: &NodeId) -> bool {
+    is_well(nodes, node) && nodes.plans(node)
+}
+
+fn is_well(nodes: &impl Nodes, node: &NodeId) -> bool {
     let facts = nodes.facts(node);
-    facts.trusted
-        && nodes.plans(node)
-        && matches!(facts.standing, Standing::Alive | Standing::Suspect)
+    facts.trusted && matches!(facts.standing, Standing::Alive | Standing::Suspect)
 }
 
 /// Plans what to do with a chunk. Depends on nothing but its arguments, and not on the order of the
@@ -160,7 +173,8 @@ pub fn plan_chunk(
         facts.say_what_waits(wish, &strength, &actions, policy, &mut skips);
     } else {
         facts.drop_surplus(&mut actions, &mut skips);
-        facts.drop_surplus_of_displaced(ring.walk(arc), &mut actions, &mut skips);
+        let around = ring.around(arc, chunk.geometry, HELD_WITHIN_PER_SHARD);
+        facts.drop_surplus_of_displaced(around, &mut actions, &mut skips);
     }
     facts.name_the_untrusted(&mut skips);
     ChunkPlan { strength, actions, skips }
@@ -193,6 +207,22 @@ struct Move {
     from: NodeId,
     /// Why the node that it belongs on cannot take it.
     unfit: Option<Unfit>,
+    /// How far it is worth to go to another one then.
+    need: Need,
+}
+
+/// How many shards nodes will have given away.
+#[derive(Default)]
+struct Given(BTreeMap<NodeId, usize>);
+
+impl Given {
+    fn by(&self, node: &NodeId) -> usize {
+        self.0.get(node).copied().unwrap_or(0)
+    }
+
+    fn note(&mut self, node: NodeId) {
+        *self.0.entry(node).or_default() += 1;
+    }
 }
 
 impl<N: Nodes> Facts<'_, N> {
@@ -238,19 +268,27 @@ impl<N: Nodes> Facts<'_, N> {
             .filter(|index| !all.contains(index))
             .map(|index| match is_missing(&index) {
                 true => (index, Need::Otherwise),
-                false => (index, Need::MayComeBack),
+                false => (index, Need::Apart),
             })
             .collect();
         // What nobody holds before what may come back.
-        some.sort_by_key(|(_, need)| *need == Need::MayComeBack);
+        some.sort_by_key(|(_, need)| *need);
         let lane = if is_thin { Lane::Emergency } else { Lane::Normal };
         let some_count = if is_thin { (thin_line + 1).saturating_sub(sure + all.len()) } else { 0 };
         Some(Wish { lane, all, some, some_count, missing })
     }
 
+    /// Whether a node holds more of the chunk than the ring gives it, and than one node should hold while
+    /// there are others, also without what it will have given away.
+    fn is_crowded(&self, node: &NodeId, given: &Given) -> bool {
+        let limit = self.homes.slots(node).max(self.geometry.apart());
+        self.holdings.count_on(node) > limit + given.by(node)
+    }
+
     /// Shards that can be read and are not where they should be.
     fn what_to_move(&self, skips: &mut Vec<Skip>) -> Vec<Move> {
         let mut moves = Vec::new();
+        let mut given = Given::default();
         for index in self.geometry.indices() {
             let Some(source) = self.holdings.source(index) else { continue };
             let home = *self.homes.of(index);
@@ -259,19 +297,29 @@ impl<N: Nodes> Facts<'_, N> {
             if is_home && holders.iter().any(|held| held.node == home && held.is_sure()) {
                 continue;
             }
-            let stays = |held: &Held| held.is_sure() && held.standing != Standing::Leaving;
-            let has_to_go = !holders.iter().any(stays);
+            let stays = |held: &&Held| held.is_sure() && held.standing != Standing::Leaving;
+            let mut staying = holders.iter().filter(stays);
+            let first = staying.clone().next().map(|held| held.node);
             let unfit = home_is_unfit(self.homes, index, self.nodes);
-            match unfit {
+            match (first, unfit) {
                 // Its own node has it and is down.
-                _ if is_home && !has_to_go => {}
-                Some(because) if !has_to_go => {
+                (Some(_), _) if is_home => {}
+                // It cannot go home; but not all need stay together where they are.
+                (Some(from), Some(_))
+                    if staying.all(|held| self.is_crowded(&held.node, &given)) =>
+                {
+                    given.note(from);
+                    moves.push(Move { index, from, unfit, need: Need::Apart });
+                }
+                (Some(_), Some(because)) => {
                     let holder = source.node;
                     skips.push(Skip::StaysDisplaced { index, holder, home, because });
                 }
-                _ => moves.push(Move { index, from: source.node, unfit }),
+                _ => moves.push(Move { index, from: source.node, unfit, need: Need::Otherwise }),
             }
         }
+        // What has to go before what is better elsewhere.
+        moves.sort_by_key(|shard| shard.need);
         moves
     }
 
@@ -326,10 +374,15 @@ impl<N: Nodes> Facts<'_, N> {
                 }
             }
         }
-        for Move { index, from, .. } in moves.iter().filter(|shard| shard.unfit.is_some()) {
-            match targets.substitute(*index, Need::Otherwise) {
-                Some(to) => copies.push(Action::Copy { index: *index, from: *from, to }),
-                None => homeless.push(*index),
+        for &Move { index, from, unfit, need } in moves {
+            let Some(because) = unfit else { continue };
+            match targets.substitute(index, need) {
+                Some(to) => copies.push(Action::Copy { index, from, to }),
+                None if need == Need::Apart => {
+                    let home = *self.homes.of(index);
+                    skips.push(Skip::StaysDisplaced { index, holder: from, home, because });
+                }
+                None => homeless.push(index),
             }
         }
         if let Some(&first) = homeless.first() {
@@ -399,16 +452,23 @@ impl<N: Nodes> Facts<'_, N> {
     }
 
     /// The same for shards that their own node cannot take, so that it will not keep them: the first of
-    /// the walk that holds one does. Else a node that leaves would wait for the own node's room with a
-    /// shard that others hold.
+    /// the walk that holds one does, if there is one, of those that hold no more than they should. Else a
+    /// node that leaves would wait for the own node's room with a shard that others hold.
     fn drop_surplus_of_displaced(
         &self,
-        walk: impl Iterator<Item = NodeId>,
+        around: impl Iterator<Item = NodeId>,
         actions: &mut Vec<Action>,
         skips: &mut Vec<Skip>,
     ) {
+        // One that moves on has another keeper soon.
+        let moves = |index: &ShardIndex| {
+            let copied =
+                |action: &Action| matches!(action, Action::Copy { index: it, .. } if it == index);
+            actions.iter().any(copied)
+        };
         let is_doubled = |index: &ShardIndex| {
             !self.homes.is_home(*index)
+                && !moves(index)
                 && self.holdings.holders(*index).len() > 1
                 && home_is_unfit(self.homes, *index, self.nodes).is_some()
         };
@@ -416,20 +476,28 @@ impl<N: Nodes> Facts<'_, N> {
         if doubled.is_empty() {
             return;
         }
-        let walk: Vec<NodeId> = walk.collect();
+        let around: Vec<NodeId> = around.collect();
+        let mut given = Given::default();
         for index in doubled {
             let holders = self.holdings.holders(index);
             let holds = |node: &&NodeId| {
                 holders.iter().any(|held| held.node == **node && held.standing == Standing::Alive)
             };
-            let Some(&keeper) = walk.iter().find(holds) else { continue };
+            let uncrowded = |node: &&NodeId| !self.is_crowded(node, &given);
+            let mut keepers = around.iter().filter(holds);
+            let Some(&keeper) = keepers.clone().find(uncrowded).or_else(|| keepers.next()) else {
+                continue;
+            };
             for held in holders.iter().filter(|held| held.node != keeper && held.is_sure()) {
                 let (node, home) = (held.node, keeper);
                 match self.nodes.returning() {
                     Some(settle) => {
                         skips.push(Skip::SurplusWaits { index, holder: node, home, settle });
                     }
-                    None => actions.push(Action::Drop { index, node, kept_by: keeper }),
+                    None => {
+                        given.note(node);
+                        actions.push(Action::Drop { index, node, kept_by: keeper });
+                    }
                 }
             }
         }

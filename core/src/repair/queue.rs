@@ -11,7 +11,8 @@
 //!               └────── succeeded, but offered again meanwhile ────┘
 //! ```
 //!
-//! What fails again and again gives way: a full queue takes something new in its place. And of the
+//! What fails again and again gives way to what is as urgent, and after hours to anything: a full queue
+//! takes something new in its place. What is less urgent and was never tried gives way, too. And of the
 //! chunks of which one node alone says to hold anything, each node has a bounded part of the queue:
 //! nobody fills it with chunks that do not exist.
 //!
@@ -40,9 +41,13 @@ pub const EMERGENCY_RESERVE: usize = QUEUE_ENTRIES_MAX / 8;
 /// Shards to spare with which an entry may take a reserved place.
 pub const EMERGENCY_MARGIN: i16 = 2;
 
-/// How often an entry has failed, at least, when a full queue gives its place away: the first
-/// failures may be a node that restarts.
+/// How often an entry has failed, at least, when a full queue gives its place to something as urgent: the
+/// first failures may be a node that restarts.
 pub const DISPLACED_ATTEMPTS_MIN: u32 = 3;
+
+/// How often an entry has failed, at least, when a full queue gives its place to anything: it is tried once
+/// an hour only, and would else keep what can be done waiting for ever.
+pub const HOPELESS_ATTEMPTS_MIN: u32 = 12;
 
 /// Entries of chunks of which one and the same node alone says to hold anything, at most: four such
 /// nodes fill the queue.
@@ -57,6 +62,7 @@ pub const BACKOFF_MS_MAX: u64 = 3_600_000;
 const _: () = {
     assert!(EMERGENCY_RESERVE < QUEUE_ENTRIES_MAX);
     assert!(BACKOFF_MS_MIN < BACKOFF_MS_MAX);
+    assert!(BACKOFF_MS_MIN << HOPELESS_ATTEMPTS_MIN >= BACKOFF_MS_MAX);
     assert!(SOLE_HOLDER_ENTRIES_MAX < QUEUE_ENTRIES_MAX - EMERGENCY_RESERVE);
 };
 
@@ -120,7 +126,7 @@ pub enum Offered {
     Changed(Row),
     /// It was there.
     Known,
-    /// The queue was full, and `displaced`, which failed most often, made room: write both rows, and
+    /// The queue was full, and `displaced` made room, which fails or is less urgent: write both rows, and
     /// have the arc of `displaced` looked at again.
     Instead {
         /// The row of what was offered.
@@ -152,8 +158,9 @@ pub struct Queue {
     entries: BTreeMap<Job, (Entry, Stage)>,
     waiting: BTreeSet<(u64, Job)>,
     ready: BTreeSet<(Priority, Job)>,
-    /// Those that may be displaced, by how often they failed.
-    failing: BTreeSet<(u32, Job)>,
+    /// Those that may be displaced for they fail, by how urgent they are (the hopeless are not) and how
+    /// often they failed.
+    failing: BTreeSet<(i16, u32, Job)>,
     /// Of which chunks one node alone says to hold anything. Not written down: after a restart it is
     /// known again with the next offer.
     sole_holders: BTreeMap<Job, NodeId>,
@@ -221,8 +228,8 @@ impl Queue {
         };
         let of_holder = sole_holder.and_then(|node| self.sole_counts.get(&node));
         let may_come = of_holder.is_none_or(|count| *count < SOLE_HOLDER_ENTRIES_MAX);
-        let displaced = match self.entries.len() >= limit {
-            true => self.failing.last().map(|(_, job)| *job),
+        let displaced = match may_come && self.entries.len() >= limit {
+            true => self.least(priority.margin, now_unix_ms),
             false => None,
         };
         if !may_come || (self.entries.len() >= limit && displaced.is_none()) {
@@ -237,6 +244,17 @@ impl Queue {
             Some((displaced, removed)) => Offered::Instead { added, displaced, removed },
             None => Offered::Added(added),
         }
+    }
+
+    /// What gives way to something with this margin in a full queue.
+    fn least(&mut self, margin: i16, now_unix_ms: u64) -> Option<Job> {
+        let failing = self.failing.last().filter(|(of_failing, ..)| *of_failing >= margin);
+        if let Some(&(_, _, job)) = failing {
+            return Some(job);
+        }
+        self.see_what_is_ready(now_unix_ms);
+        let ready = self.ready.last().filter(|(priority, _)| priority.margin > margin);
+        ready.map(|(_, job)| *job)
     }
 
     fn offer_known(&mut self, job: Job, priority: Priority, now_unix_ms: u64) -> Offered {
@@ -271,6 +289,15 @@ impl Queue {
             entry.not_before_unix_ms = now_unix_ms;
             self.put_in(job, entry);
         }
+        self.see_what_is_ready(now_unix_ms);
+        let (_, job) = self.ready.pop_first()?;
+        let (entry, stage) = self.entries.get_mut(&job).expect("what is ready is an entry");
+        *stage = Stage::InWork { offered_unix_ms: None };
+        self.failing.remove(&as_failing(job, entry));
+        Some((job, entry.clone()))
+    }
+
+    fn see_what_is_ready(&mut self, now_unix_ms: u64) {
         while let Some(&(time, job)) = self.waiting.first()
             && time <= now_unix_ms
         {
@@ -279,11 +306,6 @@ impl Queue {
             *stage = Stage::Ready;
             self.ready.insert((entry.priority, job));
         }
-        let (_, job) = self.ready.pop_first()?;
-        let (entry, stage) = self.entries.get_mut(&job).expect("what is ready is an entry");
-        *stage = Stage::InWork { offered_unix_ms: None };
-        self.failing.remove(&(entry.attempts, job));
-        Some((job, entry.clone()))
     }
 
     /// When [`next`](Self::next) has something, in unix milliseconds: now or before if something
@@ -384,7 +406,7 @@ impl Queue {
     fn put_in(&mut self, job: Job, entry: Entry) {
         self.waiting.insert((entry.not_before_unix_ms, job));
         if entry.attempts >= DISPLACED_ATTEMPTS_MIN {
-            self.failing.insert((entry.attempts, job));
+            self.failing.insert(as_failing(job, &entry));
         }
         self.entries.insert(job, (entry, Stage::Waiting));
     }
@@ -397,7 +419,7 @@ impl Queue {
             Stage::InWork { .. } => true,
         };
         assert!(was_there, "an entry is where its stage says");
-        self.failing.remove(&(entry.attempts, job));
+        self.failing.remove(&as_failing(job, &entry));
         Some(entry)
     }
 
@@ -432,6 +454,12 @@ impl Entry {
         let not_before_unix_ms = priority.since_unix_ms;
         Self { priority, attempts: 0, not_before_unix_ms, last_error: String::new() }
     }
+}
+
+/// Its place among those that fail: the last gives way first.
+fn as_failing(job: Job, entry: &Entry) -> (i16, u32, Job) {
+    let is_hopeless = entry.attempts >= HOPELESS_ATTEMPTS_MIN;
+    (if is_hopeless { i16::MAX } else { entry.priority.margin }, entry.attempts, job)
 }
 
 /// What a row can hold: differences of shard counts.

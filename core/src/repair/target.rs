@@ -13,17 +13,17 @@ use super::{
 use crate::{
     geometry::Geometry,
     ids::{NodeId, ShardIndex},
-    ring::Ring,
+    ring::{HELD_WITHIN_PER_SHARD, Ring},
 };
 
 /// How far a substitute is worth having.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Need {
-    /// The shard exists on a node that is down: only where a further shard helps against the loss
-    /// of any one node.
-    MayComeBack,
     /// The shard would exist nowhere, or on a node that goes: anywhere.
     Otherwise,
+    /// The shard exists, on a node that is down or with too many others of its chunk: only where a
+    /// further shard helps against the loss of any one node.
+    Apart,
 }
 
 /// Where the shards of a chunk are and will be, as far as planned.
@@ -59,25 +59,28 @@ impl<'a, N: Nodes> Targets<'a, N> {
     }
 
     /// Finds a substitute and places the shard there: the first of the safest among the 2n first
-    /// nodes of the walk (clients look no further), else the first behind them.
+    /// nodes of the walk (clients look there first), else the first behind them, as far as anybody looks.
     pub(super) fn substitute(&mut self, index: ShardIndex, need: Need) -> Option<NodeId> {
         let caps = self.ring.caps(self.geometry);
         let zone_cap = caps.zone.unwrap_or(usize::MAX);
-        let parity = self.geometry.parity();
+        let (parity, apart) = (self.geometry.parity(), self.geometry.apart());
         let mut best: Option<(u8, NodeId)> = None;
-        for (position, node) in self.ring.walk(self.arc).enumerate() {
+        let around = self.ring.around(self.arc, self.geometry, HELD_WITHIN_PER_SHARD);
+        for (position, node) in around.enumerate() {
             if position >= 2 * self.geometry.total() && best.is_some() {
                 break;
             }
             let Some((on_node, in_zone)) = self.room(&node, self.nodes.facts(&node), index) else {
                 continue;
             };
-            let tier = match (on_node < caps.node, on_node < parity, in_zone) {
+            // A node of its own before a zone of its own: there are zones that are full.
+            let tier = match (on_node < apart, on_node < caps.node, in_zone) {
                 (true, true, in_zone) if in_zone < zone_cap => 0,
-                (_, true, in_zone) if in_zone < parity => 1,
-                (_, true, _) => 2,
-                (_, false, _) if need == Need::Otherwise => 3,
-                _ => continue,
+                (true, true, in_zone) if in_zone < parity => 1,
+                (true, false, in_zone) if in_zone < parity => 2,
+                (true, ..) => 3,
+                (false, ..) if need == Need::Otherwise => 4,
+                (false, ..) => continue,
             };
             if best.is_none_or(|(least, _)| tier < least) {
                 best = Some((tier, node));

@@ -4,8 +4,14 @@
 //! properties of the whole ring, the smallest that can be met, so that the greedy choice along an
 //! arc's walk always fills n slots, and the loss of one node exchanges one slot.
 
+use std::collections::BTreeSet;
+
 use super::Ring;
 use crate::{geometry::Geometry, ids::NodeId, limits::ARCS};
+
+/// How far along the walk a shard may be held, in nodes for each shard of its chunk: nobody gives one
+/// to a node behind that, and nobody looks for one there, unless the placement names it.
+pub const HELD_WITHIN_PER_SHARD: usize = 16;
 
 /// How many losses every chunk of a geometry survives, whichever they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +40,27 @@ impl Ring {
     /// find n slots.
     pub fn placement(&self, arc: u16, geometry: Geometry) -> Vec<NodeId> {
         self.place(arc, geometry).into_iter().map(|member| self.ids[member as usize]).collect()
+    }
+
+    /// The first nodes of the walk, `per_shard` for each shard, and then those that should hold one and
+    /// lie behind: a zone cap passes over a whole zone to find them.
+    pub fn around(
+        &self,
+        arc: u16,
+        geometry: Geometry,
+        per_shard: usize,
+    ) -> impl Iterator<Item = NodeId> {
+        let near = move || self.walk(arc).take(per_shard * geometry.total());
+        let behind = move || {
+            let near: BTreeSet<NodeId> = near().collect();
+            self.placement(arc, geometry).into_iter().filter(move |node| !near.contains(node))
+        };
+        near().chain(core::iter::once_with(behind).flatten())
+    }
+
+    /// Whether shards of such a chunk may be given to a node, for they are looked for there.
+    pub fn may_hold(&self, arc: u16, geometry: Geometry, node: &NodeId) -> bool {
+        self.around(arc, geometry, HELD_WITHIN_PER_SHARD).any(|near| near == *node)
     }
 
     fn place(&self, arc: u16, geometry: Geometry) -> Vec<u32> {

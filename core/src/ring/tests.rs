@@ -371,3 +371,25 @@ fn the_arc_of_a_chunk_is_its_first_two_bytes() {
     (bytes[0], bytes[1]) = (0xab, 0xcd);
     assert_eq!(Ring::arc(&ChunkId::new(bytes)), 0xabcd);
 }
+
+#[test]
+fn what_a_zone_cap_puts_behind_the_walk_is_around_and_nobody_else() {
+    // One zone of 300 and one of three: of 1+1 each has one shard.
+    let zone = |number: u64| if number < 300 { "barn" } else { "attic" };
+    let ring = Ring::build((0..303).map(|number| member(number, TIB, zone(number))).collect());
+    let code = geometry("1+1");
+    let mut behind = 0;
+    for arc in some_arcs() {
+        let near: Vec<NodeId> = ring.walk(arc).take(32).collect();
+        let homes = ring.placement(arc, code);
+        let mut expected = near.clone();
+        expected.extend(homes.iter().filter(|home| !near.contains(home)));
+        behind += expected.len() - near.len();
+        let around: Vec<NodeId> = ring.around(arc, code, HELD_WITHIN_PER_SHARD).collect();
+        assert_eq!(around, expected);
+        for node in ring.walk(arc) {
+            assert_eq!(ring.may_hold(arc, code, &node), expected.contains(&node));
+        }
+    }
+    assert!(behind > 20, "{behind}");
+}

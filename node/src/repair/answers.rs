@@ -38,10 +38,6 @@ use crate::{
     store::{HeldShard, RemovalReason, ShardStore, StoreRevision, StoreStats, Want, Writes},
 };
 
-/// Where a shard may be sent: the nodes that should have its chunk's shards, and as many behind them
-/// on the walk as take their place when they are full or away. In multiples of n.
-const TARGETS_WITHIN: usize = 3;
-
 /// The part of the capacity under which the rest is kept for what the ring gives this node.
 const TIGHT_BELOW: u64 = 20;
 
@@ -238,9 +234,8 @@ impl Answers {
                 "by this node's ring it should hold {entitled} shards of the chunk, and it holds {held}",
             ));
         }
-        let arc = Ring::arc(&id.chunk);
-        if !view.ring.walk(arc).take(TARGETS_WITHIN * geometry.total()).any(|node| node == to) {
-            return keeps(format!("node {to} is not among those that should have it"));
+        if !view.ring.may_hold(Ring::arc(&id.chunk), geometry, &to) {
+            return keeps(format!("node {to} is not among those where it is looked for"));
         }
         Ok(())
     }
@@ -262,5 +257,50 @@ fn fullness(stats: &StoreStats) -> u32 {
         Writes::Accepted if free >= stats.capacity_bytes / TIGHT_BELOW => 0,
         Writes::Accepted => 1,
         Writes::Full(_) | Writes::Refused => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            facts::Looks as _,
+            testing::{Seen, exchange, member, replica},
+        },
+        *,
+    };
+    use crate::store::MemoryStore;
+
+    #[tokio::test]
+    async fn a_shard_goes_as_far_along_the_walk_as_it_is_looked_for_and_no_further() {
+        // A zone of 300 nodes and one of three: of 1+1 each has one shard.
+        let node = |number: u16| NodeId::new(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let zone = |number| if number < 300 { "barn" } else { "attic" };
+        let members = (0..303).map(|number| member(node(number), zone(number)));
+        let (seen, own) = (Seen::new(members.collect()), NodeId::new([1; 32]));
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let id = replica(7, 0).id();
+        store.put(replica(7, 0)).await.expect("a put");
+        let answers = Answers {
+            own,
+            store: Arc::clone(&store),
+            views: Arc::clone(&seen) as Views,
+            exchange: exchange(own),
+            health: Health::new(store),
+            counters: Arc::default(),
+            phases: Phases::default(),
+            pins: Pins::default(),
+            memory: Answers::memory(),
+        };
+        let (view, arc) = (seen.now(), Ring::arc(&id.chunk));
+        let code = replica(7, 0).geometry();
+        let homes = view.ring.placement(arc, code);
+        let mut far = 0;
+        for (at, to) in view.ring.walk(arc).enumerate() {
+            let may = answers.may_give_away(id, code, to).await;
+            assert_eq!(may.is_ok(), at < 32 || homes.contains(&to), "{at}: {may:?}");
+            far += usize::from(at >= 3 * code.total() && homes.contains(&to));
+        }
+        assert_eq!(far, 1, "a home that three nodes for each shard do not reach");
     }
 }

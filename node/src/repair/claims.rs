@@ -18,7 +18,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use copse_core::{
@@ -43,8 +46,8 @@ use crate::{
     store::{HeldShard, Ledger, ShardStore, StoreRevision, digest_of_arc},
 };
 
-/// The first nodes of an arc's walk, of those who may be its steward now, that mirror its claims:
-/// the steward and two who may follow.
+/// The first of those who may be an arc's steward now, that mirror its claims: the steward and two who
+/// may follow.
 pub(super) const KEEPERS: usize = 3;
 
 /// Shards of one arc and node that are listed, at most: 5 MiB of rows, and as much memory while they
@@ -74,6 +77,8 @@ pub(super) struct Claims {
     state: Arc<Mutex<State>>,
     /// Held while rows are written: who is no longer waited for may be at it still.
     writing: Arc<Mutex<()>>,
+    /// A list could not be written down.
+    unwritten: AtomicBool,
 }
 
 #[derive(Default)]
@@ -158,7 +163,22 @@ impl Claims {
         // Which arcs are wanted is not known yet: until the first `want`, none are.
         let state = State { wanted: vec![0; ARCS / 64], nodes, ..State::default() };
         let (state, writing) = (Arc::new(Mutex::new(state)), Arc::default());
-        Ok(Self { own, store, ledger, exchange, opinions, state, writing })
+        let unwritten = AtomicBool::new(false);
+        Ok(Self { own, store, ledger, exchange, opinions, state, writing, unwritten })
+    }
+
+    /// A mirror without a network. Needs a runtime.
+    #[cfg(test)]
+    pub(super) fn over(
+        own: NodeId,
+        store: Arc<dyn ShardStore>,
+        ledger: Arc<dyn Ledger>,
+        opinions: Opinions,
+    ) -> Self {
+        let state = State { wanted: vec![0; ARCS / 64], ..State::default() };
+        let (state, unwritten) = (Arc::new(Mutex::new(state)), AtomicBool::new(false));
+        let exchange = super::testing::exchange(own);
+        Self { own, store, ledger, exchange, opinions, state, writing: Arc::default(), unwritten }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -195,19 +215,22 @@ impl Claims {
         self.delete()
     }
 
-    /// Deletes the rows that are of no use any more.
+    /// Deletes the rows that are of no use any more; those that cannot be deleted stay for the next time.
     fn delete(&self) -> io::Result<()> {
         let undeleted = self.lock().undeleted.clone();
-        undeleted.into_iter().try_for_each(|(arc, node)| {
+        let mut result = Ok(());
+        for (arc, node) in undeleted {
             let _writing = lock(&self.writing);
             // Meanwhile it may have been listed anew.
             if !self.lock().undeleted.contains(&(arc, node)) {
-                return Ok(());
+                continue;
             }
-            write(&*self.ledger, arc, node, EMPTY, &[])?;
-            self.lock().undeleted.remove(&(arc, node));
-            Ok(())
-        })
+            match write(&*self.ledger, arc, node, EMPTY, &[]) {
+                Ok(()) => drop(self.lock().undeleted.remove(&(arc, node))),
+                failed => result = failed,
+            }
+        }
+        result
     }
 
     /// Asks a node what changed, and lists the arcs that did; how many were listed.
@@ -285,7 +308,7 @@ impl Claims {
         stale
     }
 
-    /// Lists arcs of a node and mirrors them.
+    /// Lists arcs of a node and mirrors them, all that can be.
     async fn list(&self, node: NodeId, mut arcs: Vec<u16>) -> Result<(), Refusal> {
         let (empty, held): (Vec<u16>, Vec<u16>) = {
             let state = self.lock();
@@ -295,8 +318,9 @@ impl Claims {
             };
             arcs.drain(..).partition(said)
         };
+        let mut result = Ok(());
         for arc in empty {
-            self.mirror(node, arc, Vec::new()).await?;
+            result = self.mirror(node, arc, Vec::new()).await.and(result);
         }
         let mut left = held.as_slice();
         while let Some((&first, _)) = left.split_first() {
@@ -312,11 +336,11 @@ impl Claims {
             }
             for arc in done {
                 let shards = of_arc.remove(arc).unwrap_or_default();
-                self.mirror(node, *arc, shards).await?;
+                result = self.mirror(node, *arc, shards).await.and(result);
             }
             left = rest;
         }
-        Ok(())
+        result
     }
 
     async fn own_arc(&self, arc: u16) -> Result<Vec<ListedShard>, Refusal> {
@@ -386,13 +410,18 @@ impl Claims {
         let writing = Arc::clone(&self.writing);
         // Rows and digest change together, also when nobody waits for it any more: rows that are newer than
         // the digest would be taken for those of the digest once the node says that again.
-        blocking(move || {
+        let written = blocking(move || {
             let _writing = lock(&writing);
             write(&*ledger, arc, node, digest, &shards)?;
             lock(&state).mirrored(node, arc, digest);
             Ok(())
-        })
-        .await
+        });
+        written.await.inspect_err(|_| self.unwritten.store(true, Relaxed))
+    }
+
+    /// Whether all lists could be written down since this was asked last.
+    pub(super) fn are_written(&self) -> bool {
+        !self.unwritten.swap(false, Relaxed)
     }
 
     /// Whether so many shards of a node's arc can be mirrored. Then its rows are no longer to be deleted.
@@ -487,10 +516,7 @@ fn arcs_of(own: NodeId, ring: &Ring, nodes: &impl Nodes) -> Vec<u64> {
     for arc in 0..=u16::MAX {
         let is_kept = match before {
             Some((last, is_kept)) if ring.have_same_walk(last, arc) => is_kept,
-            _ => {
-                let able = ring.walk(arc).filter(|node| repair::may_be_steward(nodes, node));
-                able.take(KEEPERS).any(|node| node == own)
-            }
+            _ => repair::stewards(ring, arc, nodes).take(KEEPERS).any(|node| node == own),
         };
         if is_kept {
             wanted[usize::from(arc) / 64] |= 1 << (arc % 64);

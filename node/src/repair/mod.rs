@@ -289,9 +289,12 @@ impl Repair {
         let inner = &self.0;
         let mut tasks = JoinSet::new();
         for _ in 0..inner.settings.parallel {
-            tasks.spawn(Arc::clone(&inner.worker).run(stop.clone()));
+            let (worker, until) = (Arc::clone(&inner.worker), stop.clone());
+            tasks.spawn(again_after_a_fault("a worker", stop.clone(), move || {
+                Arc::clone(&worker).run(until.clone())
+            }));
         }
-        let scrub = Scrub {
+        let scrub = Arc::new(Scrub {
             store: Arc::clone(&inner.store),
             clock: Arc::clone(&inner.clock),
             events: inner.events.clone(),
@@ -299,8 +302,11 @@ impl Repair {
             state: Arc::clone(&inner.scrub),
             #[cfg(feature = "canary")]
             phases: inner.phases,
-        };
-        tasks.spawn(scrub.run(stop.clone()));
+        });
+        let until = stop.clone();
+        tasks.spawn(again_after_a_fault("the scrub", stop.clone(), move || {
+            Arc::clone(&scrub).run(until.clone())
+        }));
         let (rounds, audits) = (self.clone(), self.clone());
         tasks.spawn(again_after_a_fault("the rounds", stop.clone(), move || {
             let this = rounds.clone();
@@ -459,5 +465,65 @@ impl Repair {
         }
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Some(millis.saturating_mul(left) / made / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use copse_core::ids::ShardIndex;
+
+    use super::{
+        testing::{NETWORK, Seen, member, peers, replica},
+        *,
+    };
+    use crate::store::MemoryStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repair_that_panics_is_tried_again_and_the_worker_goes_on() {
+        // Alone, a node holds both replicas of a chunk; one is missing.
+        let store = Arc::new(MemoryStore::new(1 << 20));
+        store.put(replica(7, 0)).await.expect("a put");
+        let (key, begin) = (NodeKey::from_seed([5; 32]), Instant::now());
+        let panics: &'static AtomicU32 = Box::leak(Box::new(AtomicU32::new(2)));
+        let parts = Parts {
+            network: NETWORK,
+            peers: peers(key.id()),
+            clock: Arc::new(move || 1_700_000_000 + begin.elapsed().as_secs()),
+            store: Arc::clone(&store) as Arc<dyn ShardStore>,
+            views: Seen::new(vec![member(key.id(), "")]),
+            key,
+            events: Events::default(),
+            pace: Pace::new(Rates::FREE),
+            intake: Intake::default(),
+            settings: Settings {
+                policy: Policy::default(),
+                round_every: Duration::from_secs(10),
+                parallel: 1,
+                rates: Rates::FREE,
+                scrub_period: Duration::from_secs(30 * 24 * 3600),
+                lost_after: Duration::from_secs(3600),
+            },
+            phases: Phases { panics: Some((Phase::Planned, panics)), ..Phases::default() },
+            seed: [0; 32],
+        };
+        let (repair, stop) = (Repair::load(parts).expect("a ledger"), CancellationToken::new());
+        let running = tokio::spawn({
+            let (repair, stop) = (repair.clone(), stop.clone());
+            async move { repair.run(stop).await }
+        });
+        let chunk = replica(7, 0).id().chunk;
+        while store.held(chunk).await.expect("a store").len() < 2 {
+            assert!(begin.elapsed() < Duration::from_secs(600), "{:?}", repair.told().await.0);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let both = [ShardIndex(0), ShardIndex(1)];
+        assert_eq!(store.held(chunk).await.expect("a store"), both);
+        let told = repair.told().await.0;
+        let failed = told.counters.expect("counters").jobs_failed;
+        assert_eq!((panics.load(Relaxed), failed, told.running), (0, 2, 0));
+        stop.cancel();
+        running.await.expect("it ends");
     }
 }

@@ -4,6 +4,9 @@
 //! in `COPSE_NODE_PAUSE_AT`, whoever reaches it says so and goes no further, so that the process can
 //! be killed exactly there.
 
+#[cfg(test)]
+use std::sync::atomic::Ordering::Relaxed;
+
 use copse_core::ids::ChunkId;
 
 /// The variable that names the mark to stop at.
@@ -67,6 +70,9 @@ impl Phase {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Phases {
     pub(super) pause_at: Option<Phase>,
+    /// Where to panic, as often as it says.
+    #[cfg(test)]
+    pub(super) panics: Option<(Phase, &'static std::sync::atomic::AtomicU32)>,
     /// Which bug to have.
     #[cfg(feature = "canary")]
     pub(super) canary: Option<super::Canary>,
@@ -80,6 +86,8 @@ impl Phases {
     pub const fn pausing_at(phase: Option<Phase>) -> Self {
         Self {
             pause_at: phase,
+            #[cfg(test)]
+            panics: None,
             #[cfg(feature = "canary")]
             canary: None,
             #[cfg(feature = "canary")]
@@ -90,6 +98,13 @@ impl Phases {
     /// Passes a mark, or stops there for good.
     pub(crate) async fn reach(self, phase: Phase, chunk: ChunkId) {
         tracing::debug!(phase = phase.name(), chunk = %chunk.short(), "repair");
+        #[cfg(test)]
+        if let Some((at, times)) = self.panics
+            && at == phase
+        {
+            let one_less = |left: u32| left.checked_sub(1);
+            assert!(times.fetch_update(Relaxed, Relaxed, one_less).is_err(), "on purpose");
+        }
         if self.pause_at == Some(phase) {
             tracing::warn!(phase = phase.name(), %chunk, "repair paused, as told by {PAUSE_VARIABLE}");
             std::future::pending::<()>().await;

@@ -90,7 +90,7 @@ impl ScrubState {
 
 impl Scrub {
     /// Reads until `stop` is cancelled.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -241,27 +241,17 @@ fn read_row(value: &[u8]) -> Option<ShardId> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use copse_core::{descriptor::Descriptor, geometry::Geometry, ids::ShardIndex, shard_tree};
-
     use super::*;
-    use crate::store::{MemoryStore, VerifiedShard, memory::Faults};
-
-    /// The first shard of a chunk of replicas.
-    fn shard(seed: u8) -> VerifiedShard {
-        let data = Bytes::from(vec![seed; 1000]);
-        let hash = shard_tree::hash(&data);
-        let geometry = Geometry::new(1, 1).expect("a geometry");
-        let descriptor = Descriptor::new(geometry, data.len(), vec![hash; 2]);
-        let descriptor = descriptor.expect("a descriptor").encode().into();
-        VerifiedShard::check(descriptor, ShardIndex(0), data).expect("a sound shard")
-    }
+    use crate::{
+        repair::testing::replica,
+        store::{MemoryStore, memory::Faults},
+    };
 
     /// What a store holds after a scrub of so many minutes in which reads fail as told.
     async fn held_after(minutes: u64, faults: Faults) -> (Vec<ShardId>, bool) {
         let store = Arc::new(MemoryStore::new(1 << 20));
         for seed in 1..=3 {
-            store.put(shard(seed)).await.expect("a put");
+            store.put(replica(seed, 0)).await.expect("a put");
         }
         store.set_faults(faults);
         let scrub = Scrub {
@@ -274,7 +264,7 @@ mod tests {
             phases: crate::repair::Phases::default(),
         };
         let stop = CancellationToken::new();
-        let running = tokio::spawn(scrub.run(stop.clone()));
+        let running = tokio::spawn(Arc::new(scrub).run(stop.clone()));
         tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
         let unreadable = store.doubts().is_unreadable();
         stop.cancel();
@@ -285,7 +275,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shard_on_a_bad_sector_is_set_apart_after_an_hour_and_the_rest_is_not() {
-        let bad = shard(2).id();
+        let bad = replica(2, 0).id();
         let faults = || Faults { fail_reads_of: Some(bad), ..Faults::default() };
         let (held, unreadable) = held_after(50, faults()).await;
         assert!(held.contains(&bad) && held.len() == 3 && !unreadable);

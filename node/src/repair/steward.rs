@@ -25,6 +25,7 @@ use copse_core::{
         Skip,
     },
 };
+use copse_proto::status::Refusal;
 
 use super::{
     asking::Asking,
@@ -84,6 +85,8 @@ pub(super) struct Steward {
     mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
     /// What the last round saw that planned all there was.
     planned: Mutex<Weak<View>>,
+    /// An arc that could not be planned in the last round that planned any.
+    unplanned: Mutex<Option<u16>>,
 }
 
 /// What a [`Steward`] is made of.
@@ -159,6 +162,7 @@ impl Steward {
             arcs: Mutex::new(arcs),
             mirrored_for: Mutex::default(),
             planned: Mutex::default(),
+            unplanned: Mutex::default(),
         })
     }
 
@@ -183,15 +187,18 @@ impl Steward {
     pub(super) async fn round(self: &Arc<Self>) -> usize {
         self.jobs.begin_round();
         let view = self.views.now();
-        self.health.look_again().await;
-        self.opinions.unable(self.own, self.health.told().await);
+        let mut well = self.health.begin_round(view.cut_off).await.is_ok();
+        if !view.cut_off {
+            // Who is cut off keeps what it knows of its arcs, though others may plan them.
+            self.opinions.unable(self.own, self.health.told().await);
+        }
         if let Err(refusal) = self.follow_ring(&view).await {
-            tracing::error!(%refusal, "the mirror of claims cannot be written");
-            self.health.ledger_failed();
-            return 0;
+            tracing::error!(%refusal, "the mirror of claims cannot be written; it is tried again");
+            well = false;
         }
         if let Err(refusal) = self.forget_the_gone(&view).await {
             tracing::error!(%refusal, "what gone nodes held cannot be forgotten; it is tried again");
+            well = false;
         }
         let nodes: Vec<NodeId> = view
             .standings
@@ -205,18 +212,32 @@ impl Steward {
             }
         };
         self.asking.ask(self.own, nodes, refresh).await;
-        if view.cut_off {
-            return 0;
-        }
-        self.plan_all(&view).await
+        well &= self.claims.are_written() && self.look_at_the_unplanned().await.is_ok();
+        let (planned, all) = match view.cut_off {
+            true => (0, true),
+            false => self.plan_all(&view).await,
+        };
+        self.health.end_round(well && all);
+        planned
+    }
+
+    /// Reads again of an arc that could not be planned: it may be another node's by now, since this one
+    /// said that it cannot plan, and is this one's again only when it can.
+    async fn look_at_the_unplanned(self: &Arc<Self>) -> Result<(), Refusal> {
+        let Some(arc) = *self.unplanned() else { return Ok(()) };
+        let (this, _step) = (Arc::clone(self), self.health.ledger_step());
+        blocking(move || this.claims.of_arc(arc)).await?;
+        *self.unplanned() = None;
+        Ok(())
+    }
+
+    fn unplanned(&self) -> MutexGuard<'_, Option<u16>> {
+        self.unplanned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the mirror about a new ring, and about nodes that take no part for now: whoever is a
     /// steward in their place must know what is held.
-    async fn follow_ring(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-    ) -> Result<(), copse_proto::status::Refusal> {
+    async fn follow_ring(self: &Arc<Self>, view: &Arc<View>) -> Result<(), Refusal> {
         let nodes = self.opinions.with(view);
         let members = view.ring.members().iter().map(|member| member.id);
         let unable = members.filter(|node| !repair::may_be_steward(&nodes, node)).collect();
@@ -224,7 +245,7 @@ impl Steward {
         if *self.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) == now {
             return Ok(());
         }
-        let (this, view) = (Arc::clone(self), Arc::clone(view));
+        let (this, view, _step) = (Arc::clone(self), Arc::clone(view), self.health.ledger_step());
         blocking(move || {
             this.claims.want(&view.ring, &nodes)?;
             *this.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -234,11 +255,9 @@ impl Steward {
     }
 
     /// Forgets what nodes held that are gone for good.
-    async fn forget_the_gone(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-    ) -> Result<(), copse_proto::status::Refusal> {
+    async fn forget_the_gone(self: &Arc<Self>, view: &Arc<View>) -> Result<(), Refusal> {
         let (this, nodes) = (Arc::clone(self), self.opinions.with(view));
+        let _step = self.health.ledger_step();
         blocking(move || {
             let gone = this.gone.note(&this.claims.nodes(), &nodes, (this.clock)())?;
             this.claims.forget(&gone)
@@ -246,31 +265,52 @@ impl Steward {
         .await
     }
 
-    /// Plans the arcs of this node whose fingerprint changed.
-    async fn plan_all(self: &Arc<Self>, view: &Arc<View>) -> usize {
+    /// Plans the arcs of this node whose fingerprint changed: how many, and whether these are all. One
+    /// that cannot be planned keeps none of the others waiting.
+    async fn plan_all(self: &Arc<Self>, view: &Arc<View>) -> (usize, bool) {
         let (due, gone) = self.due(view);
+        let mut problem = None;
         if !gone.is_empty() {
             let rows: Vec<_> = gone.iter().map(|&arc| (row_key(arc), None)).collect();
             let ledger = Arc::clone(&self.ledger);
             let write = move || {
                 rows.chunks(LEDGER_CHANGES_MAX).try_for_each(|part| ledger.apply(part.to_vec()))
             };
-            if blocking(write).await.is_ok() {
-                self.lock().retain(|arc, _| !gone.contains(arc));
+            let _step = self.health.ledger_step();
+            match blocking(write).await {
+                Ok(()) => self.lock().retain(|arc, _| !gone.contains(arc)),
+                Err(refusal) => problem = Some(refusal),
             }
         }
         let mut planned = 0;
         for part in due.chunks(ARCS_AT_ONCE) {
-            let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
-            planned += part.len();
-            if let Err(refusal) = blocking(move || this.plan_arcs(&view, &part)).await {
-                tracing::error!(%refusal, "arcs could not be planned; they are tried again");
-                self.health.ledger_failed();
-                return planned;
+            if self.plan_part(view, part).await.is_ok() {
+                planned += part.len();
+                continue;
+            }
+            for arc in part.chunks(1) {
+                match self.plan_part(view, arc).await {
+                    Ok(()) => planned += 1,
+                    Err(refusal) => {
+                        problem = Some(refusal);
+                        *self.unplanned() = arc.first().map(|due| due.arc);
+                    }
+                }
             }
         }
+        if let Some(refusal) = problem {
+            let failed = due.len() - planned;
+            tracing::error!(%refusal, failed, "arcs could not be planned; they are tried again");
+            return (planned, false);
+        }
         *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(view);
-        planned
+        (planned, true)
+    }
+
+    async fn plan_part(self: &Arc<Self>, view: &Arc<View>, part: &[Due]) -> Result<(), Refusal> {
+        let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
+        let _step = self.health.ledger_step();
+        blocking(move || this.plan_arcs(&view, &part)).await
     }
 
     /// The arcs to plan, with their fingerprints, and those that are no longer ours.
@@ -467,7 +507,123 @@ fn read_row(key: &[u8], value: &[u8]) -> Option<(u16, Arcwise)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use copse_core::ring::Ring;
+    use copse_proto::holdings::CANNOT_PLAN;
+
+    use super::{
+        super::{
+            facts::Looks as _,
+            proofs::Proofs,
+            testing::{Failing, Seen, member, replica},
+            trust::Trust,
+        },
+        *,
+    };
+    use crate::store::{MemoryStore, ShardStore};
+
+    const OWN: NodeId = NodeId::new([1; 32]);
+
+    /// A steward that is alone and holds a shard in each of some arcs, with these arcs.
+    async fn steward(ledger: &Arc<Failing>, seen: &Arc<Seen>) -> (Arc<Steward>, Vec<u16>) {
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let mut arcs = Vec::new();
+        for seed in 0..4 {
+            arcs.push(Ring::arc(&replica(seed, 0).id().chunk));
+            store.put(replica(seed, 0)).await.expect("a put");
+        }
+        arcs.sort_unstable();
+        let ledger = Arc::clone(ledger) as Arc<dyn Ledger>;
+        let opinions = Opinions::new(Trust::default(), Proofs::default());
+        let claims = Claims::over(OWN, Arc::clone(&store), Arc::clone(&ledger), opinions.clone());
+        let steward = Steward::load(Parts {
+            own: OWN,
+            clock: Arc::new(|| 1_700_000_000),
+            policy: Policy::default(),
+            views: Arc::clone(seen) as Views,
+            claims: Arc::new(claims),
+            jobs: Jobs::load(Arc::clone(&ledger), 0).expect("empty"),
+            opinions,
+            health: Health::new(store),
+            gone: Gone::load(Arc::clone(&ledger)).expect("empty"),
+            ledger,
+            events: Events::default(),
+            counters: Arc::default(),
+        });
+        (Arc::new(steward.expect("a ledger")), arcs)
+    }
+
+    fn bad_block(arc: u16) -> Option<Vec<u8>> {
+        Some([b"rc", &arc.to_be_bytes()[..]].concat())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_arc_that_cannot_be_read_keeps_no_other_from_being_planned() {
+        let (ledger, members) = (Failing::new(), vec![member(OWN, "")]);
+        let seen = Seen::new(members.clone());
+        let (steward, arcs) = steward(&ledger, &seen).await;
+        assert_eq!(steward.round().await, 4);
+        assert!(steward.has_planned(&seen.now()));
+
+        seen.change(members, 1);
+        ledger.spoil(bad_block(arcs[0]));
+        assert_eq!(steward.round().await, 3);
+        assert!(!steward.has_planned(&seen.now()));
+        // Whoever follows on the walk takes over, though a write succeeds at each round.
+        assert_eq!(steward.health.told().await, 0);
+        tokio::time::advance(Duration::from_secs(150)).await;
+        assert_eq!(steward.round().await, 0);
+        tokio::time::advance(Duration::from_secs(150)).await;
+        assert_eq!(steward.round().await, 0);
+        assert_eq!(steward.health.told().await, CANNOT_PLAN);
+        // Alone, it goes on all the same.
+        ledger.spoil(None);
+        assert_eq!(steward.round().await, 1);
+        assert!(steward.has_planned(&seen.now()));
+        assert_eq!(steward.health.told().await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_plan_an_arc_stays_unable_when_it_is_another_nodes_by_then() {
+        let (ledger, alone) = (Failing::new(), vec![member(OWN, "")]);
+        let seen = Seen::new(alone.clone());
+        let (steward, arcs) = steward(&ledger, &seen).await;
+        steward.round().await;
+        ledger.spoil(bad_block(arcs[0]));
+        seen.change(alone.clone(), 1);
+        steward.round().await;
+        // Others join, and all arcs are theirs.
+        let others = (2..6).map(|number| member(NodeId::new([number; 32]), ""));
+        seen.change(others.collect(), 2);
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(150)).await;
+            steward.round().await;
+        }
+        assert_eq!(steward.health.told().await, CANNOT_PLAN);
+        ledger.spoil(None);
+        steward.round().await;
+        assert_eq!(steward.health.told().await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn while_the_ledger_hangs_it_is_known_since_when() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        assert_eq!(steward.round().await, 4);
+        seen.change(vec![member(OWN, "")], 1);
+        ledger.hangs.store(true, Relaxed);
+        let waiting = tokio::spawn({
+            let steward = Arc::clone(&steward);
+            async move { steward.round().await }
+        });
+        while !steward.health.waits_for_the_ledger() {
+            tokio::task::yield_now().await;
+        }
+        ledger.hangs.store(false, Relaxed);
+        assert_eq!(waiting.await.expect("a round"), 4);
+        assert!(!steward.health.waits_for_the_ledger());
+    }
 
     #[test]
     fn a_row_has_these_bytes_and_reads_back() {

@@ -3,24 +3,58 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use crate::store::{Ledger, LedgerChange, MemoryStore, ShardStore as _};
+use bytes::Bytes;
+use copse_core::{
+    descriptor::Descriptor,
+    directory::NodeState,
+    geometry::Geometry,
+    ids::{NetworkId, NodeId, ShardIndex},
+    repair::Standing,
+    ring::{Ring, RingMember},
+    shard_tree,
+};
+
+use super::{
+    exchange::Exchange,
+    facts::{Looks, View},
+    pace::{Pace, Rates},
+    proofs::Proofs,
+    trust::Trust,
+};
+use crate::{
+    peer::pool::PeerPool,
+    store::{Ledger, LedgerChange, MemoryStore, ShardStore as _, VerifiedShard},
+};
+
+pub(super) const NETWORK: NetworkId = NetworkId::new([3; 32]);
 
 /// A ledger that can be told to fail.
 pub(super) struct Failing {
     ledger: Arc<dyn Ledger>,
     pub(super) fails: AtomicBool,
+    /// No write ends as long as this is set.
+    pub(super) hangs: AtomicBool,
+    /// What begins so cannot be read, as if it lay on a bad block.
+    bad: Mutex<Option<Vec<u8>>>,
 }
 
 impl Failing {
     /// An empty one.
     pub(super) fn new() -> Arc<Self> {
         let ledger = MemoryStore::new(0).ledger();
-        Arc::new(Self { ledger, fails: AtomicBool::new(false) })
+        let (fails, hangs) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { ledger, fails, hangs, bad: Mutex::default() })
+    }
+
+    /// From now on this cannot be read, and only this.
+    pub(super) fn spoil(&self, prefix: Option<Vec<u8>>) {
+        *self.bad.lock().expect("no test panics inside") = prefix;
     }
 }
 
@@ -30,13 +64,87 @@ impl Ledger for Failing {
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+        let bad = self.bad.lock().expect("no test panics inside").clone();
+        if bad.is_some_and(|bad| prefix.starts_with(&bad)) {
+            return Err(io::Error::other("a bad block"));
+        }
         self.ledger.scan(prefix, visit)
     }
 
     fn apply(&self, changes: Vec<LedgerChange>) -> io::Result<()> {
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         match self.fails.load(Ordering::Relaxed) {
             true => Err(io::Error::other("no")),
             false => self.ledger.apply(changes),
         }
     }
+}
+
+/// The network as it is set, with everybody alive.
+pub(super) struct Seen(Mutex<Arc<View>>);
+
+impl Seen {
+    pub(super) fn new(members: Vec<RingMember>) -> Arc<Self> {
+        let seen = Self(Mutex::new(Arc::new(view(members, 0))));
+        Arc::new(seen)
+    }
+
+    /// The same network under another ring, so that everything is planned again.
+    pub(super) fn change(&self, members: Vec<RingMember>, ring_id: u8) {
+        *self.0.lock().expect("no test panics inside") = Arc::new(view(members, ring_id));
+    }
+}
+
+fn view(members: Vec<RingMember>, ring_id: u8) -> View {
+    let standings = members.iter().map(|member| (member.id, Standing::Alive)).collect();
+    View {
+        ring: Arc::new(Ring::build(members)),
+        ring_id: [ring_id; 16],
+        own_state: NodeState::Active,
+        standings,
+        cut_off: false,
+        frozen: false,
+        guard: String::new(),
+    }
+}
+
+impl Looks for Seen {
+    fn now(&self) -> Arc<View> {
+        Arc::clone(&self.0.lock().expect("no test panics inside"))
+    }
+
+    fn guard(&self) -> String {
+        String::new()
+    }
+
+    fn returning(&self) -> Option<Duration> {
+        None
+    }
+}
+
+pub(super) fn member(id: NodeId, zone: &str) -> RingMember {
+    RingMember { id, capacity_bytes: 1 << 40, zone: zone.to_owned() }
+}
+
+/// A way to other nodes that nobody goes. Needs a runtime.
+pub(super) fn peers(own: NodeId) -> PeerPool {
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address"));
+    let nowhere = Arc::new(|_: &NodeId| Vec::<std::net::SocketAddr>::new());
+    PeerPool::new(endpoint.expect("a socket"), own, nowhere, 0)
+}
+
+pub(super) fn exchange(own: NodeId) -> Exchange {
+    let believed = (Trust::default(), Proofs::default());
+    Exchange::new(NETWORK, peers(own), Pace::new(Rates::FREE), believed, &[0; 32])
+}
+
+/// A shard of a chunk of two replicas.
+pub(super) fn replica(seed: u8, index: u8) -> VerifiedShard {
+    let data = Bytes::from(vec![seed; 1000]);
+    let geometry = Geometry::new(1, 1).expect("a geometry");
+    let descriptor = Descriptor::new(geometry, data.len(), vec![shard_tree::hash(&data); 2]);
+    let descriptor = descriptor.expect("a descriptor").encode().into();
+    VerifiedShard::check(descriptor, ShardIndex(index), data).expect("a sound shard")
 }

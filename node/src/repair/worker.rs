@@ -5,8 +5,13 @@
 //! pointless does nothing, and doing one twice is harmless.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,7 +29,7 @@ use copse_proto::{
     peer,
     status::{Reason, Refusal},
 };
-use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +74,7 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) phases: Phases,
     pub(super) memory: Arc<Semaphore>,
-    pub(super) running: Arc<std::sync::atomic::AtomicU64>,
+    pub(super) running: Arc<AtomicU64>,
 }
 
 /// What became of a job.
@@ -78,6 +83,22 @@ enum Done {
     Yes,
     /// There was nothing to do any more.
     Needless(&'static str),
+}
+
+/// One more job is in work, until this is dropped.
+struct Running<'a>(&'a AtomicU64);
+
+impl<'a> Running<'a> {
+    fn one(running: &'a AtomicU64) -> Self {
+        count(running, 1);
+        Self(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Worker {
@@ -108,13 +129,13 @@ impl Worker {
                 }
                 continue;
             };
-            count(&self.running, 1);
+            let running = Running::one(&self.running);
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                result = self.work(job, &entry) => result,
+                result = self.work_or_fail(job, &entry) => result,
             };
-            self.running.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            drop(running);
             let chunk = job.chunk.short();
             match result {
                 Ok(Done::Yes) => {
@@ -138,6 +159,14 @@ impl Worker {
 
     fn now_ms(&self) -> u64 {
         (self.clock)() * 1000
+    }
+
+    /// Works, and takes a panic for a failure: the job is tried again, and the worker goes on.
+    async fn work_or_fail(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
+        AssertUnwindSafe(self.work(job, entry)).catch_unwind().await.unwrap_or_else(|panic| {
+            tracing::error!(chunk = %job.chunk, kind = kind_name(job.kind), "a repair panicked");
+            Err(crate::refusals::internal(&format!("it panicked: {}", said(&*panic))))
+        })
     }
 
     async fn work(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
@@ -459,6 +488,12 @@ impl Worker {
             _ => Err(PeerError::BadReply { node }.into()),
         }
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("nothing")
 }
 
 /// Makes shards from k others, each checked against the descriptor.

@@ -207,7 +207,7 @@ impl Writer {
             }
             seen < STEP_ROWS && found.len() < STEP_HEADERS
         });
-        scanned.map_err(Trouble::Index)?;
+        scanned.map_err(Trouble::of_index)?;
         let at_end = seen < STEP_ROWS && found.len() < STEP_HEADERS;
         let mut batch = Batch { cost: HEADER_COST_BYTES * (seen as u64 / 64), ..Batch::default() };
         let mut reached = last;
@@ -245,7 +245,7 @@ impl Writer {
     ) -> Result<(), Trouble> {
         let (id, number) = (header.id, compaction.number);
         let place = Position { segment: number, offset };
-        let row = self.books.get(id).map_err(Trouble::Index)?;
+        let row = self.books.get(id).map_err(Trouble::of_index)?;
         // Where the row points here, `move_record` does it.
         let is_known = row.is_some_and(|row| row.place == place);
         if is_known || !missed.is_one(row.as_ref(), header, place) {
@@ -274,7 +274,7 @@ impl Writer {
         batch: &mut Batch,
     ) -> Result<(), Trouble> {
         let place = Position { segment: compaction.number, offset };
-        let Some(mut row) = self.books.get(id).map_err(Trouble::Index)? else { return Ok(()) };
+        let Some(mut row) = self.books.get(id).map_err(Trouble::of_index)? else { return Ok(()) };
         if row.place == place && !matches!(row.state, State::Gone(_)) {
             let record = record::read_whole(compaction.file.file(), &self.key, id, &row);
             let record = record.map_err(|error| Trouble::Skip(compaction.number, error))?;
@@ -291,7 +291,7 @@ impl Writer {
                 };
                 return self.append_copy(header, Some(record.geometry), body, batch);
             }
-            row = self.set_apart(id, row).map_err(Trouble::Index)?;
+            row = self.set_apart(id, row).map_err(Trouble::of_index)?;
         }
         match row.mark() {
             Some(mark) if mark.place == place && row.needs_removal() => {
@@ -379,7 +379,7 @@ impl Writer {
         match batch.active.take() {
             // A failed index is noted by `finish`.
             Some(active) => self.finish(active, &entered).map_err(|_: NotFinished| Trouble::Later),
-            None => self.books.commit().map_err(Trouble::Index),
+            None => self.books.commit().map_err(Trouble::of_index),
         }
     }
 
@@ -408,7 +408,7 @@ impl Writer {
                 Found::Record { header, .. } | Found::Damage { header: Some(header), .. }
                     if header.has_shard() =>
                 {
-                    writer.books.forget(header.id).map_err(Trouble::Index)
+                    writer.books.forget(header.id).map_err(Trouble::of_index)
                 }
                 _ => Ok(()),
             },
@@ -419,7 +419,7 @@ impl Writer {
         } else {
             self.books.set_forgotten(compaction.number, at);
         }
-        self.books.commit().map_err(Trouble::Index)?;
+        self.books.commit().map_err(Trouble::of_index)?;
         compaction.at = at;
         Ok(batch.cost)
     }
@@ -427,7 +427,7 @@ impl Writer {
     /// Deletes the file of a doomed segment.
     pub(super) fn delete(&mut self, number: u32) -> Result<(), Trouble> {
         // From here on no index that survives a power cut counts on the file.
-        self.books.index().flush().map_err(Trouble::Index)?;
+        self.books.index().flush().map_err(Trouble::of_index)?;
         if let Err(error) = self.segments.remove(number) {
             count(&self.health.io_errors);
             tracing::error!(segment = number, %error, "compacted segment not deleted");
@@ -438,8 +438,9 @@ impl Writer {
         self.health.used_bytes.fetch_sub(bytes, Relaxed);
         count(&self.health.compactions);
         tracing::info!(segment = number, bytes, "segment compacted and deleted");
+        self.upkeep.forget(number);
         self.books.drop_segment(number);
-        self.books.commit().map_err(Trouble::Index)?;
+        self.books.commit().map_err(Trouble::of_index)?;
         let free = free_bytes(&self.segments.dir);
         let room = self.lacks_room(RECORD_BYTES_MAX, &free).is_none()
             && free.is_ok_and(|free| free > RECORD_BYTES_MAX);

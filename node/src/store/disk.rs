@@ -14,10 +14,11 @@ use std::{
     fs::{self, File},
     io,
     ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -283,7 +284,7 @@ impl DiskStore {
         let (queue, requests) = sync_channel(QUEUE_PUTS_MAX + 1);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(&requests))
+            .spawn(move || write_until_the_end(writer, &requests))
             .map_err(io("the writing thread"))?;
         Ok(Self {
             shared,
@@ -310,6 +311,18 @@ impl DiskStore {
     fn send(&self, request: Request) -> Option<()> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.as_ref()?.try_send(request).ok()
+    }
+
+    /// Why the writer does not answer: it has ended with the store, or before it.
+    fn unwritten(&self) -> PutError {
+        match self.shared.health.writes() {
+            Writes::Refused => {
+                let source =
+                    Arc::new(io::Error::other("the writing thread ended by a fault of its own"));
+                PutError::Refused { source }
+            }
+            _ => PutError::Closed,
+        }
     }
 
     /// Does now all upkeep that is due: trash whose time is over, segments that are worth it. Puts
@@ -497,6 +510,19 @@ fn move_index_aside(dir: &Path, reason: &OpenError) -> io::Result<()> {
     Ok(())
 }
 
+/// The writing thread. When it panics, the store says that it takes nothing more: else it would pass for
+/// one with room, and be chosen for every shard. What it acknowledged is on the disk.
+fn write_until_the_end(writer: Writer, requests: &Receiver<Request>) {
+    let health = Arc::clone(&writer.health);
+    let ended = catch_unwind(AssertUnwindSafe(|| writer.run(requests)));
+    if ended.is_err() {
+        tracing::error!(
+            "the writing thread panicked; the store takes no more writes until the next start"
+        );
+        health.set_writes(Writes::Refused);
+    }
+}
+
 #[cfg(feature = "rocksdb")]
 fn open_index(path: &Path, store: StoreId) -> io::Result<(Arc<dyn Index>, Arc<dyn Ledger>)> {
     let index = Arc::new(super::rocks::RocksIndex::open(path, store)?);
@@ -520,8 +546,8 @@ impl ShardStore for DiskStore {
         let share = vec![slot, room.map_err(|_| PutError::Closed)?];
         let (answer, wait) = oneshot::channel();
         let asked = Asked { work: Work::Put(shard), answer: Answer::Put(answer), share };
-        self.send(Request::Write(asked)).ok_or(PutError::Closed)?;
-        wait.await.unwrap_or(Err(PutError::Closed))
+        self.send(Request::Write(asked)).ok_or_else(|| self.unwritten())?;
+        wait.await.unwrap_or_else(|_| Err(self.unwritten()))
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
@@ -540,8 +566,9 @@ impl ShardStore for DiskStore {
             answer: Answer::Remove(answer),
             share: vec![slot],
         };
-        self.send(Request::Write(asked)).ok_or(RemoveError::Closed)?;
-        wait.await.unwrap_or(Err(RemoveError::Closed))
+        let ended = || RemoveError::of(id, &self.unwritten());
+        self.send(Request::Write(asked)).ok_or_else(ended)?;
+        wait.await.unwrap_or_else(|_| Err(ended()))
     }
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {

@@ -84,6 +84,7 @@ impl Segments {
 
     /// Opens a segment to append to it.
     pub(super) fn open(&self, number: u32) -> io::Result<SegmentFile> {
+        self.faults.open()?;
         let path = segment::path(&self.dir, number);
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(SegmentFile { number, file, faults: self.faults.clone() })
@@ -187,6 +188,9 @@ impl Faults {
     fn create(&self) -> io::Result<()> {
         Ok(())
     }
+    fn open(&self) -> io::Result<()> {
+        Ok(())
+    }
     fn read(&self, _segment: u32, _range: Range<u64>) -> io::Result<()> {
         Ok(())
     }
@@ -214,6 +218,7 @@ pub(super) struct Faults(std::sync::Arc<std::sync::Mutex<Planned>>);
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub(super) creates: usize,
+    pub(super) opens: usize,
     /// Of segments, when the store is opened or compacts.
     pub(super) reads: usize,
     /// Bytes of a segment that cannot be read as long as this is planned.
@@ -221,6 +226,8 @@ pub(super) struct Planned {
     pub(super) writes: usize,
     pub(super) syncs: usize,
     pub(super) removes: usize,
+    /// Writes that do not fail, but panic.
+    pub(super) panics: usize,
     /// Of the directory, after a removal.
     pub(super) directory_syncs: usize,
     /// Bytes that can be written before the disk is full; none: there is room.
@@ -251,6 +258,10 @@ impl Faults {
         self.next(|planned| &mut planned.creates)
     }
 
+    fn open(&self) -> io::Result<()> {
+        self.next(|planned| &mut planned.opens)
+    }
+
     fn read(&self, segment: u32, range: Range<u64>) -> io::Result<()> {
         self.next(|planned| &mut planned.reads)?;
         let planned = self.0.lock().expect("no test panics inside");
@@ -266,6 +277,7 @@ impl Faults {
 
     /// How many bytes the next write may have.
     fn write(&self) -> io::Result<usize> {
+        self.next(|planned| &mut planned.panics).expect("no panic is planned");
         self.next(|planned| &mut planned.writes)?;
         match self.0.lock().expect("no test panics inside").room {
             None => Ok(WRITE_BYTES_MAX),

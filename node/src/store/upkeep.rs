@@ -8,7 +8,7 @@
 //! of the reserve: else a full store could never make room.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use std::{
 use super::{
     Writes,
     compaction::{Compaction, HEADER_COST_BYTES},
-    file::free_bytes,
+    file::{free_bytes, is_full},
     health::count,
     index::{Entry, State},
     segment::HEAD_BYTES,
@@ -28,6 +28,10 @@ use super::{
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long nothing is compacted after the disk failed or had no room for it.
 const PAUSE: Duration = Duration::from_secs(60);
+/// How long a segment is left alone that could not be read, in seconds: ten minutes, then each time twice as
+/// long, up to a day. What failed may be one bad sector, or a want of file descriptors that is over soon.
+const SKIP_SECONDS_MIN: u32 = 600;
+const SKIP_SECONDS_MAX: u32 = 24 * 3600;
 /// Trash that is emptied at a time, in shards.
 const STEP_TRASH: usize = 1024;
 /// Room is short when less than this part of the capacity is left,
@@ -43,10 +47,28 @@ pub(super) struct Upkeep {
     /// Not before that is anything copied.
     paused_until: Option<Instant>,
     compaction: Option<Compaction>,
-    /// Segments that could not be compacted: left alone until the next start.
-    skipped: BTreeSet<u32>,
-    /// A segment is half forgotten and cannot be read: none other may be touched.
-    stuck: bool,
+    /// Segments that could not be compacted: left alone for a while.
+    skipped: BTreeMap<u32, Skipped>,
+}
+
+/// Since when a segment is left alone, in unix seconds, and for how many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Skipped {
+    since: u32,
+    seconds: u32,
+}
+
+impl Skipped {
+    /// After a failure, and those before it.
+    fn again(before: Option<Self>, now: u32) -> Self {
+        let seconds = before.map_or(SKIP_SECONDS_MIN, |before| before.seconds * 2);
+        Self { since: now, seconds: seconds.min(SKIP_SECONDS_MAX) }
+    }
+
+    /// Whether it is left alone still; not if the clock was set back.
+    fn waits(self, now: u32) -> bool {
+        now.checked_sub(self.since).is_some_and(|passed| passed < self.seconds)
+    }
 }
 
 /// What a step came to.
@@ -67,15 +89,27 @@ pub(super) enum Trouble {
     Index(io::Error),
 }
 
+impl Trouble {
+    /// The index failed. One that has no room for a row has it again some time, and what was to be written
+    /// is found again: that is no reason to write nothing any more.
+    pub(super) fn of_index(error: io::Error) -> Self {
+        if is_full(&error) { Self::Later } else { Self::Index(error) }
+    }
+}
+
 impl Upkeep {
+    /// A segment is gone.
+    pub(super) fn forget(&mut self, segment: u32) {
+        self.skipped.remove(&segment);
+    }
+
     pub(super) fn new(bytes_per_second: u64) -> Self {
         Self {
             bytes_per_second,
             next: Instant::now(),
             paused_until: None,
             compaction: None,
-            skipped: BTreeSet::new(),
-            stuck: false,
+            skipped: BTreeMap::new(),
         }
     }
 
@@ -151,9 +185,11 @@ impl Writer {
             }
             Trouble::Skip(segment, error) => {
                 count(&self.health.io_errors);
-                tracing::error!(segment, %error, "segment not compacted until the next start");
-                self.upkeep.skipped.insert(segment);
-                self.upkeep.stuck |= self.books.segment(segment).forgotten > 0;
+                let before = self.upkeep.skipped.get(&segment).copied();
+                let skipped = Skipped::again(before, self.trash.now());
+                let seconds = skipped.seconds;
+                tracing::error!(segment, %error, seconds, "segment not compacted; it is tried again");
+                self.upkeep.skipped.insert(segment, skipped);
             }
             Trouble::Index(error) => {
                 self.refuse(error);
@@ -168,16 +204,16 @@ impl Writer {
         for proved_elsewhere in [true, false] {
             if let Some(until) = self.trash.due_until(proved_elsewhere, short) {
                 let some = self.books.index().due(proved_elsewhere, until, STEP_TRASH);
-                due.extend(some.map_err(Trouble::Index)?);
+                due.extend(some.map_err(Trouble::of_index)?);
             }
         }
         for &id in &due {
-            let row = self.books.get(id).map_err(Trouble::Index)?;
+            let row = self.books.get(id).map_err(Trouble::of_index)?;
             if let Some(row) = row
                 && let State::Trashed(mark) = row.state
             {
                 let gone = Entry { state: State::Gone(mark), ..row };
-                self.books.set(id, Some(gone)).map_err(Trouble::Index)?;
+                self.books.set(id, Some(gone)).map_err(Trouble::of_index)?;
             }
         }
         // None of the shards is in the trash: only of an index that was damaged.
@@ -185,7 +221,7 @@ impl Writer {
         if emptied == 0 {
             return Ok(Step::Idle);
         }
-        self.books.commit().map_err(Trouble::Index)?;
+        self.books.commit().map_err(Trouble::of_index)?;
         Ok(Step::Done(emptied as u64))
     }
 
@@ -224,7 +260,13 @@ impl Writer {
     /// The next segment to compact: one that is half forgotten, else the least living of those that
     /// are under half living. While there is no room to copy, only one with nothing to copy.
     fn choose(&self) -> Option<u32> {
-        if self.upkeep.stuck {
+        let now = self.trash.now();
+        let waits = |number: &u32| {
+            self.upkeep.skipped.get(number).is_some_and(|skipped| skipped.waits(now))
+        };
+        let skipped = self.upkeep.skipped.keys();
+        // One that is half forgotten and cannot be read: none other may be touched.
+        if skipped.filter(|number| waits(number)).any(|&it| self.books.segment(it).forgotten > 0) {
             return None;
         }
         let free = free_bytes(&self.segments.dir).unwrap_or(u64::MAX);
@@ -233,7 +275,7 @@ impl Writer {
         // All before the place of the last record are sealed.
         let sealed = self.sizes.range(..self.books.place().segment);
         sealed
-            .filter(|(number, _)| !self.upkeep.skipped.contains(number))
+            .filter(|(number, _)| !waits(number))
             .map(|(&number, &bytes)| (number, bytes, self.books.segment(number)))
             .filter(|(_, bytes, row)| {
                 let living = row.living_bytes;
@@ -242,5 +284,32 @@ impl Writer {
             })
             .min_by_key(|(_, _, row)| (row.forgotten == 0, row.living_bytes))
             .map(|(number, _, _)| number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_after_ten_minutes_and_at_last_once_a_day() {
+        let (mut skipped, mut now, mut waited) = (None, 1_700_000_000, Vec::new());
+        for _ in 0..10 {
+            let next = Skipped::again(skipped, now);
+            assert!(next.waits(now) && next.waits(now + next.seconds - 1));
+            assert!(!next.waits(now + next.seconds) && !next.waits(now - 1));
+            waited.push(next.seconds);
+            (skipped, now) = (Some(next), now + next.seconds);
+        }
+        assert_eq!(waited[..3], [600, 1200, 2400]);
+        assert_eq!(waited[8..], [24 * 3600; 2]);
+    }
+
+    #[test]
+    fn an_index_without_room_is_not_taken_for_a_broken_disk() {
+        let full = Trouble::of_index(io::ErrorKind::StorageFull.into());
+        assert!(matches!(full, Trouble::Later));
+        let broken = Trouble::of_index(io::ErrorKind::Other.into());
+        assert!(matches!(broken, Trouble::Index(_)));
     }
 }

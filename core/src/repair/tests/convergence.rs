@@ -4,8 +4,11 @@ use core::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::{random::Random, testing::geometry};
+use super::{
+    super::{assign::Homes, held::Holdings},
+    *,
+};
+use crate::{random::Random, ring::HELD_WITHIN_PER_SHARD, testing::geometry};
 
 /// A network in some state: who is on the ring, how everybody stands, who holds what.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ struct State {
 
 fn states() -> impl Strategy<Value = State> {
     let code = prop_oneof![4 => Just("10+6"), 1 => Just("4+2"), 1 => Just("1+6"), 1 => Just("2+1"),
-            1 => Just("20+20")];
+            1 => Just("1+1"), 1 => Just("1+2"), 1 => Just("20+20")];
     (
         code,
         1u64..28,
@@ -88,6 +91,39 @@ impl State {
     }
 }
 
+/// Checks that of no shard which its own node cannot take all holders have too many, while a node with
+/// room has not.
+fn assert_nobody_is_crowded_in_vain(
+    ring: &Ring,
+    nodes: &BTreeMap<NodeId, NodeFacts>,
+    chunk: &ChunkFacts,
+) {
+    let (arc, code) = (Ring::arc(&chunk.chunk), chunk.geometry);
+    let placement = ring.placement(arc, code);
+    let holdings = Holdings::of(chunk, nodes);
+    let homes = Homes::assign(&placement, &holdings, nodes);
+    let is_crowded = |node: &NodeId| {
+        let slots = placement.iter().filter(|slot| *slot == node).count();
+        holdings.count_on(node) > slots.max(code.apart())
+    };
+    for index in code.indices().filter(|index| !homes.is_home(*index)) {
+        let holders = holdings.holders(index);
+        let mut stay = holders
+            .iter()
+            .filter(|held| held.is_sure() && held.standing != Standing::Leaving)
+            .peekable();
+        if stay.peek().is_none() || !stay.all(|held| is_crowded(&held.node)) {
+            continue;
+        }
+        let fit = ring.around(arc, code, HELD_WITHIN_PER_SHARD).find(|node| {
+            nodes.facts(node) == NodeFacts::standing(Standing::Alive)
+                && holdings.count_on(node) < code.apart()
+                && !holders.iter().any(|held| held.node == *node)
+        });
+        assert_eq!(fit, None, "shard {index} stays crowded: {:?}", chunk.claims);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
@@ -108,6 +144,7 @@ proptest! {
         }
         let rounds = settle(&ring, &nodes, &mut chunk, |_| ());
         prop_assert!(rounds <= 4, "{} rounds in trouble", rounds);
+        assert_nobody_is_crowded_in_vain(&ring, &nodes, &chunk);
 
         // Then everybody on the ring is well; some others have gone, some still hold something.
         let mut nodes = all_alive(&ring);

@@ -105,7 +105,9 @@ fn carry_out(
         assert!(facts.trusted && facts.standing.is_reachable(), "{node:?}: {facts:?}");
         assert!(holds(chunk, index, node), "{node:?} does not hold {index}");
     };
+    let arc = Ring::arc(&chunk.chunk);
     let takes = |chunk: &mut ChunkFacts, index, node| {
+        assert!(ring.may_hold(arc, chunk.geometry, &node), "{node:?} is not looked at for {index}");
         let facts = nodes.facts(&node);
         assert!(facts.trusted && facts.room != Room::Full, "{node:?}: {facts:?}");
         assert!(matches!(facts.standing, Standing::Alive | Standing::Suspect));
@@ -132,7 +134,11 @@ fn carry_out(
             assert_eq!(nodes.facts(kept_by).standing, Standing::Alive);
             assert!(holds(chunk, *index, *kept_by) && node != kept_by);
             // What the holder checks by its own ring.
-            let slots = ring.placement(Ring::arc(&chunk.chunk), chunk.geometry);
+            assert!(
+                ring.may_hold(arc, chunk.geometry, kept_by),
+                "{kept_by:?} may not keep {index}"
+            );
+            let slots = ring.placement(arc, chunk.geometry);
             let given = slots.iter().filter(|slot| *slot == node).count();
             let held = chunk.claims.iter().filter(|claim| claim.node == *node).count();
             assert!(held > given, "{node:?} is entitled to {index}");

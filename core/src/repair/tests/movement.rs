@@ -105,6 +105,37 @@ fn a_leave_copies_exactly_the_shards_of_the_one_who_leaves() {
 }
 
 #[test]
+fn a_home_behind_a_large_zone_is_reached_when_a_node_joins_and_when_one_leaves() {
+    // Thirty nodes in one zone, the 31st to 33rd in another, which every chunk needs one of.
+    let code = geometry("1+1");
+    let ring = |numbers: &[u64]| {
+        let zone = |number: u64| if number < 30 { "barn" } else { "attic" };
+        Ring::build(numbers.iter().map(|&number| member(number, zone(number))).collect())
+    };
+    let all: Vec<u64> = (0..33).collect();
+    let but_one: Vec<u64> = (0..33).filter(|number| *number != 31).collect();
+    let (less, full) = (ring(&but_one), ring(&all));
+    let mut far = 0;
+    for (before, after) in [(&less, &full), (&full, &less)] {
+        let mut nodes = all_alive(&full);
+        if after.len() < before.len() {
+            set(&mut nodes, node(31), Standing::Leaving);
+        }
+        for number in 0..CHUNKS {
+            let mut chunk = placed(before, code, number);
+            let near: Vec<NodeId> =
+                after.walk(Ring::arc(&chunk.chunk)).take(3 * code.total()).collect();
+            settle(after, &nodes, &mut chunk, |action| {
+                let Action::Copy { to, .. } = action else { return };
+                far += usize::from(!near.contains(to));
+            });
+            assert_as_placed(after, &chunk);
+        }
+    }
+    assert!(far > 100, "{far} copies went further than three nodes for each shard");
+}
+
+#[test]
 fn of_dead_nodes_exactly_their_shards_are_rebuilt_together_reading_k() {
     let code = geometry("10+6");
     let before = ring_of(0..40);

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    repair::{DISPLACED_ATTEMPTS_MIN, QUEUE_ENTRIES_MAX, Queue, SOLE_HOLDER_ENTRIES_MAX},
+    repair::{
+        DISPLACED_ATTEMPTS_MIN, HOPELESS_ATTEMPTS_MIN, QUEUE_ENTRIES_MAX, Queue,
+        SOLE_HOLDER_ENTRIES_MAX,
+    },
     wire::WireError,
 };
 
@@ -156,7 +159,7 @@ fn a_full_queue_refuses_visibly_and_keeps_places_for_emergencies() {
         add(&mut queue, number, EMERGENCY_MARGIN, T0);
     }
     let over = job(QUEUE_ENTRIES_MAX as u64);
-    assert_eq!(queue.offer(over, urgency(0), None, T0), Offered::Deferred);
+    assert_eq!(queue.offer(over, urgency(3), None, T0), Offered::Deferred);
     assert_eq!((queue.deferred(), queue.len()), (2, QUEUE_ENTRIES_MAX));
     assert!(queue.succeeded(job(5)).is_some());
     add(&mut queue, QUEUE_ENTRIES_MAX as u64, 0, T0);
@@ -191,6 +194,40 @@ fn deleted(number: u64) -> Row {
 }
 
 #[test]
+fn what_is_less_urgent_gives_way_in_a_full_queue() {
+    // A join in a network of 1+1: whole chunks have one shard to spare, and fill all places.
+    let mut queue = Queue::new();
+    let copy = |number: u64| Job { kind: Kind::Copy, ..job(number) };
+    for number in 0..QUEUE_ENTRIES_MAX as u64 {
+        let offered = queue.offer(copy(number), urgency(1), None, T0);
+        assert!(matches!(offered, Offered::Added(_)));
+    }
+    let new = |number: u64| job(QUEUE_ENTRIES_MAX as u64 + number);
+    assert_eq!(queue.offer(new(0), urgency(1), None, T0), Offered::Deferred, "no more urgent");
+    for number in 0..100 {
+        let Offered::Instead { displaced, .. } = queue.offer(new(number), urgency(0), None, T0 + 1)
+        else {
+            panic!("a chunk without a shard to spare waits for copies");
+        };
+        assert_eq!(displaced.kind, Kind::Copy);
+        assert!(queue.is_wanted(new(number)) && !queue.is_wanted(displaced));
+        assert_eq!(queue.len(), QUEUE_ENTRIES_MAX);
+    }
+    // And it stays, though it fails, until there is no hope.
+    for attempt in 1..=HOPELESS_ATTEMPTS_MIN {
+        let offered = queue.offer(copy(QUEUE_ENTRIES_MAX as u64 + 1000), urgency(1), None, T0 + 1);
+        assert_eq!(offered, Offered::Deferred, "{attempt}");
+        assert!(queue.failed(new(0), T0 + 1, "no answer").is_some());
+    }
+    let Offered::Instead { displaced, .. } =
+        queue.offer(copy(QUEUE_ENTRIES_MAX as u64 + 1000), urgency(1), None, T0 + 1)
+    else {
+        panic!("what is hopeless keeps its place");
+    };
+    assert_eq!(displaced, new(0));
+}
+
+#[test]
 fn what_failed_most_often_makes_room_in_a_full_queue() {
     let mut queue = Queue::new();
     for number in 0..QUEUE_ENTRIES_MAX as u64 {
@@ -203,9 +240,9 @@ fn what_failed_most_often_makes_room_in_a_full_queue() {
     assert!(queue.failed(job(8), T0, "not held").is_some());
     assert!(queue.failed(job(9), T0, "restarts").is_some());
     let new = |number: u64| job(QUEUE_ENTRIES_MAX as u64 + number);
-    // Also for what is not urgent: it would wait for ever behind what never succeeds.
+    assert_eq!(queue.offer(new(1), urgency(5), None, T0 + 1), Offered::Deferred, "less urgent");
     for (number, gone) in [(1, 8), (2, 7)] {
-        match queue.offer(new(number), urgency(5), None, T0 + 1) {
+        match queue.offer(new(number), urgency(0), None, T0 + 1) {
             Offered::Instead { displaced, removed, .. } => {
                 assert_eq!((displaced, removed), (job(gone), deleted(gone)));
             }

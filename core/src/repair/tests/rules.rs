@@ -330,6 +330,95 @@ fn of_two_substitutes_of_a_full_node_the_first_of_the_walk_keeps_the_shard() {
     assert_as_placed(&ring, &chunk);
 }
 
+/// A chunk of replicas in a network of so many, the walk of its arc, and who holds what: positions of the
+/// walk with indices.
+fn replicas(
+    code: &str,
+    ring: &Ring,
+    held: &[(usize, u8)],
+) -> (Vec<NodeId>, BTreeMap<NodeId, NodeFacts>, ChunkFacts) {
+    let mut chunk = placed(ring, geometry(code), 7);
+    let walk: Vec<NodeId> = ring.walk(Ring::arc(&chunk.chunk)).collect();
+    let claim = |&(at, index): &(usize, u8)| Claim { node: walk[at], index: ShardIndex(index) };
+    chunk.claims = held.iter().map(claim).collect();
+    (walk, all_alive(ring), chunk)
+}
+
+fn fill_up(nodes: &mut BTreeMap<NodeId, NodeFacts>, node: NodeId) {
+    nodes.get_mut(&node).expect("a member").room = Room::Full;
+}
+
+#[test]
+fn of_two_replicas_on_one_node_one_moves_on_when_its_own_node_is_full() {
+    let ring = ring_of(0..4);
+    let (walk, mut nodes, mut chunk) = replicas("1+1", &ring, &[(0, 0), (0, 1)]);
+    fill_up(&mut nodes, walk[1]);
+    let copy = Action::Copy { index: ShardIndex(1), from: walk[0], to: walk[2] };
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, core::slice::from_ref(&copy));
+    carry_out(&ring, &nodes, &mut chunk, &copy);
+    // Who has one too many drops it, though it comes first on the walk.
+    let drop = Action::Drop { index: ShardIndex(1), node: walk[0], kept_by: walk[2] };
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, core::slice::from_ref(&drop));
+    carry_out(&ring, &nodes, &mut chunk, &drop);
+    let rest = plan(&ring, &nodes, &chunk);
+    assert_eq!(rest.actions, []);
+    assert!(
+        matches!(rest.skips[..], [Skip::StaysDisplaced { because: Unfit::Full, .. }]),
+        "{rest:?}"
+    );
+}
+
+#[test]
+fn two_replicas_stay_on_one_node_while_nobody_else_has_room_or_the_own_node_is_only_down() {
+    let ring = ring_of(0..4);
+    let (walk, mut nodes, chunk) = replicas("1+1", &ring, &[(0, 0), (0, 1)]);
+    walk[1..].iter().for_each(|other| fill_up(&mut nodes, *other));
+    let waits = plan(&ring, &nodes, &chunk);
+    assert_eq!(waits.actions, []);
+    let [Skip::StaysDisplaced { holder, home, because: Unfit::Full, .. }] = waits.skips[..] else {
+        panic!("{waits:?}")
+    };
+    assert_eq!((holder, home), (walk[0], walk[1]));
+    // The own node has it and is down: its substitute does not move.
+    let (walk, mut nodes, chunk) = replicas("1+1", &ring, &[(0, 0), (0, 1), (1, 1)]);
+    set(&mut nodes, walk[1], Standing::Down);
+    assert_eq!(plan(&ring, &nodes, &chunk).actions, []);
+}
+
+#[test]
+fn only_what_is_too_much_on_one_node_moves() {
+    // Of 2+2 a node may hold two while others have no room for their own.
+    let ring = ring_of(0..8);
+    let held = [(0, 0), (0, 1), (0, 2), (0, 3)];
+    let (walk, mut nodes, mut chunk) = replicas("2+2", &ring, &held);
+    walk[1..4].iter().for_each(|home| fill_up(&mut nodes, *home));
+    let moves = plan(&ring, &nodes, &chunk).actions;
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    settle(&ring, &nodes, &mut chunk, |_| ());
+    assert_eq!(chunk.claims.iter().filter(|claim| claim.node == walk[0]).count(), 2);
+    assert_eq!(chunk.claims.len(), 4);
+}
+
+#[test]
+fn a_node_of_its_own_goes_before_a_zone_of_its_own() {
+    // Of three zones one is full: the third replica goes to a fresh node, not beside another one.
+    let zone = |at: u64| format!("z{}", at % 3);
+    let ring = Ring::build((0..9).map(|at| member(at, &zone(at))).collect());
+    let zone_of = |node: &NodeId| ring.get(node).expect("a member").zone.clone();
+    for number in 0..50 {
+        let mut chunk = placed(&ring, geometry("1+2"), number);
+        let mut nodes = all_alive(&ring);
+        let full = zone_of(&chunk.claims[2].node);
+        for member in ring.members().iter().filter(|member| member.zone == full) {
+            fill_up(&mut nodes, member.id);
+        }
+        chunk.claims.pop();
+        let plan = plan(&ring, &nodes, &chunk);
+        let [(_, target)] = makes(&plan)[..] else { panic!("{plan:?}") };
+        assert!(chunk.claims.iter().all(|claim| claim.node != target), "{plan:?}");
+    }
+}
+
 #[test]
 fn a_short_outage_in_a_network_of_any_size_moves_nothing() {
     for nodes_count in 2..20 {
@@ -536,4 +625,9 @@ fn a_node_that_can_write_nothing_down_is_no_steward_and_keeps_what_it_holds() {
     let but = But(&nodes, walk[0]);
     assert_eq!(steward(&ring, 99, &but), Some(walk[1]));
     assert!(but.facts(&walk[0]).trusted);
+    // It follows when all others can, and does what it can when no other is there.
+    assert_eq!(stewards(&ring, 99, &but).last(), Some(walk[0]));
+    let mut alone = nodes.clone();
+    walk[1..].iter().for_each(|other| set(&mut alone, *other, Standing::Down));
+    assert_eq!(steward(&ring, 99, &But(&alone, walk[0])), Some(walk[0]));
 }

@@ -1,10 +1,8 @@
 //! The mirror without a network: what is kept of what a node says.
 
-use std::sync::atomic::Ordering;
-
 use copse_core::{
     geometry::Geometry,
-    ids::{ChunkId, NetworkId, ShardId, ShardIndex},
+    ids::{ChunkId, ShardId, ShardIndex},
     repair::{NodeFacts, Standing},
 };
 
@@ -12,11 +10,9 @@ use futures::FutureExt as _;
 
 use super::*;
 use crate::{
-    peer::pool::PeerPool,
     repair::{
-        pace::{Pace, Rates},
         proofs::Proofs,
-        testing::Failing,
+        testing::{Failing, replica},
         trust::Trust,
     },
     store::MemoryStore,
@@ -36,21 +32,8 @@ fn all(standing: Standing) -> BTreeMap<NodeId, NodeFacts> {
 
 /// A mirror that keeps all arcs. Needs a runtime for the way to other nodes, which nobody goes.
 fn claims(ledger: Arc<Failing>, capacity_bytes: u64) -> Claims {
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address"));
-    let nowhere = Arc::new(|_: &NodeId| Vec::<std::net::SocketAddr>::new());
-    let peers = PeerPool::new(endpoint.expect("a socket"), OWN, nowhere, 0);
-    let (network, trust) = (NetworkId::new([3; 32]), Trust::default());
-    let believed = (trust.clone(), Proofs::default());
-    let exchange = Exchange::new(network, peers, Pace::new(Rates::FREE), believed, &[0; 32]);
-    let claims = Claims {
-        own: OWN,
-        store: Arc::new(MemoryStore::new(0)),
-        ledger,
-        exchange,
-        opinions: Opinions::new(trust, Proofs::default()),
-        state: Arc::new(Mutex::new(State { wanted: vec![0; ARCS / 64], ..State::default() })),
-        writing: Arc::default(),
-    };
+    let opinions = Opinions::new(Trust::default(), Proofs::default());
+    let claims = Claims::over(OWN, Arc::new(MemoryStore::new(1 << 20)), ledger, opinions);
     claims.want(&ring(capacity_bytes), &all(Standing::Alive)).expect("a ledger");
     claims
 }
@@ -88,10 +71,10 @@ async fn what_is_no_longer_kept_goes_even_when_the_ledger_fails_at_first() {
         claims.mirror(OTHER, 5, shards(5, 2)).await.expect("a ledger");
         assert_eq!((claims.nodes(), rows(&ledger)), (vec![OTHER], 2));
 
-        ledger.fails.store(true, Ordering::Relaxed);
+        ledger.fails.store(true, Relaxed);
         drop(&claims).expect_err("the disk fails");
         assert_eq!((claims.nodes(), rows(&ledger)), (vec![], 2));
-        ledger.fails.store(false, Ordering::Relaxed);
+        ledger.fails.store(false, Relaxed);
         drop(&claims).expect("the disk is well");
         assert_eq!(rows(&ledger), 0);
         assert_eq!(claims.of_arc(5).expect("a ledger"), []);
@@ -138,4 +121,30 @@ async fn rows_and_digest_change_together_though_nobody_waits_for_it() {
     assert_eq!((before.0, after.0), (2, 3));
     // So a node that has again what it had before is listed again.
     assert_eq!(claims.note(OTHER, true, &BTreeMap::from([(5, before)])), [5]);
+}
+
+#[tokio::test]
+async fn an_arc_that_cannot_be_written_keeps_no_other_from_being_mirrored() {
+    let ledger = Failing::new();
+    let claims = claims(Arc::clone(&ledger), 1 << 30);
+    let mut arcs = Vec::new();
+    for seed in 0..4 {
+        let shard = replica(seed, 0);
+        arcs.push(Ring::arc(&shard.id().chunk));
+        claims.store.put(shard).await.expect("a put");
+    }
+    arcs.sort_unstable();
+    ledger.spoil(Some([CLAIMS_PREFIX, &arcs[0].to_be_bytes()].concat()));
+    claims.refresh(OWN).await.expect_err("a bad block");
+    assert!(!claims.are_written() && claims.are_written(), "it is said once");
+    let mirrored: Vec<bool> = arcs.iter().map(|&arc| !claims.holders(arc).is_empty()).collect();
+    assert_eq!(mirrored, [false, true, true, true]);
+    // The same when they are of no use any more.
+    ledger.spoil(Some([CLAIMS_PREFIX, &arcs[1].to_be_bytes()].concat()));
+    let before = rows(&ledger);
+    claims.forget(&[OWN]).expect_err("a bad block");
+    assert_eq!((before, rows(&ledger)), (6, 2));
+    ledger.spoil(None);
+    claims.forget(&[]).expect("a ledger");
+    assert_eq!(rows(&ledger), 0);
 }

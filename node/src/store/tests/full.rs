@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{
     super::{
-        FullReason, PutError, ReadError, Stored, Writes,
+        FullReason, PutError, ReadError, RemoveError, Stored, Writes,
         file::{Faults, Planned},
         memory,
     },
@@ -186,6 +186,33 @@ fn a_disk_that_fails_twice_is_not_written_again_and_still_serves() {
             store.close().await;
         });
     }
+}
+
+#[test]
+fn a_store_whose_writer_panicked_says_that_it_takes_nothing_and_still_serves() {
+    let subject = Subject::new();
+    runtime().block_on(async {
+        let store = subject.open();
+        let a = shard(1, 50_000);
+        store.put(a.clone()).await.expect("a put");
+        subject.options.faults.plan(Planned { panics: 1, ..Planned::default() });
+        assert!(store.put(shard(2, 50_000)).await.is_err());
+        while store.stats().await.writes != Writes::Refused {
+            tokio::task::yield_now().await;
+        }
+        let error = store.put(shard(3, 50_000)).await;
+        assert!(matches!(error, Err(PutError::Refused { .. })), "{error:?}");
+        let error = store.remove(a.id(), RemovalReason::Surplus).await;
+        assert!(matches!(error, Err(RemoveError::Refused { .. })), "{error:?}");
+        assert_held(&store, &a).await;
+        store.close().await;
+    });
+    let store = subject.open();
+    runtime().block_on(async {
+        assert_held(&store, &shard(1, 50_000)).await;
+        assert_eq!(store.put(shard(3, 50_000)).await.expect("a put"), Stored::New);
+        store.close().await;
+    });
 }
 
 /// A small file system of its own, gone when dropped.

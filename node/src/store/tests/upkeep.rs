@@ -423,6 +423,39 @@ fn a_deletion_that_may_be_undone_by_a_power_cut_is_not_forgotten() {
 }
 
 #[test]
+fn a_segment_that_could_not_be_opened_once_is_compacted_later() {
+    // The compaction is cut off after so many steps: some leave the segment half forgotten.
+    for steps in 0..12 {
+        let subject = Subject::new();
+        let (all, more) = (shards(0), shards(10));
+        subject.with(async |store| {
+            put_all(store, &all).await;
+            put_all(store, &more).await;
+            remove_all(store, &all[1..]).await;
+            subject.time.pass_hours(WEEK_HOURS);
+            store.compact_steps(steps).await;
+        });
+        let held = [&all[..1], &more[..]].concat();
+        subject.with(async |store| {
+            let is_there = || segments(subject.dir.path()).contains(&1);
+            if !is_there() {
+                return;
+            }
+            subject.options.faults.plan(Planned { opens: 1, ..Planned::default() });
+            for _ in 0..2 {
+                store.compact().await;
+                assert!(is_there(), "{steps}: it is left alone for a while");
+            }
+            subject.time.pass_hours(1);
+            store.compact().await;
+            assert!(!is_there(), "{steps}: it is tried again");
+            assert_all(store, &held, &all[1..]).await;
+        });
+        subject.with_new_index(async |store| assert_all(store, &held, &all[1..]).await);
+    }
+}
+
+#[test]
 fn a_disk_that_fails_while_records_are_moved_loses_none() {
     for planned in [
         Planned { syncs: 1, ..Planned::default() },
