@@ -76,9 +76,25 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
 
 /// What strikes only when something comes to it does come to it.
 #[test]
-fn processes_die_at_deeds_and_while_they_open_sectors_go_bad_and_disks_fill_up() {
-    let names = ["deaths_at_deeds", "deaths_opening", "bad_sectors", "refused_for_room"];
-    let mut struck = [0; 4];
+fn whatever_is_drawn_has_an_effect_in_some_world() {
+    let names = [
+        "deaths_at_deeds",
+        "deaths_opening",
+        "bad_sectors",
+        "refused_for_room",
+        "torn_writes",
+        "unsynced_lost",
+        "forgotten_batches",
+        "rotted",
+        "misdirected_writes",
+        "misdirected_reads",
+        "lies",
+        "false_words",
+        "dark",
+        "overtaken",
+        "looked_at_when_acknowledged",
+    ];
+    let mut struck = [0; 15];
     let all = (0..CANARY_SEEDS).any(|seed| {
         let told = told(&["run", "--json", "--seed", &seed.to_string()]);
         for (count, name) in struck.iter_mut().zip(names) {
@@ -97,6 +113,11 @@ fn clients_that_take_a_byte_for_another_are_found_out() {
 #[test]
 fn trees_that_are_acknowledged_too_early_are_found_out() {
     is_found_out("early-trees", "Durability");
+}
+
+#[test]
+fn chunks_that_are_acknowledged_too_early_are_found_out() {
+    is_found_out("early-chunks", "Durability");
 }
 
 #[test]

@@ -183,7 +183,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    armed: Option<Armed>,
+    armed: Vec<Armed>,
     /// The process that runs.
     body: Option<Body>,
     is_opening: bool,
@@ -207,26 +207,24 @@ impl Fuse {
     /// From now on deeds count.
     pub(super) fn arm(&self, charge: Charge, rng: Xoshiro) {
         let (deeds, times) = (charge.nth, charge.times);
-        self.lock().armed = Some(Armed { charge, deeds, times, rng });
+        self.lock().armed.push(Armed { charge, deeds, times, rng });
         self.0.is_armed.store(true, Relaxed);
     }
 
-    /// They do not any more, if this is what they counted for.
+    /// They do not any more for this.
     pub(super) fn disarm(&self, charge: &Charge) {
         let mut state = self.lock();
-        if state.armed.as_ref().is_some_and(|armed| armed.charge == *charge) {
-            state.armed = None;
-            self.0.is_armed.store(false, Relaxed);
+        if let Some(place) = state.armed.iter().position(|armed| armed.charge == *charge) {
+            state.armed.remove(place);
         }
+        self.0.is_armed.store(!state.armed.is_empty(), Relaxed);
     }
 
     /// A process begins to open what another left.
     pub(super) fn opens(&self, body: Body) {
         let mut state = self.lock();
         (state.body, state.is_opening) = (Some(body), true);
-        if let Some(armed) = &mut state.armed {
-            armed.deeds = armed.charge.nth;
-        }
+        state.armed.iter_mut().for_each(|armed| armed.deeds = armed.charge.nth);
     }
 
     /// It has opened it.
@@ -250,16 +248,18 @@ impl Fuse {
             return;
         }
         let mut state = self.lock();
-        let Some(armed) = &mut state.armed else { return };
-        let Charge { done, power, pause, .. } = armed.charge;
-        if armed.charge.deed != deed || done != is_done {
+        let counts = |charge: &Charge| charge.deed == deed && charge.done == is_done;
+        for armed in state.armed.iter_mut().filter(|armed| counts(&armed.charge)) {
+            armed.deeds = armed.deeds.saturating_sub(1);
+        }
+        if state.body.as_ref().is_none_or(|body| body.fence.has_fallen()) {
             return;
         }
-        armed.deeds = armed.deeds.saturating_sub(1);
-        if armed.deeds > 0 || state.body.as_ref().is_none_or(|body| body.fence.has_fallen()) {
-            return;
-        }
-        let (Some(body), Some(mut armed)) = (state.body.take(), state.armed.take()) else { return };
+        let is_over = |armed: &Armed| counts(&armed.charge) && armed.deeds == 0;
+        let Some(place) = state.armed.iter().position(is_over) else { return };
+        let Some(body) = state.body.take() else { return };
+        let mut armed = state.armed.remove(place);
+        let Charge { power, pause, .. } = armed.charge;
         state.struck = Some(pause);
         let is_opening = state.is_opening;
         // Dying wakes others, who must find the fuse as it is then.
@@ -274,11 +274,11 @@ impl Fuse {
         });
         body.net.trace().note(format_args!("machine {}: {}", body.machine, armed.charge));
         armed.times -= 1;
+        let mut state = self.lock();
         if armed.times > 0 {
-            self.lock().armed = Some(armed);
-        } else {
-            self.0.is_armed.store(false, Relaxed);
+            state.armed.push(armed);
         }
+        self.0.is_armed.store(!state.armed.is_empty(), Relaxed);
     }
 }
 
@@ -413,5 +413,28 @@ mod tests {
             assert_eq!(body.scene.strikes().deaths, u64::from(!is_last));
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_charges_each_strikes_in_its_time() {
+        let fuse = Fuse::default();
+        let pause = Duration::ZERO;
+        let at = |nth| Charge { deed: Deed::Sync, nth, done: true, power: None, times: 1, pause };
+        fuse.arm(at(1), Xoshiro::new(1, "test"));
+        fuse.arm(at(2), Xoshiro::new(2, "test"));
+        let first = body();
+        fuse.opens(first.clone());
+        fuse.deed(Deed::Sync, true);
+        assert!(first.fence.has_fallen());
+        let second = body();
+        fuse.opens(second.clone());
+        fuse.deed(Deed::Sync, true);
+        assert!(!second.fence.has_fallen(), "counted again from each start");
+        fuse.deed(Deed::Sync, true);
+        assert!(second.fence.has_fallen());
+        let third = body();
+        fuse.opens(third.clone());
+        (0..9).for_each(|_| fuse.deed(Deed::Sync, true));
+        assert!(!third.fence.has_fallen());
     }
 }

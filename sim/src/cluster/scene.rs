@@ -1,15 +1,19 @@
 //! What all who act in a world share: which machines serve, what was written, and who reads.
 //!
-//! Owns the two measures that need the exact moment: with how few shards within reach a read had to
-//! do, at its worst moment; and how often shards of a chunk were written. Judges nothing.
+//! Owns the three measures that need the exact moment: with how few shards within reach a read had to
+//! do, at its worst moment; how often shards of a chunk were written; and where they are when a put is
+//! acknowledged. Judges nothing but the last.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use copse_core::ids::{ChunkId, ShardId};
-use copse_node::store::MemoryStore;
+use copse_core::{
+    ids::{ChunkId, ShardId, ShardIndex},
+    manifest::ChunkRef,
+};
+use copse_node::store::{MemoryStore, memory::Effects};
 
 use super::net::Machine;
 
@@ -21,6 +25,10 @@ pub(super) struct Scene(Arc<Mutex<Inner>>);
 struct Inner {
     /// The disks of machines that run, are reached by everybody and have nothing wrong with them.
     serving: BTreeMap<Machine, Arc<MemoryStore>>,
+    /// All disks, whether their machines run or not.
+    disks: BTreeMap<Machine, Arc<MemoryStore>>,
+    /// Machines that may have lost what they said they have.
+    forgetful: BTreeSet<Machine>,
     reads: BTreeMap<u64, Reading>,
     next: u64,
     written: BTreeMap<ChunkId, Written>,
@@ -38,6 +46,18 @@ pub struct Struck {
     pub bad_sectors: u64,
     /// Shards that were refused for want of room.
     pub refused: u64,
+    /// What went wrong on disks, those that were lost included.
+    pub disks: Effects,
+    /// Answers that were no answers: of nodes that lie about shards.
+    pub lies: u64,
+    /// Messages with false words about others.
+    pub false_words: u64,
+    /// Machines that lost power in a blackout.
+    pub dark: u64,
+    /// Packets that arrived before one that was sent earlier on the same link.
+    pub overtaken: u64,
+    /// Acknowledgements at whose moment all disks were looked at.
+    pub acknowledged: u64,
 }
 
 struct Reading {
@@ -71,6 +91,51 @@ impl Scene {
         chunks.into_iter().for_each(|chunk| inner.recount(chunk));
     }
 
+    /// A machine has this disk from now on; what happened to the one before it is not forgotten.
+    pub(super) fn set_disk(&self, machine: Machine, disk: &Arc<MemoryStore>) {
+        let mut inner = self.lock();
+        if let Some(lost) = inner.disks.insert(machine, Arc::clone(disk)) {
+            inner.struck.disks += lost.effects();
+        }
+    }
+
+    /// Which machines may have lost, by a fault that was planned, what they said they have.
+    pub(super) fn set_forgetful(&self, forgetful: BTreeSet<Machine>) {
+        self.lock().forgetful = forgetful;
+    }
+
+    /// Whether a chunk is safe at this moment, at which a client is told so: distinct shards for the write
+    /// quorum are on disks, synced and sound, and k of them when any one machine is lost. What a machine
+    /// said that may have lost it since counts as far as it can have been believed: n − k shards.
+    pub(super) fn is_safe(&self, one: &ChunkRef) -> Result<(), String> {
+        let mut inner = self.lock();
+        inner.struck.acknowledged += 1;
+        let (k, w) = (one.geometry.data(), one.geometry.write_quorum());
+        let excused = inner.forgetful.len() * one.geometry.parity();
+        let held: BTreeMap<Machine, Vec<ShardIndex>> =
+            inner.disks.iter().map(|(machine, disk)| (*machine, disk.sound_of(one.id))).collect();
+        let without = |lost: Option<Machine>| {
+            let left = held.iter().filter(|(machine, _)| Some(**machine) != lost);
+            left.flat_map(|(_, indices)| indices).collect::<BTreeSet<_>>().len() + excused
+        };
+        let chunk = one.id.short();
+        let all = without(None);
+        if all < w {
+            let code = one.geometry;
+            return Err(format!(
+                "chunk {chunk} ({code}) was acknowledged with {all} shards on disks, {w} are needed"
+            ));
+        }
+        let worst = held.keys().map(|machine| (without(Some(*machine)), *machine)).min();
+        match worst {
+            Some((left, machine)) if left < k => Err(format!(
+                "chunk {chunk} ({}) was acknowledged, and without machine {machine} there are {left} shards",
+                one.geometry
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// A shard of a chunk has just gone from some disk.
     pub(super) fn dropped(&self, chunk: ChunkId) {
         self.lock().recount(chunk);
@@ -96,7 +161,10 @@ impl Scene {
 
     /// How often something did so far.
     pub(super) fn strikes(&self) -> Struck {
-        self.lock().struck
+        let inner = self.lock();
+        let mut struck = inner.struck;
+        inner.disks.values().for_each(|disk| struck.disks += disk.effects());
+        struck
     }
 
     /// What was written so far, by chunk.
