@@ -355,6 +355,38 @@ pub(super) fn draw(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) 
     plan.sort_by_key(|planned| planned.at);
 }
 
+/// Part of the usual worlds with power cuts between a write and its sync, how many at most, and at which
+/// write at the latest.
+const UNSYNCED: f64 = 0.4;
+const UNSYNCED_MAX: usize = 3;
+const UNSYNCED_NTH_MAX: usize = 8;
+
+/// Adds power cuts between a write and its sync: those at random times nearly never fall in between.
+pub(super) fn draw_unsynced(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    if !rng.chance(UNSYNCED) {
+        return;
+    }
+    for _ in 0..1 + rng.below(UNSYNCED_MAX) {
+        let host = Number::try_from(rng.below(bounds.hosts.into())).unwrap_or(0);
+        let span = (bounds.until - bounds.from).saturating_sub(COUNTED_MIN);
+        let at = bounds.from + span.mul_f64(rng.unit());
+        let lasts = COUNTED_MIN + (bounds.until - at - COUNTED_MIN).mul_f64(rng.unit());
+        let (deed, done) = if rng.chance(0.5) { (Deed::Write, true) } else { (Deed::Sync, false) };
+        let number =
+            |below: usize, rng: &mut Xoshiro| 1 + u32::try_from(rng.below(below)).unwrap_or(0);
+        let charge = Charge {
+            deed,
+            nth: number(UNSYNCED_NTH_MAX, rng),
+            done,
+            power: Some(rng.below(4)),
+            times: number(TIMES_MAX, rng),
+            pause: PAUSE_MAX.mul_f64(rng.unit() * rng.unit() * rng.unit()),
+        };
+        plan.push(Planned { at, lasts, fault: Fault::KillAt { host, charge } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;

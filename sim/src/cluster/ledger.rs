@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{scene::Scene, tree::Tree};
 
 /// Nothing a client does may take longer: its own time-outs are shorter.
-pub(super) const OPERATION_MAX: Duration = Duration::from_secs(120);
+const OPERATION_MAX: Duration = Duration::from_secs(120);
 
 /// A single chunk that was acknowledged.
 #[derive(Debug, Clone)]

@@ -27,8 +27,10 @@ struct Inner {
     serving: BTreeMap<Machine, Arc<MemoryStore>>,
     /// All disks, whether their machines run or not.
     disks: BTreeMap<Machine, Arc<MemoryStore>>,
-    /// Machines that may have lost what they said they have.
-    forgetful: BTreeSet<Machine>,
+    /// Shards that a planned fault took from a disk: its machine may have said before that it has them.
+    taken: BTreeMap<ChunkId, BTreeSet<(Machine, ShardIndex)>>,
+    /// Machines with such faults: what is damaged there was acknowledged before.
+    damaged: BTreeSet<Machine>,
     reads: BTreeMap<u64, Reading>,
     next: u64,
     written: BTreeMap<ChunkId, Written>,
@@ -93,44 +95,53 @@ impl Scene {
 
     /// A machine has this disk from now on; what happened to the one before it is not forgotten.
     pub(super) fn set_disk(&self, machine: Machine, disk: &Arc<MemoryStore>) {
+        self.takes_from(machine);
         let mut inner = self.lock();
         if let Some(lost) = inner.disks.insert(machine, Arc::clone(disk)) {
             inner.struck.disks += lost.effects();
         }
     }
 
-    /// Which machines may have lost, by a fault that was planned, what they said they have.
-    pub(super) fn set_forgetful(&self, forgetful: BTreeSet<Machine>) {
-        self.lock().forgetful = forgetful;
+    /// A fault is about to take what is on the disk of a machine, or some of it.
+    pub(super) fn takes_from(&self, machine: Machine) {
+        let mut inner = self.lock();
+        let Some(disk) = inner.disks.get(&machine).cloned() else { return };
+        inner.damaged.insert(machine);
+        for shard in disk.sound() {
+            inner.taken.entry(shard.chunk).or_default().insert((machine, shard.index));
+        }
     }
 
     /// Whether a chunk is safe at this moment, at which a client is told so: distinct shards for the write
-    /// quorum are on disks, synced and sound, and k of them when any one machine is lost. What a machine
-    /// said that may have lost it since counts as far as it can have been believed: n − k shards.
+    /// quorum are on disks, synced and sound, and k of them when any one machine is lost. What a fault took
+    /// from a disk counts as if it were there: who acknowledged it could not know.
     pub(super) fn is_safe(&self, one: &ChunkRef) -> Result<(), String> {
         let mut inner = self.lock();
         inner.struck.acknowledged += 1;
-        let (k, w) = (one.geometry.data(), one.geometry.write_quorum());
-        let excused = inner.forgetful.len() * one.geometry.parity();
-        let held: BTreeMap<Machine, Vec<ShardIndex>> =
-            inner.disks.iter().map(|(machine, disk)| (*machine, disk.sound_of(one.id))).collect();
+        let (k, w, code) = (one.geometry.data(), one.geometry.write_quorum(), one.geometry);
+        let mut held = inner.taken.get(&one.id).cloned().unwrap_or_default();
+        for (machine, disk) in &inner.disks {
+            let is_struck = inner.damaged.contains(machine);
+            let damaged = one
+                .geometry
+                .indices()
+                .filter(|&index| is_struck && disk.is_damaged(ShardId { chunk: one.id, index }));
+            let here = disk.sound_of(one.id).into_iter().chain(damaged);
+            held.extend(here.map(|index| (*machine, index)));
+        }
         let without = |lost: Option<Machine>| {
-            let left = held.iter().filter(|(machine, _)| Some(**machine) != lost);
-            left.flat_map(|(_, indices)| indices).collect::<BTreeSet<_>>().len() + excused
+            let left = held.iter().filter(|(machine, _)| Some(*machine) != lost);
+            left.map(|(_, index)| index).collect::<BTreeSet<_>>().len()
         };
-        let chunk = one.id.short();
-        let all = without(None);
+        let (chunk, all) = (one.id.short(), without(None));
         if all < w {
-            let code = one.geometry;
             return Err(format!(
                 "chunk {chunk} ({code}) was acknowledged with {all} shards on disks, {w} are needed"
             ));
         }
-        let worst = held.keys().map(|machine| (without(Some(*machine)), *machine)).min();
-        match worst {
+        match held.iter().map(|(machine, _)| (without(Some(*machine)), *machine)).min() {
             Some((left, machine)) if left < k => Err(format!(
-                "chunk {chunk} ({}) was acknowledged, and without machine {machine} there are {left} shards",
-                one.geometry
+                "chunk {chunk} ({code}) was acknowledged, and without machine {machine} there are {left} shards"
             )),
             _ => Ok(()),
         }

@@ -263,6 +263,7 @@ impl Spec {
         }
         if dice > Dice::Fifth && kind == Kind::Usual {
             let stream = |purpose: &str| Xoshiro::new(seed, purpose);
+            killat::draw_unsynced(&bounds, &mut faults, &mut stream("cluster unsynced"));
             blackout::draw(&bounds, zones, &mut faults, &mut stream("cluster blackout"));
             let machines = hosts + joiners + clients + 1;
             kinds::draw_lines(&bounds, machines, &mut faults, &mut stream("cluster lines"));

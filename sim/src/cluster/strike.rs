@@ -8,13 +8,12 @@ use std::{collections::BTreeSet, ops::Range, time::Duration};
 use copse_node::store::ShardStore as _;
 
 use super::{
-    atlas::{BadDisk, Fault, Lie, Planned},
+    atlas::{BadDisk, Fault, Lie},
     blackout,
     check::{Broken, Promise},
-    ledger::OPERATION_MAX,
     net::{Line, Machine, Net, Quality},
     sectors,
-    spec::{Canary, Dice},
+    spec::Dice,
     witness::Witness,
     world::World,
 };
@@ -58,7 +57,9 @@ impl World {
             self.nothing_was_deleted_on_doubt()?;
             if begins {
                 self.active.insert(number);
-                self.note_who_forgets(&faults[number]);
+                if let Some(host) = fault.loser() {
+                    self.scene.takes_from(host);
+                }
             } else {
                 self.active.remove(&number);
             }
@@ -68,32 +69,6 @@ impl World {
             self.is_intact()?;
         }
         Ok(())
-    }
-
-    /// A machine may have lost what it said it has: for good when what it wrote may be damaged, else until
-    /// every put is over that may have heard it.
-    fn note_who_forgets(&mut self, planned: &Planned) {
-        let Some(host) = planned.fault.loser() else { return };
-        let until = match planned.fault {
-            Fault::LoseDisk { .. } => self.trace.now() + OPERATION_MAX,
-            Fault::Lie { .. } => self.trace.now() + planned.lasts + OPERATION_MAX,
-            _ => Duration::MAX,
-        };
-        let known = self.forgetful.entry(host).or_default();
-        *known = until.max(*known);
-        self.tell_who_forgets();
-    }
-
-    /// Tells the scene so.
-    pub(super) fn tell_who_forgets(&mut self) {
-        let now = self.trace.now();
-        self.forgetful.retain(|_, until| now < *until);
-        let mut forgetful: BTreeSet<Machine> = self.forgetful.keys().copied().collect();
-        if self.spec.canary == Some(Canary::LyingDisks) {
-            // All of them.
-            forgetful.extend(self.hosts.iter().map(|host| host.machine));
-        }
-        self.scene.set_forgetful(forgetful);
     }
 
     /// Sees who died at a deed, and has each of them started again after its pause.

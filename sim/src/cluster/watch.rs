@@ -144,7 +144,6 @@ impl World {
             }
         }
         self.note_who_serves();
-        self.tell_who_forgets();
         self.nothing_was_deleted_on_doubt()?;
         self.remember_what_is_there();
         self.everything_is_bounded().await?;
