@@ -13,6 +13,9 @@ const SPEED_MIN: f64 = 10.0;
 /// Within how many seeds a bug on purpose must be found out.
 const CANARY_SEEDS: u64 = 40;
 
+/// Within how many everything that is drawn must have had an effect: disks that miss the place are rare.
+const EFFECT_SEEDS: u64 = 200;
+
 fn sim(arguments: &[&str]) -> Output {
     let sim = env!("CARGO_BIN_EXE_copse-sim");
     Command::new(sim).args(arguments).output().expect("copse-sim runs")
@@ -76,17 +79,33 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
 
 /// What strikes only when something comes to it does come to it.
 #[test]
-fn processes_die_at_deeds_and_while_they_open_sectors_go_bad_and_disks_fill_up() {
-    let names = ["deaths_at_deeds", "deaths_opening", "bad_sectors", "refused_for_room"];
-    let mut struck = [0; 4];
-    let all = (0..CANARY_SEEDS).any(|seed| {
+fn whatever_is_drawn_has_an_effect_in_some_world() {
+    let names = [
+        "deaths_at_deeds",
+        "deaths_opening",
+        "bad_sectors",
+        "refused_for_room",
+        "torn_writes",
+        "unsynced_lost",
+        "forgotten_batches",
+        "rotted",
+        "misdirected_writes",
+        "misdirected_reads",
+        "lies",
+        "false_words",
+        "dark",
+        "overtaken",
+        "looked_at_when_acknowledged",
+    ];
+    let mut struck = [0; 15];
+    let all = (0..EFFECT_SEEDS).any(|seed| {
         let told = told(&["run", "--json", "--seed", &seed.to_string()]);
         for (count, name) in struck.iter_mut().zip(names) {
             *count += told[name].as_u64().expect("a count");
         }
         struck.iter().all(|count| *count > 0)
     });
-    assert!(all, "{names:?}: {struck:?} in {CANARY_SEEDS} worlds");
+    assert!(all, "{names:?}: {struck:?} in {EFFECT_SEEDS} worlds");
 }
 
 #[test]
@@ -97,6 +116,11 @@ fn clients_that_take_a_byte_for_another_are_found_out() {
 #[test]
 fn trees_that_are_acknowledged_too_early_are_found_out() {
     is_found_out("early-trees", "Durability");
+}
+
+#[test]
+fn chunks_that_are_acknowledged_too_early_are_found_out() {
+    is_found_out("early-chunks", "Durability");
 }
 
 #[test]

@@ -98,25 +98,24 @@ impl ChunkHealth {
         self.holders.entry(index).or_default().insert(node);
     }
 
-    /// What of a node's claims, of shards that the chunk has, can count. Of replicas, which are all the same bytes, it is one, or those whose
-    /// places on the `preferred` list are its own: who has one can prove every one. One that no other node has
-    /// comes first.
+    /// What of a node's claims, of shards that the chunk has, can count. Of replicas, which are all the same
+    /// bytes, it is one, or as many as the `preferred` list gives it places: who has one can prove every one.
+    /// Those of its own places come first, and then those that no other node has: where there are fewer nodes
+    /// than replicas, who has two may have them by other numbers.
     pub(super) fn credible(
         &self,
         preferred: &[NodeId],
         node: NodeId,
-        claims: Vec<ShardIndex>,
+        mut claims: Vec<ShardIndex>,
     ) -> Vec<ShardIndex> {
         if self.chunk.geometry.data() > 1 || claims.len() < 2 {
             return claims;
         }
         let is_own = |index: &ShardIndex| preferred.get(index.as_usize()) == Some(&node);
-        let own: Vec<ShardIndex> = claims.iter().copied().filter(is_own).collect();
-        if !own.is_empty() {
-            return own;
-        }
-        let new = claims.iter().find(|index| !self.holders.contains_key(index));
-        new.or(claims.first()).into_iter().copied().collect()
+        let places = preferred.iter().filter(|place| **place == node).count();
+        claims.sort_by_key(|index| (!is_own(index), self.holders.contains_key(index)));
+        claims.truncate(places.max(1));
+        claims
     }
 
     /// A node does not hold a shard after all.
@@ -266,6 +265,15 @@ mod tests {
         assert_eq!(
             replicas.credible(&[node(1), node(2), node(2)], node(2), all()),
             [ShardIndex(1), ShardIndex(2)]
+        );
+        // Two places, and replicas by the numbers that it was given.
+        assert_eq!(
+            replicas.credible(
+                &[node(1), node(2), node(2)],
+                node(2),
+                vec![ShardIndex(0), ShardIndex(2)]
+            ),
+            [ShardIndex(2), ShardIndex(0)]
         );
         // One that is on no place's list has taken somebody's: of whom nobody has another.
         assert_eq!(replicas.credible(&spread, node(9), all()), [ShardIndex(0)]);

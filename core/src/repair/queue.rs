@@ -333,11 +333,23 @@ impl Queue {
     /// meanwhile. If it was offered again while it was in work, it is tried again at once.
     #[must_use]
     pub fn failed(&mut self, job: Job, now_unix_ms: u64, why: &str) -> Option<Row> {
+        self.put_off(job, now_unix_ms, why, BACKOFF_MS_MAX)
+    }
+
+    /// The same, when who refused it said for how many milliseconds: it waits no longer than that, however
+    /// often it failed before, for nothing was wrong but the moment; and never less than
+    /// [`BACKOFF_MS_MIN`].
+    #[must_use]
+    pub fn refused(&mut self, job: Job, now_unix_ms: u64, why: &str, told_ms: u64) -> Option<Row> {
+        self.put_off(job, now_unix_ms, why, told_ms.max(BACKOFF_MS_MIN))
+    }
+
+    fn put_off(&mut self, job: Job, now_unix_ms: u64, why: &str, most_ms: u64) -> Option<Row> {
         let offered =
             matches!(self.entries.get(&job)?.1, Stage::InWork { offered_unix_ms: Some(_) });
         let mut entry = self.take_out(job)?;
         entry.attempts = entry.attempts.saturating_add(1);
-        let wait = if offered { 0 } else { backoff_ms(job.chunk, entry.attempts) };
+        let wait = if offered { 0 } else { backoff_ms(job.chunk, entry.attempts).min(most_ms) };
         entry.not_before_unix_ms = now_unix_ms.saturating_add(wait);
         entry.last_error = row::error_text(why);
         let row = row::put(job, &entry);

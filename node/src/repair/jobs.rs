@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use copse_core::{
@@ -189,8 +190,19 @@ impl Jobs {
         self.again().take(Instant::now())
     }
 
-    pub(super) async fn put_off(&self, job: Job, now_unix_ms: u64, why: &str) {
-        let row = self.lock().failed(job, now_unix_ms, why);
+    /// It failed, and is tried again: after the time that was `told` by who refused it, if that is sooner.
+    pub(super) async fn put_off(
+        &self,
+        job: Job,
+        now_unix_ms: u64,
+        why: &str,
+        told: Option<Duration>,
+    ) {
+        let told_ms = told.map(|told| u64::try_from(told.as_millis()).unwrap_or(u64::MAX));
+        let row = match told_ms {
+            Some(told_ms) => self.lock().refused(job, now_unix_ms, why, told_ms),
+            None => self.lock().failed(job, now_unix_ms, why),
+        };
         self.write(row).await;
     }
 

@@ -50,16 +50,17 @@ impl Pins {
     /// Marks a shard as being given away.
     ///
     /// # Errors
-    /// When somebody counts on it, or it is being given away already.
+    /// When somebody counts on it, with for how long; or it is being given away already.
     pub(super) fn give(&self, id: ShardId) -> Result<Giving, Refusal> {
         let mut state = self.lock();
         state.forget_old();
-        let keeps = |why| Err(Refusal::new(Reason::KeepsShard, format!("shard {id} {why}")));
-        if state.pinned.contains_key(&id) {
-            return keeps("stays for now: another node dropped its own, since it is here");
+        let keeps = |why| Refusal::new(Reason::KeepsShard, format!("shard {id} {why}"));
+        if let Some(until) = state.pinned.get(&id) {
+            let stays = keeps("stays for now: another node dropped its own, since it is here");
+            return Err(stays.retry_after(until.saturating_duration_since(Instant::now())));
         }
         if !state.giving.insert(id) {
-            return keeps("is being given away already");
+            return Err(keeps("is being given away already"));
         }
         Ok(Giving { pins: self.clone(), id })
     }
@@ -171,6 +172,7 @@ mod tests {
         advance(PINNED_FOR / 2).await;
         let refusal = pins.give(shard(1)).err().expect("it is counted on");
         assert_eq!(refusal.reason(), Reason::KeepsShard);
+        assert_eq!(refusal.retry_delay(), Some(PINNED_FOR / 2));
         advance(PINNED_FOR / 2).await;
         let giving = pins.give(shard(1)).expect("nobody counts on it any more");
         assert!(pins.give(shard(1)).is_err(), "twice at once");

@@ -151,7 +151,10 @@ impl Worker {
                 Err(refusal) => {
                     count(&self.counters.jobs_failed, 1);
                     tracing::info!(%chunk, kind = kind_name(job.kind), %refusal, "repair put off");
-                    self.jobs.put_off(job, self.now_ms(), refusal.message()).await;
+                    // Others say when their load may be less; this one, when its reason ends.
+                    let is_pinned = refusal.reason() == Reason::KeepsShard;
+                    let told = refusal.retry_delay().filter(|_| is_pinned);
+                    self.jobs.put_off(job, self.now_ms(), refusal.message(), told).await;
                 }
             }
         }

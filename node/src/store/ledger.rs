@@ -98,15 +98,16 @@ impl MemoryLedger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the newest batches back, as a power cut does.
-    pub(super) fn forget(&self, batches: usize) {
+    /// Takes the newest batches back, as a power cut does; how many there were to take.
+    pub(super) fn forget(&self, batches: usize) -> u64 {
         let mut entries = self.entries();
-        for _ in 0..batches {
-            let Some(batch) = entries.undo.pop_back() else { return };
+        for taken in 0..batches {
+            let Some(batch) = entries.undo.pop_back() else { return taken as u64 };
             for (key, old) in batch.into_iter().rev() {
                 entries.set(key, old);
             }
         }
+        batches as u64
     }
 }
 

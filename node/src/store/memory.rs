@@ -27,7 +27,7 @@ mod steps;
 
 use self::faults::eio;
 pub use self::{
-    faults::{Faults, Unsynced},
+    faults::{Effects, Faults, Unsynced},
     steps::{Step, Watch},
 };
 use super::{
@@ -72,6 +72,7 @@ struct State {
     counters: Counters,
     /// Writes and reads that could have gone to a wrong place.
     aimed: [u64; 2],
+    effects: Effects,
     /// Why the last write was refused, and how much it wanted.
     full: Option<(FullReason, u64)>,
 }
@@ -149,6 +150,7 @@ impl State {
             used_bytes: 0,
             counters: Counters::default(),
             aimed: [0; 2],
+            effects: Effects::default(),
             full: None,
         }
     }
@@ -277,6 +279,14 @@ impl MemoryStore {
         let state = self.state();
         let live = state.shards.iter().filter(|(_, held)| held.is_live());
         live.map(|(&id, held)| (id, held.geometry)).collect()
+    }
+
+    /// The shards that are damaged, which nobody has found out: a part of each may be proved.
+    pub fn damaged_unnoticed(&self) -> Vec<ShardId> {
+        let state = self.state();
+        let of = |held: &&Held| held.is_live() && (held.damaged || held.bad_sectors);
+        let damaged = state.shards.iter().filter(|(_, held)| of(held));
+        damaged.map(|(&id, _)| id).collect()
     }
 
     /// Whether a shard is here that was damaged, be it found out or not.
@@ -494,6 +504,7 @@ impl ShardStore for MemoryStore {
             state.readable_since(begun_in)?;
             state.live(id)?;
             let place = state.wrong_place(id, 1).unwrap_or(id);
+            state.effects.misdirected_reads += u64::from(place != id);
             let held = state.live(place)?;
             let shard_bytes = held.data.len();
             let descriptor = held.descriptor.clone();

@@ -65,7 +65,7 @@ pub(super) struct Rules {
     /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time, 3
     /// those of before nodes lied about what they hold to those who repair, 4 those of before clients
     /// put trees, read ranges and repaired, processes died at what they do, disks filled up and sectors
-    /// went bad.
+    /// went bad, 5 those of before networks had the product's own codes, blackouts, bad lines and lost zones.
     #[arg(long, default_value_t = Dice::NEWEST as u8, value_parser = clap::value_parser!(u8)
         .range(1..=i64::from(Dice::NEWEST as u8)))]
     dice: u8,
@@ -263,6 +263,28 @@ pub(super) fn story(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     text
 }
 
+/// What struck by itself: how often, its name in JSON, and in words.
+fn strikes(struck: &Struck) -> [(u64, &'static str, &'static str); 15] {
+    let disks = &struck.disks;
+    [
+        (struck.deaths, "deaths_at_deeds", "deaths at a deed"),
+        (struck.deaths_opening, "deaths_opening", "of them while opening"),
+        (struck.bad_sectors, "bad_sectors", "shards on bad sectors"),
+        (struck.refused, "refused_for_room", "refused for want of room"),
+        (disks.torn, "torn_writes", "torn writes"),
+        (disks.unsynced_lost, "unsynced_lost", "unsynced writes lost"),
+        (disks.forgotten_batches, "forgotten_batches", "batches of ledgers forgotten"),
+        (disks.rotted, "rotted", "shards rotted"),
+        (disks.misdirected_writes, "misdirected_writes", "writes to a wrong place"),
+        (disks.misdirected_reads, "misdirected_reads", "reads from a wrong place"),
+        (struck.lies, "lies", "lies about shards"),
+        (struck.false_words, "false_words", "false words about others"),
+        (struck.dark, "dark", "machines in the dark"),
+        (struck.overtaken, "overtaken", "packets overtaken"),
+        (struck.acknowledged, "looked_at_when_acknowledged", "chunks looked at when acknowledged"),
+    ]
+}
+
 /// How a world went, in a line; with how to run it again when something was broken.
 fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let counts = &outcome.counts;
@@ -295,12 +317,8 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
         written as f64 / once.max(1) as f64,
         machine_bytes >> 10,
     );
-    let Struck { deaths, deaths_opening, bad_sectors, refused } = outcome.struck;
-    if outcome.struck != Struck::default() {
-        text += &format!(
-            "; {deaths} deaths at a deed, {deaths_opening} of them while opening, {bad_sectors} shards on \
-             bad sectors, {refused} refused for want of room"
-        );
+    for (count, _, what) in strikes(&outcome.struck).into_iter().filter(|(count, ..)| *count > 0) {
+        text += &format!("; {count} {what}");
     }
     if let Some(grew_back) = outcome.grew_back {
         text += &format!("; grown back after {:.0} s", grew_back.as_secs_f64());
@@ -314,19 +332,18 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
 
 fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
     let broken = outcome.broken.as_ref();
-    json!({
+    let mut told = json!({
         "seed": spec.seed,
         "promise": broken.map(|broken| broken.promise.to_string()),
         "broken": broken.map(ToString::to_string),
         "trace": outcome.trace,
         "packets": outcome.packets,
         "faults": spec.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "deaths_at_deeds": outcome.struck.deaths,
-        "deaths_opening": outcome.struck.deaths_opening,
-        "bad_sectors": outcome.struck.bad_sectors,
-        "refused_for_room": outcome.struck.refused,
+        "nodes": spec.hosts,
+        "geometry": spec.geometry.to_string(),
         "puts": outcome.counts.puts,
         "puts_failed": outcome.counts.puts_failed,
+        "puts_fragile": outcome.counts.puts_fragile,
         "reads": outcome.counts.reads,
         "reads_failed": outcome.counts.reads_failed,
         "trees": outcome.work.puts,
@@ -350,8 +367,13 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
         "node_bytes_after": outcome.left_bytes.map(|(_, after)| after),
         "grown_back_seconds": outcome.grew_back.map(|time| time.as_secs_f64()),
         "real_seconds": outcome.real.as_secs_f64(),
+        "worked_seconds": outcome.worked.map(|worked| worked.as_secs_f64()),
         "story": broken.map(|_| format!("{spec}{}", story(world, spec, outcome))),
-    })
+    });
+    for (count, name, _) in strikes(&outcome.struck) {
+        told[name] = count.into();
+    }
+    told
 }
 
 pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
@@ -423,6 +445,12 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
     let simulated: f64 = numbers("simulated_seconds").iter().sum();
     let grew_back = numbers("grown_back_seconds");
     let written = numbers("written_times");
+    let worked = numbers("worked_seconds");
+    let struck: Vec<String> = strikes(&Struck::default())
+        .into_iter()
+        .map(|(_, name, what)| format!("{} {what}", sum(name)))
+        .collect();
+    let struck = struck.join("; ");
     let most = |name: &str| numbers(name).last().copied().unwrap_or(0.0);
     format!(
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
@@ -430,8 +458,8 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
          shards\ngrown back after {:.0} s (median), {:.0} s at most; {simulated:.0} s \
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
          streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{:.0} KiB of memory for each \
-         machine at most, {} KiB more for each node when all was calm again than before\n{} deaths at a deed, {} of \
-         them while opening; {} shards on bad sectors; {} refused for want of room\n",
+         machine at most, {} KiB more for each node when all was calm again than before\n{:.1} s of a processor for \
+         each world, {:.0} s at most\n{struck}\n",
         all.len(),
         sum("puts"),
         sum("puts_failed"),
@@ -456,9 +484,7 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
         written.last().unwrap_or(&0.0),
         most("most_machine_bytes") / 1024.0,
         all.iter().map(more_bytes).max().unwrap_or(0) >> 10,
-        sum("deaths_at_deeds"),
-        sum("deaths_opening"),
-        sum("bad_sectors"),
-        sum("refused_for_room"),
+        worked.iter().sum::<f64>() / worked.len().max(1) as f64,
+        most("worked_seconds"),
     )
 }

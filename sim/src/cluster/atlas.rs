@@ -31,6 +31,15 @@ pub enum Fault {
         /// Batches of the ledger that are gone.
         forgotten_batches: usize,
     },
+    /// These machines lose power at one instant.
+    Blackout {
+        /// Which.
+        side: Vec<Number>,
+        /// Batches of each one's ledger that are gone.
+        forgotten_batches: usize,
+        /// It waits until something is acknowledged, if that is soon.
+        at_acknowledgement: bool,
+    },
     /// The process of a node dies at something that it does, and is started again.
     KillAt {
         /// Whose.
@@ -85,6 +94,15 @@ pub enum Fault {
     Slow {
         /// One way, in milliseconds.
         delay_ms: u64,
+    },
+    /// The line of one machine is worse than those of others, both ways.
+    BadLine {
+        /// Whose.
+        host: Number,
+        /// One way, on top of what links take, in milliseconds.
+        delay_ms: u64,
+        /// Packets that are lost, in a thousand.
+        permille: u32,
     },
     /// The disk takes this long for everything.
     SlowDisk {
@@ -154,6 +172,40 @@ impl Fault {
     pub const fn is_lie_about_shards(&self) -> bool {
         matches!(self, Self::Lie { how, .. } if how.is_of_shards())
     }
+
+    /// Whether two faults do the same to the same machine, be it more or less of it: then it goes on until
+    /// both have ended.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::BadLine { host: one, .. }, Self::BadLine { host: other, .. })
+            | (Self::SlowDisk { host: one, .. }, Self::SlowDisk { host: other, .. })
+            | (Self::FullDisk { host: one }, Self::FullDisk { host: other })
+            | (Self::Skew { host: one, .. }, Self::Skew { host: other, .. }) => one == other,
+            (Self::BadDisk { host: one, way }, Self::BadDisk { host: other, way: same }) => {
+                one == other && way == same
+            }
+            (
+                Self::Misdirect { host: one, reads, .. },
+                Self::Misdirect { host: other, reads: same, .. },
+            ) => one == other && reads == same,
+            (Self::Lie { host: one, how }, Self::Lie { host: other, how: same }) => {
+                one == other && how.is_of_shards() && same.is_of_shards()
+            }
+            _ => false,
+        }
+    }
+
+    /// The machine that loses shards by it, or lies about them.
+    pub(super) const fn loser(&self) -> Option<Number> {
+        match self {
+            Self::LoseDisk { host }
+            | Self::Rot { host, .. }
+            | Self::BadSectors { host, .. }
+            | Self::Misdirect { host, .. } => Some(*host),
+            Self::Lie { host, how } if how.is_of_shards() => Some(*host),
+            _ => None,
+        }
+    }
 }
 
 /// How a node lies.
@@ -211,6 +263,14 @@ impl fmt::Display for Fault {
                     "machine {host} loses power, and {forgotten_batches} batches of its ledger"
                 )
             }
+            Self::Blackout { side, forgotten_batches, at_acknowledgement } => {
+                write!(f, "{side:?} lose power, and {forgotten_batches} batches of each ledger")?;
+                f.write_str(if *at_acknowledgement {
+                    ", right after an acknowledgement"
+                } else {
+                    ""
+                })
+            }
             Self::KillAt { host, charge } => write!(f, "node {host} {charge}"),
             Self::LoseDisk { host } => write!(f, "machine {host} loses its disk"),
             Self::Rot { host, one_in } => write!(f, "one shard in {one_in} of {host} rots"),
@@ -223,6 +283,12 @@ impl fmt::Display for Fault {
             Self::Flap { host } => write!(f, "the line of {host} flaps"),
             Self::Loss { permille } => write!(f, "{permille} in 1000 packets are lost"),
             Self::Slow { delay_ms } => write!(f, "links take {delay_ms} ms and reorder"),
+            Self::BadLine { host, delay_ms, permille } => {
+                write!(
+                    f,
+                    "the line of {host} takes {delay_ms} ms more and loses {permille} in 1000"
+                )
+            }
             Self::SlowDisk { host, delay_ms } => {
                 write!(f, "the disk of {host} takes {delay_ms} ms")
             }
@@ -427,17 +493,7 @@ fn fault(
 
 /// Machines that lose shards in a plan, or lie about them.
 pub(super) fn losers_of(plan: &[Planned]) -> Vec<Number> {
-    let mut losers: Vec<Number> = plan
-        .iter()
-        .filter_map(|planned| match planned.fault {
-            Fault::LoseDisk { host }
-            | Fault::Rot { host, .. }
-            | Fault::BadSectors { host, .. }
-            | Fault::Misdirect { host, .. } => Some(host),
-            Fault::Lie { host, how } if how.is_of_shards() => Some(host),
-            _ => None,
-        })
-        .collect();
+    let mut losers: Vec<Number> = plan.iter().filter_map(|planned| planned.fault.loser()).collect();
     losers.sort_unstable();
     losers.dedup();
     losers

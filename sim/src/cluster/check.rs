@@ -81,12 +81,12 @@ impl fmt::Display for Broken {
 }
 
 /// Whether all nodes say that all is well; if not, what one says. So many chunks may be displaced for
-/// want of room.
+/// want of room; none is a number when there were liars, and each node trusts whom it will.
 pub(super) async fn nodes_are_content(
     network: &Network,
     hosts: &[&Host],
     promised: &[ChunkRef],
-    crowded_out: u64,
+    crowded_out: Option<u64>,
 ) -> Result<(), Broken> {
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let info = network.info(host.id).await.map_err(|error| {
@@ -124,7 +124,7 @@ async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
 fn is_content(
     info: &InfoReply,
     hopeless: u64,
-    crowded_out: u64,
+    crowded_out: Option<u64>,
     host: &Host,
     hosts: &[&Host],
 ) -> Result<(), Broken> {
@@ -141,7 +141,7 @@ fn is_content(
         if peer.standing != *expected {
             return broken(Promise::Directory, format!("holds {name} for {}", peer.standing));
         }
-        if !peer.untrusted.is_empty() {
+        if !peer.untrusted.is_empty() && crowded_out.is_some() {
             return broken(
                 Promise::Directory,
                 format!("does not trust {name}: {}", peer.untrusted),
@@ -156,7 +156,9 @@ fn is_content(
         broken(Promise::Repair, format!("is on its guard: {}", repair.guard))
     } else if !repair.planned {
         broken(Promise::Repair, "has not planned for what it sees".to_owned())
-    } else if queued > hopeless || repair.chunks_displaced > crowded_out {
+    } else if queued > hopeless
+        || crowded_out.is_some_and(|crowded_out| repair.chunks_displaced > crowded_out)
+    {
         let failing = repair.failing.first().map(|job| job.last_error.clone()).unwrap_or_default();
         let displaced = repair.chunks_displaced;
         broken(Promise::Repair, format!("has {queued} jobs, {displaced} displaced; {failing}"))
@@ -187,12 +189,14 @@ pub(super) fn directories_agree(hosts: &[&Host]) -> Result<(), Broken> {
 }
 
 /// Whether every promised chunk has all its shards, each once, where it belongs; or elsewhere, when
-/// nothing but the want of room keeps it from there, as the planner has it (`StaysDisplaced`).
+/// nothing but the want of room keeps it from there, as the planner has it (`StaysDisplaced`): gives these
+/// chunks.
 pub(super) async fn is_at_full_strength(
     ring: &Ring,
     hosts: &[&Host],
     promised: &[ChunkRef],
-) -> Result<(), Broken> {
+) -> Result<BTreeSet<ChunkId>, Broken> {
+    let mut elsewhere = BTreeSet::new();
     let mut holders: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
     for host in hosts {
         let held = host.disk().list(None, usize::MAX).await.map_err(|error| {
@@ -234,8 +238,9 @@ pub(super) async fn is_at_full_strength(
         if let Some(index) = away.filter(|_| !places.iter().all(|place| full.contains(place))) {
             return broken(index, "is where it does not belong");
         }
+        elsewhere.extend(away.map(|_| chunk));
     }
-    Ok(())
+    Ok(elsewhere)
 }
 
 /// Whether all shards of every promised chunk are on some disk, whoever's: where there are liars, nobody

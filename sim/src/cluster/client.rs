@@ -9,6 +9,7 @@ use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 use copse_client::{
     connect::Connector,
     encode::{Budget, Encoder},
+    error::PutError,
     get::Downloader,
     network::Network,
     profile::Door,
@@ -25,6 +26,7 @@ use super::{
     ledger::{Ledger, Promised},
     net::Net,
     scene::Scene,
+    size,
     spec::Canary,
     stream::Dialler,
     trace::Trace,
@@ -188,15 +190,41 @@ impl Client {
     }
 
     /// Puts something, mostly new.
-    pub(super) async fn put(&mut self, network: &Network) -> Result<(), String> {
+    async fn put(&mut self, network: &Network) -> Result<(), String> {
         let (number, bytes) = self.something();
+        self.put_this(network, number, bytes).await
+    }
+
+    /// Puts something at last, when all is calm and so many nodes stay: it succeeds, or is refused if the
+    /// loss of one of them would lose it.
+    pub(super) async fn put_at_last(
+        &mut self,
+        network: &Network,
+        nodes: usize,
+    ) -> Result<(), String> {
+        let (number, bytes) = self.something();
+        let before = self.ledger.counts().puts_fragile;
+        let put = self.put_this(network, number, bytes).await;
+        let is_refused = self.ledger.counts().puts_fragile > before;
+        let code = self.settings.geometry.for_plaintext(bytes);
+        match (size::is_fragile(nodes, code), is_refused) {
+            (true, true) => Ok(()),
+            (true, false) => Err(format!(
+                "with {code} on {nodes} nodes the loss of one loses it, and it is not refused: {put:?}"
+            )),
+            (false, _) => put,
+        }
+    }
+
+    async fn put_this(&self, network: &Network, number: u64, bytes: usize) -> Result<(), String> {
         let name = self.name;
         let stored = async {
             let (uploader, encoder) = session(network);
-            let extent = store(&uploader, &encoder, self.settings.geometry, number, bytes).await?;
+            let extent = self.store(&uploader, &encoder, number, bytes).await?;
             let (chunk, code) = (extent.chunk.short(), extent.geometry);
             self.trace.note(format_args!("client {name}: put chunk {chunk}, {bytes} B, {code}"));
-            self.ledger.acknowledged(Promised { extent, content: number, bytes });
+            let scene = &self.settings.scene;
+            self.ledger.acknowledged(Promised { extent, content: number, bytes }, scene);
             // The other shards follow while the session lasts.
             drop(uploader.flush().await);
             Ok::<_, String>(())
@@ -207,6 +235,31 @@ impl Client {
             self.ledger.lock().counts.puts_failed += 1;
         }
         result
+    }
+
+    /// Stores bytes as a chunk of their own, until it is safe.
+    async fn store(
+        &self,
+        uploader: &Uploader,
+        encoder: &Encoder,
+        number: u64,
+        bytes: usize,
+    ) -> Result<Extent, String> {
+        let mut buffer = encoder.plaintext().await;
+        buffer.extend_from_slice(&content(number, bytes));
+        let encoded = encoder.bulk(self.settings.geometry, buffer).await;
+        let (chunk, extent) = encoded.map_err(|error| error.to_string())?;
+        let ticket = uploader.submit(chunk).await;
+        if self.settings.canary == Some(Canary::EarlyChunks) {
+            return Ok(extent);
+        }
+        ticket.await.map_err(|error| {
+            if matches!(error, PutError::Fragile { .. }) {
+                self.ledger.lock().counts.puts_fragile += 1;
+            }
+            error.to_string()
+        })?;
+        Ok(extent)
     }
 
     async fn read_some(&mut self, reader: &Downloader) {
@@ -272,20 +325,4 @@ pub(super) fn session(network: &Network) -> (Uploader, Encoder) {
     let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), Budget::new(BUDGET_BYTES));
     let options = PutOptions::default();
     (Uploader::new(network.clone(), encoder.budget().clone(), options), encoder)
-}
-
-/// Stores bytes as a chunk of their own, until it is safe.
-async fn store(
-    uploader: &Uploader,
-    encoder: &Encoder,
-    geometry: Geometry,
-    number: u64,
-    bytes: usize,
-) -> Result<Extent, String> {
-    let mut buffer = encoder.plaintext().await;
-    buffer.extend_from_slice(&content(number, bytes));
-    let encoded = encoder.bulk(geometry, buffer).await.map_err(|error| error.to_string())?;
-    let (chunk, extent) = encoded;
-    uploader.submit(chunk).await.await.map_err(|error| error.to_string())?;
-    Ok(extent)
 }

@@ -129,6 +129,12 @@ impl ShardStore for Mounted {
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
         self.readable()?;
         let mut read = self.disk.read(id, want).await?;
+        if matches!(
+            self.lie(),
+            Some(Lie::Ghosts | Lie::WrongBytes | Lie::WrongProofs | Lie::OtherShards)
+        ) {
+            self.scene.struck(|struck| struck.lies += 1);
+        }
         if let Some(hoard) = &self.hoard {
             hoard.lock().unwrap_or_else(PoisonError::into_inner).push(vec![0; HOARD_BYTES]);
         }
@@ -174,7 +180,10 @@ impl ShardStore for Mounted {
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
         self.readable()?;
         match self.lie() {
-            Some(Lie::ClaimsAll) => Ok(self.geometry.indices().collect()),
+            Some(Lie::ClaimsAll) => {
+                self.scene.struck(|struck| struck.lies += 1);
+                Ok(self.geometry.indices().collect())
+            }
             Some(lie @ (Lie::Shapes | Lie::Phantoms)) => {
                 let mut listed = self.claims.of_arc(lie, &self.disk, Ring::arc(&chunk)).await?;
                 listed.retain(|shard| shard.id.chunk == chunk);
@@ -206,6 +215,7 @@ impl ShardStore for Mounted {
         self.readable()?;
         match self.lie() {
             Some(lie @ (Lie::Shapes | Lie::Phantoms)) => {
+                self.scene.struck(|struck| struck.lies += 1);
                 let mut listed = self.claims.of_arc(lie, &self.disk, arc).await?;
                 listed.retain(|shard| after.is_none_or(|after| after < shard.id));
                 listed.truncate(limit);

@@ -68,7 +68,7 @@ impl Client {
             let (items, chunks) = (promised.tree.items.len(), promised.chunks.len());
             self.trace
                 .note(format_args!("client {name}: put a tree of {items} in {chunks} chunks"));
-            self.ledger.acknowledged_tree(promised);
+            self.ledger.acknowledged_tree(promised, &self.settings.scene);
             drop(uploader.flush().await);
             Ok::<_, String>(())
         };

@@ -180,6 +180,7 @@ impl Host {
             running: None,
         };
         host.slow(Duration::ZERO);
+        host.scene.set_disk(machine, &host.disk);
         host
     }
 
@@ -267,11 +268,23 @@ impl Host {
         }
     }
 
-    /// Whether its disk fails now: then a node need not start on it.
-    pub(super) fn disk_fails(&self) -> bool {
-        let Faults { no_space, fail_writes, fail_syncs, fail_reads, .. } = self.faults;
-        let books_fail = self.books.fail.load(Relaxed);
-        self.is_real && (no_space || fail_writes || fail_syncs || fail_reads || books_fail)
+    /// Whether its disk fails now in such a way that a node need not start on it: what it remembers
+    /// cannot be read, or not be written.
+    pub(super) fn excuses(&self, error: &StartError) -> bool {
+        let StartError::Ledger(source) = error else { return false };
+        let Faults { no_space, fail_writes, fail_reads, .. } = self.faults;
+        let fails = fail_reads || fail_writes || self.books.fail.load(Relaxed);
+        let is_told = match source.raw_os_error() {
+            Some(libc::ENOSPC) => no_space,
+            Some(libc::EIO) => fails,
+            _ => false,
+        };
+        self.is_real && is_told
+    }
+
+    /// What its node offers to hold, in bytes.
+    pub(super) fn offers(&self) -> u64 {
+        self.config.capacity.0
     }
 
     /// Has half of the writes to the ledger and to the file of peers fail, or none any more.
@@ -327,6 +340,7 @@ impl Host {
         // Each epoch leaves room for crashes to count on.
         self.disk = empty_disk(self.room, clock, self.disks << 32);
         self.disk.set_faults(self.faults.clone());
+        self.scene.set_disk(self.machine, &self.disk);
         self.peers = PeersFile::default();
     }
 

@@ -183,7 +183,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    armed: Option<Armed>,
+    armed: Vec<Armed>,
     /// The process that runs.
     body: Option<Body>,
     is_opening: bool,
@@ -207,26 +207,24 @@ impl Fuse {
     /// From now on deeds count.
     pub(super) fn arm(&self, charge: Charge, rng: Xoshiro) {
         let (deeds, times) = (charge.nth, charge.times);
-        self.lock().armed = Some(Armed { charge, deeds, times, rng });
+        self.lock().armed.push(Armed { charge, deeds, times, rng });
         self.0.is_armed.store(true, Relaxed);
     }
 
-    /// They do not any more, if this is what they counted for.
+    /// They do not any more for this.
     pub(super) fn disarm(&self, charge: &Charge) {
         let mut state = self.lock();
-        if state.armed.as_ref().is_some_and(|armed| armed.charge == *charge) {
-            state.armed = None;
-            self.0.is_armed.store(false, Relaxed);
+        if let Some(place) = state.armed.iter().position(|armed| armed.charge == *charge) {
+            state.armed.remove(place);
         }
+        self.0.is_armed.store(!state.armed.is_empty(), Relaxed);
     }
 
     /// A process begins to open what another left.
     pub(super) fn opens(&self, body: Body) {
         let mut state = self.lock();
         (state.body, state.is_opening) = (Some(body), true);
-        if let Some(armed) = &mut state.armed {
-            armed.deeds = armed.charge.nth;
-        }
+        state.armed.iter_mut().for_each(|armed| armed.deeds = armed.charge.nth);
     }
 
     /// It has opened it.
@@ -250,16 +248,18 @@ impl Fuse {
             return;
         }
         let mut state = self.lock();
-        let Some(armed) = &mut state.armed else { return };
-        let Charge { done, power, pause, .. } = armed.charge;
-        if armed.charge.deed != deed || done != is_done {
+        let counts = |charge: &Charge| charge.deed == deed && charge.done == is_done;
+        for armed in state.armed.iter_mut().filter(|armed| counts(&armed.charge)) {
+            armed.deeds = armed.deeds.saturating_sub(1);
+        }
+        if state.body.as_ref().is_none_or(|body| body.fence.has_fallen()) {
             return;
         }
-        armed.deeds = armed.deeds.saturating_sub(1);
-        if armed.deeds > 0 || state.body.as_ref().is_none_or(|body| body.fence.has_fallen()) {
-            return;
-        }
-        let (Some(body), Some(mut armed)) = (state.body.take(), state.armed.take()) else { return };
+        let is_over = |armed: &Armed| counts(&armed.charge) && armed.deeds == 0;
+        let Some(place) = state.armed.iter().position(is_over) else { return };
+        let Some(body) = state.body.take() else { return };
+        let mut armed = state.armed.remove(place);
+        let Charge { power, pause, .. } = armed.charge;
         state.struck = Some(pause);
         let is_opening = state.is_opening;
         // Dying wakes others, who must find the fuse as it is then.
@@ -274,11 +274,11 @@ impl Fuse {
         });
         body.net.trace().note(format_args!("machine {}: {}", body.machine, armed.charge));
         armed.times -= 1;
+        let mut state = self.lock();
         if armed.times > 0 {
-            self.lock().armed = Some(armed);
-        } else {
-            self.0.is_armed.store(false, Relaxed);
+            state.armed.push(armed);
         }
+        self.0.is_armed.store(!state.armed.is_empty(), Relaxed);
     }
 }
 
@@ -355,6 +355,38 @@ pub(super) fn draw(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) 
     plan.sort_by_key(|planned| planned.at);
 }
 
+/// Part of the usual worlds with power cuts between a write and its sync, how many at most, and at which
+/// write at the latest.
+const UNSYNCED: f64 = 0.4;
+const UNSYNCED_MAX: usize = 3;
+const UNSYNCED_NTH_MAX: usize = 8;
+
+/// Adds power cuts between a write and its sync: those at random times nearly never fall in between.
+pub(super) fn draw_unsynced(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    if !rng.chance(UNSYNCED) {
+        return;
+    }
+    for _ in 0..1 + rng.below(UNSYNCED_MAX) {
+        let host = Number::try_from(rng.below(bounds.hosts.into())).unwrap_or(0);
+        let span = (bounds.until - bounds.from).saturating_sub(COUNTED_MIN);
+        let at = bounds.from + span.mul_f64(rng.unit());
+        let lasts = COUNTED_MIN + (bounds.until - at - COUNTED_MIN).mul_f64(rng.unit());
+        let (deed, done) = if rng.chance(0.5) { (Deed::Write, true) } else { (Deed::Sync, false) };
+        let number =
+            |below: usize, rng: &mut Xoshiro| 1 + u32::try_from(rng.below(below)).unwrap_or(0);
+        let charge = Charge {
+            deed,
+            nth: number(UNSYNCED_NTH_MAX, rng),
+            done,
+            power: Some(rng.below(4)),
+            times: number(TIMES_MAX, rng),
+            pause: PAUSE_MAX.mul_f64(rng.unit() * rng.unit() * rng.unit()),
+        };
+        plan.push(Planned { at, lasts, fault: Fault::KillAt { host, charge } });
+    }
+    plan.sort_by_key(|planned| planned.at);
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -413,5 +445,28 @@ mod tests {
             assert_eq!(body.scene.strikes().deaths, u64::from(!is_last));
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_charges_each_strikes_in_its_time() {
+        let fuse = Fuse::default();
+        let pause = Duration::ZERO;
+        let at = |nth| Charge { deed: Deed::Sync, nth, done: true, power: None, times: 1, pause };
+        fuse.arm(at(1), Xoshiro::new(1, "test"));
+        fuse.arm(at(2), Xoshiro::new(2, "test"));
+        let first = body();
+        fuse.opens(first.clone());
+        fuse.deed(Deed::Sync, true);
+        assert!(first.fence.has_fallen());
+        let second = body();
+        fuse.opens(second.clone());
+        fuse.deed(Deed::Sync, true);
+        assert!(!second.fence.has_fallen(), "counted again from each start");
+        fuse.deed(Deed::Sync, true);
+        assert!(second.fence.has_fallen());
+        let third = body();
+        fuse.opens(third.clone());
+        (0..9).for_each(|_| fuse.deed(Deed::Sync, true));
+        assert!(!third.fence.has_fallen());
     }
 }

@@ -9,6 +9,7 @@ use std::{fmt, time::Duration};
 use super::{
     atlas::{self, BadDisk, Bounds, Fault, Lie, Number, Planned},
     spec::CALM_BEFORE,
+    spread,
 };
 use crate::random::Xoshiro;
 
@@ -26,6 +27,8 @@ pub enum Kind {
     /// Nodes lie about what they hold, as long as they are trusted and longer, and others lose their
     /// disks.
     Lies,
+    /// Everything is whole; then all machines of one zone lose their disks at once.
+    Zones,
 }
 
 impl Kind {
@@ -37,6 +40,7 @@ impl Kind {
             Self::Outage => "outage",
             Self::Waves => "waves",
             Self::Lies => "lies",
+            Self::Zones => "zones",
         }
     }
 }
@@ -49,6 +53,7 @@ impl fmt::Display for Kind {
             Self::Outage => "an outage",
             Self::Waves => "waves of losses",
             Self::Lies => "losses among liars",
+            Self::Zones => "lost zones",
         })
     }
 }
@@ -66,6 +71,18 @@ const STORMS: f64 = 0.1;
 const OUTAGES: f64 = 0.1;
 const WAVES: f64 = 0.06;
 const LIES: f64 = 0.06;
+const ZONES: f64 = 0.05;
+
+/// How many zones are lost in such a world, one after the other.
+const ZONES_LOST: usize = 2;
+
+/// Part of the usual worlds with lines that are worse than others, how many at most, and how much worse.
+const BAD_LINES: f64 = 0.3;
+const BAD_LINES_MAX: usize = 2;
+const BAD_LINE_MS: usize = 250;
+const BAD_LINE_PERMILLE: usize = 150;
+/// Of them, those that are bad from the first fault to the last.
+const ALWAYS_BAD: f64 = 0.4;
 
 /// How long lies last before a disk is lost among them: others have mirrored what is claimed; and how
 /// long afterwards, within which everything must have grown back.
@@ -120,6 +137,11 @@ pub fn is_waves(rng: &mut Xoshiro) -> bool {
 /// Whether a seed's world is one of lies, from a stream of its own.
 pub fn is_lies(rng: &mut Xoshiro) -> bool {
     rng.chance(LIES)
+}
+
+/// Whether a seed's world is one of lost zones, from a stream of its own.
+pub fn is_zones(rng: &mut Xoshiro) -> bool {
+    rng.chance(ZONES)
 }
 
 /// A moment while faults last, and how long it is to their end, or less.
@@ -361,6 +383,41 @@ pub fn draw_lies(bounds: &Bounds, rng: &mut Xoshiro) -> Vec<Planned> {
     plan.push(Planned { at, lasts, fault: Fault::LoseDisk { host } });
     plan.sort_by_key(|planned| planned.at);
     plan
+}
+
+/// Lost zones: all machines of one lose their disks at once; when all has grown back, those of another.
+pub fn draw_zones(bounds: &Bounds, zones: Number, rng: &mut Xoshiro) -> Vec<Planned> {
+    let mut all: Vec<Number> = (0..zones).collect();
+    let mut plan = Vec::new();
+    for wave in 0..ZONES_LOST.min(all.len()) {
+        let zone = all.swap_remove(rng.below(all.len()));
+        let at = bounds.from + BETWEEN_WAVES * u32::try_from(wave).unwrap_or(0);
+        for host in (0..bounds.hosts).filter(|host| spread::zone_of(*host, zones) == zone) {
+            let lasts = AWAY_MAX.mul_f64(rng.unit());
+            plan.push(Planned { at, lasts, fault: Fault::LoseDisk { host } });
+        }
+    }
+    plan
+}
+
+/// Adds to a usual world: lines of single machines, clients too, that are slow or lose much.
+pub fn draw_lines(bounds: &Bounds, machines: Number, plan: &mut Vec<Planned>, rng: &mut Xoshiro) {
+    if !rng.chance(BAD_LINES) {
+        return;
+    }
+    for _ in 0..1 + rng.below(BAD_LINES_MAX) {
+        let host = number(0, machines, rng);
+        let (slow, lossy) = (rng.chance(0.7), rng.chance(0.7));
+        let delay_ms = if slow { 1 + rng.below(BAD_LINE_MS) as u64 } else { 0 };
+        let lost = u32::try_from(1 + rng.below(BAD_LINE_PERMILLE)).unwrap_or(0);
+        let permille = if lossy || !slow { lost } else { 0 };
+        let (mut at, mut lasts) = moment(bounds, rng);
+        if rng.chance(ALWAYS_BAD) {
+            (at, lasts) = (bounds.from, bounds.until - bounds.from);
+        }
+        plan.push(Planned { at, lasts, fault: Fault::BadLine { host, delay_ms, permille } });
+    }
+    plan.sort_by_key(|planned| planned.at);
 }
 
 /// Which wave a fault of such a world belongs to.

@@ -1,8 +1,8 @@
 //! What clients were promised, and what they saw.
 //!
 //! Owns the account of a world: what was acknowledged, what anybody began, and the first thing of
-//! each kind that should not have been. Asks nobody. The one idea: something counts from the moment
-//! at which its put was acknowledged, and from then on for ever.
+//! each kind that should not have been. Asks nobody but the disks, at the moment of an acknowledgement.
+//! The one idea: something counts from that moment on, and then for ever.
 
 use std::{
     collections::BTreeSet,
@@ -11,9 +11,9 @@ use std::{
 };
 
 use copse_core::{extent::Extent, manifest::ChunkRef};
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
-use super::tree::Tree;
+use super::{scene::Scene, tree::Tree};
 
 /// Nothing a client does may take longer: its own time-outs are shorter.
 const OPERATION_MAX: Duration = Duration::from_secs(120);
@@ -39,7 +39,7 @@ pub(super) struct PromisedTree {
 
 /// The account. Clones are the same one.
 #[derive(Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<Inner>>);
+pub(super) struct Ledger(Arc<(Mutex<Inner>, Notify)>);
 
 #[derive(Default)]
 pub(super) struct Inner {
@@ -53,6 +53,7 @@ pub(super) struct Inner {
     pub(super) work: TreeCounts,
     wrong: Option<String>,
     refused: Option<String>,
+    early: Option<String>,
     hung: Option<String>,
 }
 
@@ -63,6 +64,8 @@ pub struct Counts {
     pub puts: u64,
     /// Puts that ended with an error.
     pub puts_failed: u64,
+    /// Of these, those that were refused because so few nodes were known.
+    pub puts_fragile: u64,
     /// Reads.
     pub reads: u64,
     /// Reads that ended with an error.
@@ -88,7 +91,7 @@ pub struct TreeCounts {
 
 impl Ledger {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Single chunks that were acknowledged.
@@ -110,8 +113,9 @@ impl Ledger {
         single.chain(of_trees).filter(|chunk| seen.insert(*chunk)).collect()
     }
 
-    /// The put of a chunk was acknowledged.
-    pub(super) fn acknowledged(&self, one: Promised) {
+    /// The put of a chunk was acknowledged, at this moment.
+    pub(super) fn acknowledged(&self, one: Promised, scene: &Scene) {
+        self.note_if_early(scene.is_safe(&ChunkRef::from(&one.extent)));
         let mut inner = self.lock();
         inner.counts.puts += 1;
         if inner.promised.iter().all(|other| other.extent.chunk != one.extent.chunk) {
@@ -119,13 +123,31 @@ impl Ledger {
         }
     }
 
-    /// The put of a tree was acknowledged.
-    pub(super) fn acknowledged_tree(&self, one: PromisedTree) {
+    /// The put of a tree was acknowledged, at this moment.
+    pub(super) fn acknowledged_tree(&self, one: PromisedTree, scene: &Scene) {
+        one.chunks.iter().for_each(|chunk| self.note_if_early(scene.is_safe(chunk)));
         let mut inner = self.lock();
         inner.work.puts += 1;
         if inner.trees.iter().all(|other| other.capability != one.capability) {
             inner.trees.push(Arc::new(one));
         }
+    }
+
+    fn note_if_early(&self, safe: Result<(), String>) {
+        if let Err(how) = safe {
+            self.lock().early.get_or_insert(how);
+        }
+        self.0.1.notify_waiters();
+    }
+
+    /// Waits until something is acknowledged, or so long.
+    pub(super) async fn next_acknowledgement(&self, within: Duration) {
+        drop(timeout(within, self.0.1.notified()).await);
+    }
+
+    /// The first acknowledgement that came before its time.
+    pub(super) fn early(&self) -> Option<String> {
+        self.lock().early.clone()
     }
 
     /// A read gave something else than was put.

@@ -22,7 +22,9 @@
 //! | [`disk`] | stores that a power cut takes back to what was synced |
 //! | [`host`] | machines with nodes on them |
 //! | [`atlas`] | what goes wrong, and how much of it must be survived |
+//! | [`size`], [`spread`] | how many machines for which code; how far apart shards must lie |
 //! | [`killat`] | deaths at the n-th thing that a process does |
+//! | [`blackout`] | many machines that lose power at one instant |
 //! | [`sectors`] | single shards that cannot be read |
 //! | [`room`] | disks of unequal size, which fill up |
 //! | [`kinds`] | worlds that ask one question |
@@ -40,6 +42,7 @@
 //! | [`shrink`] | the fewest faults with which a run still fails |
 
 pub mod atlas;
+mod blackout;
 pub mod check;
 mod checkup;
 mod claims;
@@ -57,7 +60,9 @@ mod room;
 pub mod scene;
 mod sectors;
 pub mod shrink;
+mod size;
 pub mod spec;
+mod spread;
 mod stream;
 mod strike;
 pub mod trace;

@@ -51,6 +51,15 @@ pub(super) struct Quality {
     pub(super) rate: u64,
 }
 
+/// How the line of one machine is worse than the links of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Line {
+    /// So much more, one way.
+    pub(super) delay: Duration,
+    /// Packets that are lost besides.
+    pub(super) loss: f64,
+}
+
 /// The network. Clones are the same one.
 #[derive(Clone)]
 pub(super) struct Net(Arc<Inner>);
@@ -65,6 +74,8 @@ struct Inner {
 struct State {
     rng: Xoshiro,
     quality: Quality,
+    /// Lines that are worse than others.
+    lines: BTreeMap<Machine, Line>,
     /// Links that are cut, with how often: faults overlap.
     cuts: BTreeMap<(Machine, Machine), u32>,
     /// Machines without power or process.
@@ -79,6 +90,7 @@ struct State {
     busy: BTreeMap<(Machine, Machine), (Instant, Instant)>,
     flying: BinaryHeap<Reverse<Flight>>,
     flights: u64,
+    overtaken: u64,
 }
 
 struct Flight {
@@ -130,6 +142,7 @@ impl Net {
         let state = State {
             rng,
             quality,
+            lines: BTreeMap::new(),
             cuts: BTreeMap::new(),
             off: BTreeSet::new(),
             fuses: BTreeMap::new(),
@@ -139,6 +152,7 @@ impl Net {
             busy: BTreeMap::new(),
             flying: BinaryHeap::new(),
             flights: 0,
+            overtaken: 0,
         };
         Self(Arc::new(Inner { state: Mutex::new(state), sent: Notify::new(), trace }))
     }
@@ -167,6 +181,11 @@ impl Net {
     /// Changes how all links are.
     pub(super) fn set_quality(&self, quality: Quality) {
         self.lock().quality = quality;
+    }
+
+    /// Makes the line of a machine worse than others, or as they are.
+    pub(super) fn set_line(&self, machine: Machine, line: Line) {
+        self.lock().lines.insert(machine, line);
     }
 
     /// Cuts or mends one direction. As often as it was cut it must be mended.
@@ -225,7 +244,7 @@ impl Net {
             return None;
         }
         // A stream's losses show as delay: the retransmission.
-        let lost = state.quality.loss;
+        let lost = state.loss(from, to);
         let again =
             if state.rng.chance(lost) { Duration::from_millis(200) } else { Duration::ZERO };
         state.arrival(from, to, bytes, Duration::MAX).map(|at| at + again)
@@ -251,13 +270,18 @@ impl Net {
         (open.count(), state.flying.len())
     }
 
+    /// Packets and pieces of streams that arrive before what was sent earlier on the same link.
+    pub(super) fn overtaken(&self) -> u64 {
+        self.lock().overtaken
+    }
+
     /// Sends a packet. Like the real thing it says nothing about arrival.
     pub(super) fn send(&self, to: SocketAddr, packet: Packet) {
         let (from, bytes) = (packet.from, packet.data.len());
         let (source, target) = (machine(from), machine(to));
         self.deed(source, Deed::Send, false);
         let mut state = self.lock();
-        let loss = state.quality.loss;
+        let loss = state.loss(source, target);
         let fate = if state.rng.chance(loss) || bytes > MTU_BYTES || !state.is_open(source, target)
         {
             None
@@ -319,6 +343,15 @@ impl State {
         !is_cut && !self.off.contains(&from) && !self.off.contains(&to)
     }
 
+    /// Both ends of a link, where their lines are worse than others.
+    fn ends(&self, from: Machine, to: Machine) -> impl Iterator<Item = &Line> {
+        [from, to].into_iter().filter_map(|machine| self.lines.get(&machine))
+    }
+
+    fn loss(&self, from: Machine, to: Machine) -> f64 {
+        self.ends(from, to).fold(self.quality.loss, |loss, line| (loss + line.loss).min(1.0))
+    }
+
     /// When something sent now arrives; none when more than `queue` waits for the link before it.
     fn arrival(
         &mut self,
@@ -336,8 +369,11 @@ impl State {
         let nanos = (bytes as u64).saturating_mul(1_000_000_000) / self.quality.rate.max(1);
         let sent = start + Duration::from_nanos(nanos);
         let jitter = self.quality.jitter.mul_f64(self.rng.unit());
-        let mut at = sent + self.quality.delay + jitter;
-        if !self.quality.reorders {
+        let worse: Duration = self.ends(from, to).map(|line| line.delay).sum();
+        let mut at = sent + self.quality.delay + worse + jitter;
+        if self.quality.reorders {
+            self.overtaken += u64::from(at < last);
+        } else {
             at = at.max(last);
         }
         self.busy.insert((from, to), (sent, at.max(last)));

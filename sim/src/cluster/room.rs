@@ -15,7 +15,6 @@ use copse_node::store::{ShardStore as _, Writes};
 
 use super::{
     atlas::{Bounds, Fault, Number, Planned},
-    check::{Broken, Promise},
     host::Host,
 };
 use crate::random::Xoshiro;
@@ -133,19 +132,6 @@ pub(super) async fn doubled(hosts: &[&Host]) -> BTreeSet<ChunkId> {
         }
     }
     doubled
-}
-
-/// Whether no disk holds more than it has room for.
-pub(super) async fn nobody_is_over(hosts: &[Host]) -> Result<(), Broken> {
-    for host in hosts {
-        let stats = host.disk().stats().await;
-        if stats.used_bytes > stats.capacity_bytes {
-            let (used, room) = (stats.used_bytes, stats.capacity_bytes);
-            let how = format!("node {} holds {used} bytes and has room for {room}", host.machine);
-            return Err(Broken::new(Promise::Space, how));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

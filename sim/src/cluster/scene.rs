@@ -1,15 +1,19 @@
 //! What all who act in a world share: which machines serve, what was written, and who reads.
 //!
-//! Owns the two measures that need the exact moment: with how few shards within reach a read had to
-//! do, at its worst moment; and how often shards of a chunk were written. Judges nothing.
+//! Owns the three measures that need the exact moment: with how few shards within reach a read had to
+//! do, at its worst moment; how often shards of a chunk were written; and where they are when a put is
+//! acknowledged. Judges nothing but the last.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use copse_core::ids::{ChunkId, ShardId};
-use copse_node::store::MemoryStore;
+use copse_core::{
+    ids::{ChunkId, ShardId, ShardIndex},
+    manifest::ChunkRef,
+};
+use copse_node::store::{MemoryStore, memory::Effects};
 
 use super::net::Machine;
 
@@ -21,6 +25,12 @@ pub(super) struct Scene(Arc<Mutex<Inner>>);
 struct Inner {
     /// The disks of machines that run, are reached by everybody and have nothing wrong with them.
     serving: BTreeMap<Machine, Arc<MemoryStore>>,
+    /// All disks, whether their machines run or not.
+    disks: BTreeMap<Machine, Arc<MemoryStore>>,
+    /// Shards that a planned fault took from a disk: its machine may have said before that it has them.
+    taken: BTreeMap<ChunkId, BTreeSet<(Machine, ShardIndex)>>,
+    /// Machines with such faults: what is damaged there was acknowledged before.
+    damaged: BTreeSet<Machine>,
     reads: BTreeMap<u64, Reading>,
     next: u64,
     written: BTreeMap<ChunkId, Written>,
@@ -38,6 +48,18 @@ pub struct Struck {
     pub bad_sectors: u64,
     /// Shards that were refused for want of room.
     pub refused: u64,
+    /// What went wrong on disks, those that were lost included.
+    pub disks: Effects,
+    /// Answers that were no answers: of nodes that lie about shards.
+    pub lies: u64,
+    /// Messages with false words about others.
+    pub false_words: u64,
+    /// Machines that lost power in a blackout.
+    pub dark: u64,
+    /// Packets that arrived before one that was sent earlier on the same link.
+    pub overtaken: u64,
+    /// Acknowledgements at whose moment all disks were looked at.
+    pub acknowledged: u64,
 }
 
 struct Reading {
@@ -71,6 +93,60 @@ impl Scene {
         chunks.into_iter().for_each(|chunk| inner.recount(chunk));
     }
 
+    /// A machine has this disk from now on; what happened to the one before it is not forgotten.
+    pub(super) fn set_disk(&self, machine: Machine, disk: &Arc<MemoryStore>) {
+        self.takes_from(machine);
+        let mut inner = self.lock();
+        if let Some(lost) = inner.disks.insert(machine, Arc::clone(disk)) {
+            inner.struck.disks += lost.effects();
+        }
+    }
+
+    /// A fault is about to take what is on the disk of a machine, or some of it.
+    pub(super) fn takes_from(&self, machine: Machine) {
+        let mut inner = self.lock();
+        let Some(disk) = inner.disks.get(&machine).cloned() else { return };
+        inner.damaged.insert(machine);
+        for shard in disk.sound() {
+            inner.taken.entry(shard.chunk).or_default().insert((machine, shard.index));
+        }
+    }
+
+    /// Whether a chunk is safe at this moment, at which a client is told so: distinct shards for the write
+    /// quorum are on disks, synced and sound, and k of them when any one machine is lost. What a fault took
+    /// from a disk counts as if it were there: who acknowledged it could not know.
+    pub(super) fn is_safe(&self, one: &ChunkRef) -> Result<(), String> {
+        let mut inner = self.lock();
+        inner.struck.acknowledged += 1;
+        let (k, w, code) = (one.geometry.data(), one.geometry.write_quorum(), one.geometry);
+        let mut held = inner.taken.get(&one.id).cloned().unwrap_or_default();
+        for (machine, disk) in &inner.disks {
+            let is_struck = inner.damaged.contains(machine);
+            let damaged = one
+                .geometry
+                .indices()
+                .filter(|&index| is_struck && disk.is_damaged(ShardId { chunk: one.id, index }));
+            let here = disk.sound_of(one.id).into_iter().chain(damaged);
+            held.extend(here.map(|index| (*machine, index)));
+        }
+        let without = |lost: Option<Machine>| {
+            let left = held.iter().filter(|(machine, _)| Some(*machine) != lost);
+            left.map(|(_, index)| index).collect::<BTreeSet<_>>().len()
+        };
+        let (chunk, all) = (one.id.short(), without(None));
+        if all < w {
+            return Err(format!(
+                "chunk {chunk} ({code}) was acknowledged with {all} shards on disks, {w} are needed"
+            ));
+        }
+        match held.iter().map(|(machine, _)| (without(Some(*machine)), *machine)).min() {
+            Some((left, machine)) if left < k => Err(format!(
+                "chunk {chunk} ({code}) was acknowledged, and without machine {machine} there are {left} shards"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// A shard of a chunk has just gone from some disk.
     pub(super) fn dropped(&self, chunk: ChunkId) {
         self.lock().recount(chunk);
@@ -96,7 +172,10 @@ impl Scene {
 
     /// How often something did so far.
     pub(super) fn strikes(&self) -> Struck {
-        self.lock().struck
+        let inner = self.lock();
+        let mut struck = inner.struck;
+        inner.disks.values().for_each(|disk| struck.disks += disk.effects());
+        struck
     }
 
     /// What was written so far, by chunk.

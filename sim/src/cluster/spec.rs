@@ -7,10 +7,10 @@ use copse_core::{geometry::Geometry, liveness::Timeouts};
 
 use super::{
     atlas::{self, Bounds, Fault, Planned},
-    killat,
+    blackout, killat,
     kinds::{self, Kind},
     net::Quality,
-    room, sectors,
+    room, sectors, size, spread,
 };
 use crate::random::Xoshiro;
 
@@ -66,6 +66,8 @@ pub enum Canary {
     SmudgedReads,
     /// A client takes a tree for put whose last chunks it has not stored.
     EarlyTrees,
+    /// A client takes a chunk for put as soon as it is on its way.
+    EarlyChunks,
 }
 
 impl Canary {
@@ -78,6 +80,7 @@ impl Canary {
             Self::Hoards => "hoards",
             Self::SmudgedReads => "smudged-reads",
             Self::EarlyTrees => "early-trees",
+            Self::EarlyChunks => "early-chunks",
         }
     }
 }
@@ -95,13 +98,16 @@ pub enum Dice {
     /// Before clients put trees, read ranges, and repaired; processes died at what they do, disks filled up,
     /// and sectors went bad.
     Fourth = 4,
-    /// All there is.
+    /// Before networks were as large as the default code has shards, or smaller; before blackouts, bad
+    /// lines, and zones that lose all their disks.
     Fifth = 5,
+    /// All there is.
+    Sixth = 6,
 }
 
 impl Dice {
     /// Those that are thrown unless others are asked for.
-    pub const NEWEST: Self = Self::Fifth;
+    pub const NEWEST: Self = Self::Sixth;
 
     /// By its number.
     pub const fn numbered(number: u8) -> Option<Self> {
@@ -111,6 +117,7 @@ impl Dice {
             3 => Some(Self::Third),
             4 => Some(Self::Fourth),
             5 => Some(Self::Fifth),
+            6 => Some(Self::Sixth),
             _ => None,
         }
     }
@@ -162,15 +169,16 @@ impl Spec {
     /// The world of a seed by older rules, or one of this kind.
     pub fn by(dice: Dice, seed: u64, wanted: Option<Kind>) -> Self {
         let mut rng = Xoshiro::new(seed, "cluster spec");
-        let hosts = 5 + u16::try_from(rng.below(8)).unwrap_or(0);
+        let mut hosts = 5 + u16::try_from(rng.below(8)).unwrap_or(0);
         // Two nodes may be given up and there is still one for each shard.
         let codes = ["2+1", "2+2", "3+2", "4+2", "3+3", "4+4", "5+3", "6+4"];
         let fits = |code: &&str| {
             code.parse::<Geometry>().is_ok_and(|code| code.total() + 2 <= usize::from(hosts))
         };
         let fitting: Vec<&str> = codes.into_iter().filter(fits).collect();
-        let geometry: Geometry = fitting[rng.below(fitting.len())].parse().expect("a geometry");
-        let zones = if rng.chance(0.5) { 0 } else { 2 + u16::try_from(rng.below(4)).unwrap_or(0) };
+        let mut geometry: Geometry = fitting[rng.below(fitting.len())].parse().expect("a geometry");
+        let mut zones =
+            if rng.chance(0.5) { 0 } else { 2 + u16::try_from(rng.below(4)).unwrap_or(0) };
         let millis = |millis: f64| Duration::from_secs_f64(millis / 1000.0);
         let quality = Quality {
             delay: millis(0.1 + 40.0 * rng.unit() * rng.unit()),
@@ -180,9 +188,13 @@ impl Spec {
             rate: 1_000_000 + rng.below(50_000_000) as u64,
         };
         let mut busy = Duration::from_secs(60 + rng.below(180) as u64);
+        if dice > Dice::Fifth {
+            let stream = &mut Xoshiro::new(seed, "cluster size");
+            (hosts, geometry) = size::draw(hosts, geometry, stream);
+        }
         let bounds = Bounds {
             hosts,
-            losses_max: geometry.write_quorum() - geometry.data(),
+            losses_max: size::losses_max(hosts, geometry),
             from: CALM_BEFORE,
             until: CALM_BEFORE + busy,
             dead_after: timeouts().dead_after,
@@ -200,10 +212,13 @@ impl Spec {
             let is_waves = dice > Dice::Second && kinds::is_waves(&mut waves);
             let mut lies = Xoshiro::new(seed, "cluster lies");
             let is_lies = dice > Dice::Third && kinds::is_lies(&mut lies);
-            kind = wanted.unwrap_or(match (is_lies, is_waves) {
-                (true, _) => Kind::Lies,
-                (false, true) => Kind::Waves,
-                (false, false) => drawn,
+            let mut lost_zones = Xoshiro::new(seed, "cluster lost zones");
+            let is_zones = dice > Dice::Fifth && kinds::is_zones(&mut lost_zones);
+            kind = wanted.unwrap_or(match (is_zones, is_lies, is_waves) {
+                (true, _, _) => Kind::Zones,
+                (_, true, _) => Kind::Lies,
+                (_, _, true) => Kind::Waves,
+                _ => drawn,
             });
             match kind {
                 Kind::Usual => kinds::draw_further(&bounds, &mut faults, &mut further),
@@ -226,6 +241,11 @@ impl Spec {
                     joiners = 0;
                     faults = kinds::draw_lies(&bounds, &mut lies);
                 }
+                Kind::Zones => {
+                    joiners = 0;
+                    zones = spread::some_zones(hosts, geometry, &mut lost_zones);
+                    faults = kinds::draw_zones(&bounds, zones, &mut lost_zones);
+                }
             }
         }
         let clients = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
@@ -240,6 +260,13 @@ impl Spec {
             killat::draw(&bounds, &mut faults, &mut stream("cluster deaths"));
             sectors::draw(&bounds, &mut faults, &mut stream("cluster sectors"));
             room::draw(&bounds, joiners, geometry, &mut faults, &mut stream("cluster room"));
+        }
+        if dice > Dice::Fifth && kind == Kind::Usual {
+            let stream = |purpose: &str| Xoshiro::new(seed, purpose);
+            killat::draw_unsynced(&bounds, &mut faults, &mut stream("cluster unsynced"));
+            blackout::draw(&bounds, zones, &mut faults, &mut stream("cluster blackout"));
+            let machines = hosts + joiners + clients + 1;
+            kinds::draw_lines(&bounds, machines, &mut faults, &mut stream("cluster lines"));
         }
         let mut audited = true;
         if dice > Dice::Second {

@@ -9,9 +9,11 @@ use copse_node::store::ShardStore as _;
 
 use super::{
     atlas::{BadDisk, Fault, Lie},
+    blackout,
     check::{Broken, Promise},
-    net::{Machine, Net, Quality},
+    net::{Line, Machine, Net, Quality},
     sectors,
+    spec::Dice,
     witness::Witness,
     world::World,
 };
@@ -44,14 +46,20 @@ impl World {
         let mut down: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.hosts.len()];
         for (at, begins, number) in moments {
             self.wait_until(at + later).await?;
-            self.note_the_dead();
             let fault = &faults[number].fault;
+            if begins && matches!(fault, Fault::Blackout { at_acknowledgement: true, .. }) {
+                self.ledger.next_acknowledgement(blackout::ACKNOWLEDGED_WITHIN).await;
+            }
+            self.note_the_dead();
             let word = if begins { "begins" } else { "ends" };
             self.trace.note(format_args!("fault {number} {word}: {fault}"));
             // What is missing before it strikes it did not take.
             self.nothing_was_deleted_on_doubt()?;
             if begins {
                 self.active.insert(number);
+                if let Some(host) = fault.loser() {
+                    self.scene.takes_from(host);
+                }
             } else {
                 self.active.remove(&number);
             }
@@ -100,7 +108,8 @@ impl World {
                     silent.insert((starts, witness))
                 }
             };
-            witness.mislead(&records, host.unix_seconds());
+            let messages = witness.mislead(&records, host.unix_seconds());
+            self.scene.struck(|struck| struck.false_words += messages);
         }
         Ok(())
     }
@@ -136,6 +145,25 @@ impl World {
                         machine.lose_disk();
                     }
                 } else {
+                    down[index].remove(&number);
+                    if down[index].is_empty() {
+                        self.start(index).await?;
+                    }
+                }
+            }
+            Fault::Blackout { side, forgotten_batches, .. } => {
+                // No await in between: it is one instant.
+                for index in side.iter().map(|host| usize::from(*host)).filter(|_| begins) {
+                    down[index].insert(number);
+                    self.waiting.remove(&index);
+                    let machine = &mut self.hosts[index];
+                    let runs = machine.is_running();
+                    self.scene.struck(|struck| struck.dark += u64::from(runs));
+                    machine.fault(|faults| faults.forgotten_batches = *forgotten_batches);
+                    machine.kill(true);
+                    machine.fault(|faults| faults.forgotten_batches = 0);
+                }
+                for index in side.iter().map(|host| usize::from(*host)).filter(|_| !begins) {
                     down[index].remove(&number);
                     if down[index].is_empty() {
                         self.start(index).await?;
@@ -199,21 +227,38 @@ impl World {
             }
             Fault::Loss { permille } => toggle(&mut self.losses, *permille, begins),
             Fault::Slow { delay_ms } => toggle(&mut self.delays, *delay_ms, begins),
-            Fault::SlowDisk { host, delay_ms } => {
-                let delay = Duration::from_millis(if begins { *delay_ms } else { 0 });
+            Fault::BadLine { host, .. } => {
+                let mut line = Line::default();
+                for fault in self.still_on(fault, begins) {
+                    if let Fault::BadLine { delay_ms, permille, .. } = fault {
+                        line.delay = line.delay.max(Duration::from_millis(*delay_ms));
+                        line.loss = line.loss.max(f64::from(*permille) / 1000.0);
+                    }
+                }
+                self.net.set_line(*host, line);
+            }
+            Fault::SlowDisk { host, .. } => {
+                let slowest = self.still_on(fault, begins).filter_map(|fault| match fault {
+                    Fault::SlowDisk { delay_ms, .. } => Some(*delay_ms),
+                    _ => None,
+                });
+                let delay = Duration::from_millis(slowest.max().unwrap_or(0));
                 self.hosts[usize::from(*host)].slow(delay);
             }
             Fault::FullDisk { host } => {
-                self.hosts[usize::from(*host)].fault(|faults| faults.no_space = begins);
+                let is_on = self.still_on(fault, begins).next().is_some();
+                self.hosts[usize::from(*host)].fault(|faults| faults.no_space = is_on);
             }
             Fault::BadDisk { host, way: BadDisk::Books } => {
-                self.hosts[usize::from(*host)].fail_books(begins);
+                let is_on = self.still_on(fault, begins).next().is_some();
+                self.hosts[usize::from(*host)].fail_books(is_on);
             }
             Fault::BadDisk { host, way } => {
+                let is_on = self.still_on(fault, begins).next().is_some();
                 self.hosts[usize::from(*host)].fault(|faults| match way {
-                    BadDisk::Reads => faults.fail_reads = begins,
-                    BadDisk::Writes => faults.fail_writes = begins,
-                    BadDisk::Syncs => faults.fail_syncs = begins,
+                    BadDisk::Reads => faults.fail_reads = is_on,
+                    BadDisk::Writes => faults.fail_writes = is_on,
+                    BadDisk::Syncs => faults.fail_syncs = is_on,
                     BadDisk::Books => {}
                 });
             }
@@ -221,8 +266,12 @@ impl World {
             Fault::Join { .. } => {}
             Fault::Leave { host } if begins => self.hosts[usize::from(*host)].leave(),
             Fault::Leave { .. } => {}
-            Fault::Misdirect { host, reads, one_in } => {
-                let one_in = if begins { *one_in } else { 0 };
+            Fault::Misdirect { host, reads, .. } => {
+                let last = self.still_on(fault, begins).last();
+                let one_in = match last {
+                    Some(Fault::Misdirect { one_in, .. }) => *one_in,
+                    _ => 0,
+                };
                 self.hosts[usize::from(*host)].fault(|faults| match reads {
                     true => faults.misdirect_reads = one_in,
                     false => faults.misdirect_writes = one_in,
@@ -236,25 +285,48 @@ impl World {
                     self.liars.remove(&number);
                 }
             }
-            Fault::Lie { host, how } => {
-                self.hosts[usize::from(*host)].lie(begins.then_some(*how));
+            Fault::Lie { host, .. } => {
+                let how = match self.still_on(fault, begins).last() {
+                    Some(Fault::Lie { how, .. }) => Some(*how),
+                    _ => None,
+                };
+                self.hosts[usize::from(*host)].lie(how);
             }
-            Fault::Skew { host, seconds } => {
-                self.hosts[usize::from(*host)].skew(if begins { *seconds } else { 0 });
+            Fault::Skew { host, .. } => {
+                let seconds = match self.still_on(fault, begins).last() {
+                    Some(Fault::Skew { seconds, .. }) => *seconds,
+                    _ => 0,
+                };
+                self.hosts[usize::from(*host)].skew(seconds);
             }
         }
         let usual = self.spec.quality;
+        let slow = Duration::from_millis(self.delays.iter().copied().max().unwrap_or(0));
+        // As much again for some packets as for others: they do overtake each other.
+        let differ = if self.spec.dice > Dice::Fifth { slow } else { Duration::ZERO };
         self.net.set_quality(Quality {
             loss: usual
                 .loss
                 .max(f64::from(self.losses.iter().copied().max().unwrap_or(0)) / 1000.0),
-            delay: usual
-                .delay
-                .max(Duration::from_millis(self.delays.iter().copied().max().unwrap_or(0))),
+            delay: usual.delay.max(slow),
+            jitter: usual.jitter.max(differ),
             reorders: usual.reorders || !self.delays.is_empty(),
             ..usual
         });
         Ok(())
+    }
+
+    /// What is on of faults like this one, on the same machine, in the order of their beginning: one that
+    /// ends does not end another. By older dice the first end ends all.
+    fn still_on<'a>(
+        &'a self,
+        fault: &'a Fault,
+        begins: bool,
+    ) -> impl Iterator<Item = &'a Fault> + use<'a> {
+        let is_newer = self.spec.dice > Dice::Fifth;
+        let on = self.active.iter().map(|number| &self.spec.faults[*number].fault);
+        let on = on.filter(move |other| is_newer && other.is_like(fault));
+        on.chain((!is_newer && begins).then_some(fault))
     }
 }
 

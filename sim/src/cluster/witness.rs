@@ -79,13 +79,13 @@ impl Witness {
         Ok(Self { how, seed, network, pool, stale, rng })
     }
 
-    /// Tells everybody something false, now.
-    pub(super) fn mislead(&mut self, now: &[door::SignedRecord], unix_seconds: u64) {
+    /// Tells everybody something false, now; how many messages that are.
+    pub(super) fn mislead(&mut self, now: &[door::SignedRecord], unix_seconds: u64) -> u64 {
         let own = self.seed.key().id();
         let others: Vec<SignedRecord> =
             checked(now, self.network).filter(|record| record.node() != own).collect();
         if others.is_empty() {
-            return;
+            return 0;
         }
         let (mut records, mut observations) = (Vec::new(), Vec::new());
         if self.how == Lie::StaleRecords {
@@ -117,6 +117,7 @@ impl Witness {
             }
             records.push(record);
         }
+        let messages = others.len() as u64;
         for other in others {
             let message = peer::Gossip {
                 network_id: self.network.as_bytes().to_vec(),
@@ -129,6 +130,7 @@ impl Witness {
                 drop(pool.request(other.node(), Op::Gossip(message), Bytes::new()).await);
             });
         }
+        messages
     }
 }
 

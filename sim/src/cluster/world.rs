@@ -38,6 +38,7 @@ use super::{
     room,
     scene::{Scene, Struck},
     spec::{CALM_BEFORE, Canary, Dice, Spec, timeouts},
+    spread,
     strike::Liar,
     trace::{Log, Trace},
     watch::{Most, Steps, Storm},
@@ -51,11 +52,15 @@ const MEET_MAX: Duration = Duration::from_secs(60);
 /// rot, the longest freeze, the patience with a silent node, and rounds to plan and work.
 const GROW_BACK_MAX: Duration = Duration::from_secs(1200);
 
-/// After the last fault of a world with liars, when everything must be readable.
+/// After the last fault of a world with liars, when everything must be readable: by older dice nothing else
+/// is asked for there.
 const AFTER_LIES: Duration = Duration::from_secs(120);
 
 /// Between the last thing that a client does and the last look at memory.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// Where disks are full, so many puts more are tried at last, of which one must succeed.
+const PUTS_IF_FULL: usize = 8;
 
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -184,8 +189,11 @@ pub(super) struct World {
     /// Machines whose nodes died by themselves or did not start because of their disks, and from when on
     /// they are started again.
     pub(super) waiting: BTreeMap<usize, Duration>,
-    /// Shards that were on some disk, sound, the last time.
-    pub(super) there: BTreeSet<ShardId>,
+    /// Shards that were on some disk, sound, the last time, with its machine.
+    pub(super) there: BTreeSet<(ShardId, Machine)>,
+    /// Shards of which a damaged copy could be taken for sound, and until when a drop that trusts in it may
+    /// be under way.
+    pub(super) believed: BTreeMap<ShardId, Duration>,
     /// Shards of disks that were lost, and until when a drop that trusts in them may be under way.
     pub(super) lost_lately: BTreeMap<ShardId, Duration>,
     pub(super) most: Most,
@@ -217,7 +225,7 @@ impl World {
             counts: world.ledger.counts(),
             work: world.ledger.work(),
             faults: world.spec.faults.len() - world.spec.without.len(),
-            struck: world.scene.strikes(),
+            struck: Struck { overtaken: world.net.overtaken(), ..world.scene.strikes() },
             simulated,
             grew_back,
             most: world.most,
@@ -308,6 +316,7 @@ impl World {
             liars: BTreeMap::new(),
             waiting: BTreeMap::new(),
             there: BTreeSet::new(),
+            believed: BTreeMap::new(),
             lost_lately: BTreeMap::new(),
             most: Most::default(),
             empty_bytes,
@@ -352,12 +361,12 @@ impl World {
         }
         self.note_who_serves();
         let storm = match self.spec.kind {
-            Kind::Outage | Kind::Waves | Kind::Lies => {
+            Kind::Outage | Kind::Waves | Kind::Lies | Kind::Zones => {
                 let busy = self.spec.busy.min(BUSY_BEFORE_LOSSES);
                 self.wait_until(self.trace.now() + busy).await?;
                 clients.shutdown().await;
-                self.until_grown_back(&network, self.trace.now()).await?;
-                if self.spec.kind == Kind::Waves {
+                self.until_grown_back(&network, self.trace.now(), false).await?;
+                if matches!(self.spec.kind, Kind::Waves | Kind::Zones) {
                     self.waves(&network).await?;
                     None
                 } else if self.spec.kind == Kind::Lies {
@@ -394,11 +403,11 @@ impl World {
         let network = self.joined(&observer, GROW_BACK_MAX).await?;
         let liars =
             self.spec.active_faults().any(|(_, planned)| planned.fault.is_lie_about_shards());
-        if liars {
+        if liars && self.spec.dice <= Dice::Fifth {
             // Who lied is not trusted for long: what it should hold is elsewhere.
             self.wait_until(calm + AFTER_LIES).await?;
         } else {
-            self.until_grown_back(&network, calm).await?;
+            self.until_grown_back(&network, calm, liars).await?;
             *grew_back = Some(self.trace.now() - calm);
         }
         self.trace.note(format_args!("grown back"));
@@ -424,7 +433,16 @@ impl World {
             let hosts: Vec<&Host> = self.hosts.iter().filter(|host| !host.is_gone()).collect();
             observer.all_is_whole(&network, &room::doubled(&hosts).await).await?;
         }
-        let put = observer.put(&network).await;
+        let stay = self.hosts.iter().filter(|host| host.starts() > 0 && !host.is_gone()).count();
+        let mut put = observer.put_at_last(&network, stay).await;
+        let hosts: Vec<&Host> = self.hosts.iter().filter(|host| !host.is_gone()).collect();
+        let some_are_full = !room::full(&hosts).await.is_empty();
+        for _ in 0..PUTS_IF_FULL {
+            // Of the nodes that a put goes to, all but a few may be full, though others have room.
+            if put.is_err() && some_are_full {
+                put = observer.put_at_last(&network, stay).await;
+            }
+        }
         put.map_err(|error| Broken::new(Promise::Service, format!("a put failed: {error}")))?;
         self.wait_until(self.trace.now() + SETTLE).await?;
         let left = self.usage(0).await;
@@ -441,7 +459,7 @@ impl World {
             let now = self.trace.now();
             self.trace.note(format_args!("whole: now a wave"));
             self.strike(now.saturating_sub(first), first..last + Duration::from_nanos(1)).await?;
-            self.until_grown_back(network, self.trace.now()).await?;
+            self.until_grown_back(network, self.trace.now(), false).await?;
         }
         Ok(())
     }
@@ -460,7 +478,7 @@ impl World {
                 self.trace.note(format_args!("node {machine} dies while it starts: {error}"));
                 Ok(())
             }
-            Err(error) if host.disk_fails() => {
+            Err(error) if host.excuses(&error) => {
                 self.waiting.insert(machine, Duration::ZERO);
                 self.trace.note(format_args!("node {machine} does not start yet: {error}"));
                 Ok(())
@@ -486,7 +504,7 @@ impl World {
         let until = self.trace.now() + patience;
         loop {
             let running: Vec<&Host> = self.hosts.iter().take(self.spec.hosts.into()).collect();
-            match check::nodes_are_content(network, &running, &[], 0).await {
+            match check::nodes_are_content(network, &running, &[], Some(0)).await {
                 Ok(()) => return Ok(()),
                 Err(broken) if self.trace.now() > until => return Err(broken),
                 Err(_) => self.wait_until(self.trace.now() + LOOK_EVERY).await?,
@@ -494,7 +512,14 @@ impl World {
         }
     }
 
-    async fn until_grown_back(&mut self, network: &Network, calm: Duration) -> Result<(), Broken> {
+    /// Waits until all is as it should be. Where there were `liars`, each node trusts whom it will, so that
+    /// nobody can say where a shard belongs: then it must be somewhere.
+    async fn until_grown_back(
+        &mut self,
+        network: &Network,
+        calm: Duration,
+        liars: bool,
+    ) -> Result<(), Broken> {
         let until = calm + GROW_BACK_MAX;
         let promised = self.ledger.chunks();
         // What is gone for good is no matter of patience.
@@ -512,11 +537,18 @@ impl World {
             let hosts = &hosts[..];
             let all_is_well = async {
                 check::all_have_left(hosts)?;
+                if liars {
+                    check::nodes_are_content(network, hosts, &promised, None).await?;
+                    check::directories_agree(hosts)?;
+                    return check::nothing_is_missing(hosts, &promised);
+                }
                 let ring = &network.view().ring;
                 let crowded_out = room::crowded_out(ring, hosts).await;
-                check::nodes_are_content(network, hosts, &promised, crowded_out).await?;
+                check::nodes_are_content(network, hosts, &promised, Some(crowded_out)).await?;
                 check::directories_agree(hosts)?;
-                check::is_at_full_strength(ring, hosts, &promised).await?;
+                let away = check::is_at_full_strength(ring, hosts, &promised).await?;
+                let zones = self.spec.zones;
+                spread::is_far_apart(hosts, zones, &promised, |chunk| away.contains(chunk))?;
                 check::nothing_is_held_twice(hosts)
             };
             match all_is_well.await {
@@ -544,6 +576,11 @@ impl World {
         }
         if let Some(wrong) = self.ledger.wrong() {
             return Err(Broken::new(Promise::Integrity, wrong));
+        }
+        // Disks that lie about syncs are to be found out by what they lose.
+        let lie = self.spec.canary == Some(Canary::LyingDisks);
+        if let Some(early) = self.ledger.early().filter(|_| !lie) {
+            return Err(Broken::new(Promise::Durability, early));
         }
         match self.ledger.refused().or_else(|| self.ledger.hung()) {
             Some(refused) => Err(Broken::new(Promise::Service, refused)),

@@ -118,6 +118,23 @@ fn what_failed_and_is_planned_again_is_tried_at_once_and_then_later_than_before(
 }
 
 #[test]
+fn what_was_refused_for_a_time_waits_no_longer_however_often_it_failed_before() {
+    let mut queue = Queue::new();
+    add(&mut queue, 1, 3, T0);
+    for _ in 0..12 {
+        assert!(queue.failed(job(1), T0, "no answer").is_some());
+    }
+    let not_before = |queue: &Queue| queue.get(job(1)).expect("an entry").not_before_unix_ms;
+    assert!(not_before(&queue) > T0 + 1_000_000);
+    assert!(queue.refused(job(1), T0, "stays for now", 90_000).is_some());
+    assert_eq!(not_before(&queue), T0 + 90_000);
+    assert!(queue.refused(job(1), T0, "stays for now", 0).is_some());
+    assert_eq!(not_before(&queue), T0 + BACKOFF_MS_MIN);
+    assert!(queue.refused(job(1), T0, "stays for years", u64::MAX).is_some());
+    assert!(not_before(&queue) <= T0 + BACKOFF_MS_MAX);
+}
+
+#[test]
 fn a_clock_that_is_set_back_puts_nothing_off_for_hours() {
     let mut queue = Queue::new();
     let ahead = T0 + 20 * BACKOFF_MS_MAX;

@@ -43,6 +43,34 @@ pub struct Faults {
     pub read_delay: Duration,
 }
 
+/// How often what goes wrong had an effect on a store so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Written shards of which an end of the process left a part.
+    pub torn: u64,
+    /// Written shards and removals that an end of the process took back.
+    pub unsynced_lost: u64,
+    /// Shards of which bits flipped.
+    pub rotted: u64,
+    /// Shards that were written to the place of another.
+    pub misdirected_writes: u64,
+    /// Reads that came from the place of another.
+    pub misdirected_reads: u64,
+    /// Batches of the ledger that are gone.
+    pub forgotten_batches: u64,
+}
+
+impl core::ops::AddAssign for Effects {
+    fn add_assign(&mut self, other: Self) {
+        self.torn += other.torn;
+        self.unsynced_lost += other.unsynced_lost;
+        self.rotted += other.rotted;
+        self.misdirected_writes += other.misdirected_writes;
+        self.misdirected_reads += other.misdirected_reads;
+        self.forgotten_batches += other.forgotten_batches;
+    }
+}
+
 /// What an end of the process finds of a record that was written and not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsynced {
@@ -71,6 +99,7 @@ impl State {
     /// the right one, when such a write went the other way before.
     pub(super) fn misdirect(&mut self, id: ShardId, held: &mut Held, onto: ShardId) {
         let Some(victim) = self.shards.get_mut(&onto) else { return };
+        self.effects.misdirected_writes += 1;
         std::mem::swap(&mut victim.descriptor, &mut held.descriptor);
         std::mem::swap(&mut victim.groups, &mut held.groups);
         std::mem::swap(&mut victim.data, &mut held.data);
@@ -88,6 +117,11 @@ impl MemoryStore {
     /// Changes what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// How often what goes wrong had an effect so far.
+    pub fn effects(&self) -> Effects {
+        self.state().effects
     }
 
     /// What goes wrong now.
@@ -123,12 +157,19 @@ impl MemoryStore {
                     kept.push((id, held.shard_bytes));
                     state.set(id, Some(Condition::Live { lied: false }));
                 }
-                (Condition::Written, None, Unsynced::Torn) if place < last => {
-                    state.set(id, Some(Condition::Quarantined));
+                (Condition::Written, None, Unsynced::Torn) => {
+                    state.effects.torn += 1;
+                    if place < last {
+                        state.set(id, Some(Condition::Quarantined));
+                    }
                 }
                 (Condition::Live { .. }, Some(reason), Unsynced::Whole) => {
                     let removal = Removal { since: self.trash.now(), reason };
                     state.set(id, Some(Condition::Trashed { removal, lied: false }));
+                }
+                (Condition::Written, None, Unsynced::Gone)
+                | (Condition::Live { .. }, Some(_), _) => {
+                    state.effects.unsynced_lost += 1;
                 }
                 _ => {}
             }
@@ -146,7 +187,8 @@ impl MemoryStore {
             }
         }
         state.arcs.now.epoch = state.arcs.now.epoch.wrapping_add(1);
-        self.ledger.forget(if power { state.faults.forgotten_batches } else { 0 });
+        let batches = if power { state.faults.forgotten_batches } else { 0 };
+        state.effects.forgotten_batches += self.ledger.forget(batches);
         drop(state);
         self.crashed.notify_waiters();
         kept
@@ -163,6 +205,7 @@ impl MemoryStore {
         }
         held.data = data.into();
         held.damaged = true;
+        state.effects.rotted += 1;
         true
     }
 
