@@ -276,17 +276,23 @@ fn number(code: Code) -> u32 {
 
 impl From<Refusal> for peer::Error {
     fn from(refusal: Refusal) -> Self {
+        let told = refusal.retry_delay().map_or(0, |delay| delay.as_millis().max(1));
         Self {
             code: number(refusal.code),
             reason: refusal.reason.as_str().to_owned(),
             message: refusal.message,
+            retry_after_ms: u64::try_from(told).unwrap_or(u64::MAX),
         }
     }
 }
 
 impl From<peer::Error> for Refusal {
     fn from(error: peer::Error) -> Self {
-        Self::from_fields(error.code, &error.reason, error.message)
+        let refusal = Self::from_fields(error.code, &error.reason, error.message);
+        match error.retry_after_ms {
+            0 => refusal,
+            told => refusal.retry_after(Duration::from_millis(told)),
+        }
     }
 }
 
@@ -408,6 +414,8 @@ mod tests {
     fn a_refusal_keeps_word_code_and_message_through_our_messages() {
         let refusal = Refusal::new(Reason::StoreFull, "full");
         assert_eq!(Refusal::from(peer::Error::from(refusal.clone())), refusal);
+        let later = refusal.clone().retry_after(Duration::from_millis(1500));
+        assert_eq!(Refusal::from(peer::Error::from(later.clone())), later);
         assert_eq!(Refusal::from(door::ShardError::from(refusal.clone())), refusal);
     }
 
@@ -417,6 +425,7 @@ mod tests {
             code,
             reason: reason.to_owned(),
             message: "?".to_owned(),
+            retry_after_ms: 0,
         };
         let check = |code, reason: &str, expected| {
             assert_eq!(Refusal::from(error(code, reason)).code(), expected, "{code} {reason}");
