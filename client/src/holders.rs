@@ -280,7 +280,7 @@ mod tests {
         assert!(holder.is_dead() && !holder.can_store());
         holder.answered(Duration::from_millis(1));
         assert!(!holder.is_dead() && holder.can_store());
-        assert_eq!(holders.report()[0].last_problem.as_deref(), Some("connection refused"));
+        assert_eq!(holder.report().last_problem.as_deref(), Some("connection refused"));
     }
 
     #[test]
