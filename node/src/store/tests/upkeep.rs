@@ -428,13 +428,17 @@ fn a_segment_that_could_not_be_opened_once_is_compacted_later() {
     for steps in 0..12 {
         let subject = Subject::new();
         let (all, more) = (shards(0), shards(10));
-        subject.with(async |store| {
-            put_all(store, &all).await;
-            put_all(store, &more).await;
-            remove_all(store, &all[1..]).await;
+        let store = subject.open();
+        subject.runtime.block_on(async {
+            put_all(&store, &all).await;
+            put_all(&store, &more).await;
+            remove_all(&store, &all[1..]).await;
             subject.time.pass_hours(WEEK_HOURS);
             store.compact_steps(steps).await;
+            store.audit().await;
+            store.close().await;
         });
+        drop(store);
         let held = [&all[..1], &more[..]].concat();
         subject.with(async |store| {
             let is_there = || segments(subject.dir.path()).contains(&1);
