@@ -421,8 +421,7 @@ impl World {
             }
         }
         if self.settings.trees && !liars {
-            let hosts: Vec<&Host> = self.hosts.iter().filter(|host| !host.is_gone()).collect();
-            observer.all_is_whole(&network, &room::doubled(&hosts).await).await?;
+            observer.all_is_whole(&network).await?;
         }
         let put = observer.put(&network).await;
         put.map_err(|error| Broken::new(Promise::Service, format!("a put failed: {error}")))?;
