@@ -12,7 +12,7 @@ use copse_client::{
     network::Network,
     tree_read::TreeReader,
 };
-use copse_core::{capability::Capability, ids::ChunkId, manifest::ChunkRef};
+use copse_core::{capability::Capability, manifest::ChunkRef};
 use copse_proto::convert::HAS_CHUNKS_MAX;
 
 use super::{
@@ -68,12 +68,8 @@ impl Client {
         }
     }
 
-    /// Whether a check says of everything that was promised that it is whole, but for these chunks.
-    pub(super) async fn all_is_whole(
-        &mut self,
-        network: &Network,
-        but: &BTreeSet<ChunkId>,
-    ) -> Result<(), Broken> {
+    /// Whether a check says of everything that was promised that it is whole.
+    pub(super) async fn all_is_whole(&mut self, network: &Network) -> Result<(), Broken> {
         let checker = self.checker(network);
         let what = format!("the last check of client {}", self.name);
         let hung = |error| Broken::new(Promise::Service, error);
@@ -81,13 +77,13 @@ impl Client {
         for one in self.ledger.trees() {
             let checking = tree_checked(network, &one, &checker, options);
             let report = self.ledger.within(CHECK_MAX, &what, checking).await.map_err(hung)?;
-            is_whole(&report, &one, but)?;
+            is_whole(&report, &one)?;
         }
         for chunks in self.ledger.chunks().chunks(HAS_CHUNKS_MAX) {
             let checking = async { Ok::<_, String>(checker.check(chunks, true).await) };
             let found = self.ledger.within(CHECK_MAX, &what, checking).await.map_err(hung)?;
             for health in found {
-                if health.strength() != Strength::Whole && !but.contains(&health.chunk.id) {
+                if health.strength() != Strength::Whole {
                     let (chunk, have) = (health.chunk.id.short(), health.have());
                     let (total, silent) = (health.chunk.geometry.total(), health.silent());
                     let how = format!(
@@ -139,11 +135,7 @@ async fn mended(checker: &Checker, chunks: &[ChunkRef], options: CheckOptions) -
 }
 
 /// Whether a report says that all of a tree is there, and that it is this tree.
-fn is_whole(
-    report: &CheckReport,
-    one: &PromisedTree,
-    but: &BTreeSet<ChunkId>,
-) -> Result<(), Broken> {
+fn is_whole(report: &CheckReport, one: &PromisedTree) -> Result<(), Broken> {
     let (files, directories, bytes) = one.tree.counts();
     if let Some(failure) = report.unreadable.listed.first() {
         let (path, why) = (failure.path.display(), &failure.error);
@@ -160,8 +152,7 @@ fn is_whole(
         );
         return Err(Broken::new(Promise::Durability, how));
     }
-    let excused = one.chunks.iter().filter(|chunk| but.contains(&chunk.id)).count() as u64;
-    if report.count(Strength::Whole) + excused < report.chunks {
+    if report.count(Strength::Whole) < report.chunks {
         let how =
             format!("a check finds chunks of a tree that are not whole: {:?}", report.weakest);
         return Err(Broken::new(Promise::Strength, how));
@@ -172,6 +163,8 @@ fn is_whole(
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use copse_core::ids::ChunkId;
 
     use super::{super::tree::Tree, *};
 
@@ -188,13 +181,12 @@ mod tests {
         let mut right = CheckReport::default();
         (right.files, right.directories, right.bytes) = (files, directories, bytes);
         (right.chunks, right.by_strength) = (2, [(Strength::Whole, 2)].into());
-        let but = BTreeSet::new();
-        assert_eq!(is_whole(&right, &one, &but), Ok(()));
+        assert_eq!(is_whole(&right, &one), Ok(()));
 
         let broken = |change: &dyn Fn(&mut CheckReport)| {
             let mut report = right.clone();
             change(&mut report);
-            is_whole(&report, &one, &but).expect_err("something is wrong").promise
+            is_whole(&report, &one).expect_err("something is wrong").promise
         };
         assert_eq!(broken(&|report| report.files += 1), Promise::Durability);
         assert_eq!(broken(&|report| report.bytes += 1), Promise::Durability);

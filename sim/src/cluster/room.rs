@@ -116,24 +116,6 @@ pub(super) async fn crowded_out(ring: &Ring, hosts: &[&Host]) -> u64 {
     away
 }
 
-/// Replicated chunks of which one node holds two, for a full disk keeps one from its place: they are the
-/// same bytes, so a check counts one.
-pub(super) async fn doubled(hosts: &[&Host]) -> BTreeSet<ChunkId> {
-    let mut doubled = BTreeSet::new();
-    if full(hosts).await.is_empty() {
-        return doubled;
-    }
-    for host in hosts {
-        let mut held = BTreeSet::new();
-        for (id, geometry) in host.disk().live() {
-            if geometry.data() == 1 && !held.insert(id.chunk) {
-                doubled.insert(id.chunk);
-            }
-        }
-    }
-    doubled
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

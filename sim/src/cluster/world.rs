@@ -430,8 +430,7 @@ impl World {
             }
         }
         if self.settings.trees && !liars {
-            let hosts: Vec<&Host> = self.hosts.iter().filter(|host| !host.is_gone()).collect();
-            observer.all_is_whole(&network, &room::doubled(&hosts).await).await?;
+            observer.all_is_whole(&network).await?;
         }
         let stay = self.hosts.iter().filter(|host| host.starts() > 0 && !host.is_gone()).count();
         let mut put = observer.put_at_last(&network, stay).await;
