@@ -105,8 +105,9 @@ pub(super) struct Arguments {
     /// For so long at most.
     #[arg(long, value_parser = units::hours, default_value = "72h")]
     freeze_time: f64,
-    /// Also estimate rare losses by splitting, with so many trajectories on each level.
-    #[arg(long, default_value_t = 0)]
+    /// Also estimate rare losses by splitting, with so many trajectories on each level. It knows thresholds
+    /// and no patience, so the two do not go together.
+    #[arg(long, default_value_t = 0, conflicts_with = "patience")]
     splitting: usize,
     /// One seed, one world.
     #[arg(long, default_value_t = 1)]

@@ -108,7 +108,7 @@ pub(crate) enum Command {
     },
     /// List a folder
     ///
-    /// Bytes of a name that are no text, or that would upset a terminal, are shown as \\xNN: a shell takes such
+    /// Bytes of a name that are no text, or that would upset a terminal, are shown as \xNN: a shell takes such
     /// a name as $'...'. With --json each entry is an object on a line of its own.
     #[command(after_long_help = exit::help(&[
         (PARTIAL, "some folders could not be listed"),
