@@ -346,6 +346,20 @@ pub struct Bounds {
     pub dead_after: Duration,
 }
 
+#[cfg(test)]
+impl Bounds {
+    /// Those of a world with nine machines, of which two may lose shards.
+    pub(super) const fn of_nine() -> Self {
+        Self {
+            hosts: 9,
+            losses_max: 2,
+            from: Duration::from_secs(20),
+            until: Duration::from_secs(300),
+            dead_after: Duration::from_secs(60),
+        }
+    }
+}
+
 /// The kinds, for choosing among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
@@ -522,13 +536,7 @@ mod tests {
 
     #[test]
     fn faults_stay_within_their_bounds() {
-        let bounds = Bounds {
-            hosts: 9,
-            losses_max: 2,
-            from: Duration::from_secs(20),
-            until: Duration::from_secs(300),
-            dead_after: Duration::from_secs(60),
-        };
+        let bounds = Bounds::of_nine();
         let mut seen = 0;
         for seed in 0..500 {
             let plan = draw(&bounds, &mut Xoshiro::new(seed, "test"));

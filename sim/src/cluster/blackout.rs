@@ -65,13 +65,7 @@ mod tests {
 
     #[test]
     fn all_half_of_them_or_a_zone_go_dark_and_come_back_in_time() {
-        let bounds = Bounds {
-            hosts: 9,
-            losses_max: 2,
-            from: Duration::from_secs(20),
-            until: Duration::from_secs(300),
-            dead_after: Duration::from_secs(60),
-        };
+        let bounds = Bounds::of_nine();
         let mut sizes = std::collections::BTreeSet::new();
         for seed in 0..500 {
             let mut plan = Vec::new();

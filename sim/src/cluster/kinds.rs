@@ -431,13 +431,7 @@ mod tests {
 
     #[test]
     fn worlds_of_all_kinds_stay_within_their_bounds() {
-        let bounds = Bounds {
-            hosts: 9,
-            losses_max: 2,
-            from: Duration::from_secs(20),
-            until: Duration::from_secs(300),
-            dead_after: Duration::from_secs(60),
-        };
+        let bounds = Bounds::of_nine();
         let (mut leaving, mut lost) = (0, 0);
         for seed in 0..500 {
             let rng = &mut Xoshiro::new(seed, "test");
