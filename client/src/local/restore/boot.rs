@@ -49,7 +49,7 @@ fn doubt(path: &Path) -> Result<(), RestoreError> {
     let mut open = if found.is_dir() { vec![path.to_owned()] } else { Vec::new() };
     while let Some(directory) = open.pop() {
         // A try that had come to the end left the mode that it shall have. It is no link.
-        super::make_own(&directory).map_err(at(&directory))?;
+        super::make_own(&directory)?;
         for entry in fs::read_dir(&directory).map_err(at(&directory))? {
             let entry = entry.map_err(at(&directory))?;
             let kind = entry.file_type().map_err(at(&directory))?;

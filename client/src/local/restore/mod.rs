@@ -189,7 +189,7 @@ impl Restore {
                 made.claim(&path, fs::Metadata::is_dir)?;
                 // A try that had come to the end left the mode that it shall have. It is no link, and
                 // nothing else is put in its place.
-                self.place.kept(make_own(&path)).map_err(at(&path))
+                make_own(&path)
             }
             result => {
                 result.map_err(at(&path))?;
@@ -301,8 +301,12 @@ impl Restore {
 }
 
 /// Gives a directory the mode that it has while it is filled.
-fn make_own(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+fn make_own(path: &Path) -> Result<(), RestoreError> {
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
+        // Counted when its own mode is set.
+        Err(error) if place::takes_none(&error) => Ok(()),
+        set => set.map_err(at(path)),
+    }
 }
 
 /// A complete file has its time: it is set last, before the file is moved to its place.

@@ -116,10 +116,6 @@ impl Place {
     /// How the setting of a mode or a time went. A file system that takes none, as some of cameras, phones and
     /// programs, holds the content all the same: the entry is counted.
     pub(super) fn kept(&self, set: io::Result<()>) -> io::Result<()> {
-        let takes_none = |error: &io::Error| {
-            let code = error.raw_os_error().map(Errno::from_raw_os_error);
-            code.is_some_and(|code| TAKES_NO_MODES.contains(&code))
-        };
         match set {
             Err(error) if takes_none(&error) => {
                 self.unkept.fetch_add(1, Relaxed);
@@ -320,6 +316,12 @@ fn open(path: &Path) -> io::Result<File> {
 /// Whether a file system or a system cannot do what was asked at all.
 fn is_unsupported(error: Errno) -> bool {
     [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP].contains(&error)
+}
+
+/// Whether the file system keeps no modes or times.
+pub(super) fn takes_none(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    code.is_some_and(|code| TAKES_NO_MODES.contains(&code))
 }
 
 /// Writes a file that is there with all of its bytes or not at all, also when the disk is full: half of a
