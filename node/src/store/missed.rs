@@ -21,7 +21,7 @@ use super::{
     index::{Entry, State},
     recover::ROWS_PER_WRITE,
     scan::{Found, Scan},
-    segment::{HEAD_BYTES, Kind, Position, RecordHeader, RecordKey},
+    segment::{HEAD_BYTES, Position, RecordHeader, RecordKey},
 };
 
 /// Shards that are remembered as found, at most: some 100 MiB. Of those behind that a removal that was
@@ -44,9 +44,9 @@ impl Missed {
         }
         header.has_shard()
             && row.is_none_or(|row| {
-                // Any sound copy is as good as the one that rotted.
-                let spare = row.state == State::Quarantined && header.kind == Kind::Shard;
-                !row.is_live() && (spare || is_behind(row, at))
+                // An older copy does not stand in for one that rotted: a removal may lie between them.
+                let is_it = row.state == State::Quarantined && row.place == at;
+                !row.is_live() && (is_it || is_behind(row, at))
             })
     }
 
