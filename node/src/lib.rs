@@ -8,6 +8,7 @@ mod beside;
 pub mod buffers;
 pub mod byte_size;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;

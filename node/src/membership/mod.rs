@@ -34,9 +34,9 @@ use self::{
 };
 use crate::{
     beside::beside,
+    clock::Clock,
     peer::pool::AddressBook,
     repair::{Events, Looks, View},
-    shards::Clock,
 };
 
 pub mod memory;
