@@ -4,12 +4,15 @@
 
 use std::{fmt::Write as _, net::SocketAddr, num::NonZeroU64, time::Duration};
 
-use copse_core::limits::ADDRESSES_MAX;
+use copse_core::{
+    limits::ADDRESSES_MAX,
+    units::{ByteSize, Span},
+};
 
 use super::{
     BUFFER_BYTES_MIN, Config, GRPC_PORT, JOIN_TOKENS_MAX, LogFormat, QUIC_PORT, zone_rule,
 };
-use crate::{byte_size::ByteSize, peer::endpoint::Congestion, span::Span};
+use crate::peer::endpoint::Congestion;
 
 impl Config {
     /// The text of the file, with all comments; [`Config::parse`] gives the same configuration back.

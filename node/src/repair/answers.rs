@@ -15,6 +15,7 @@ use copse_core::{
     ids::{NodeId, ShardId},
     repair::Lane,
     ring::Ring,
+    units::ByteSize,
 };
 use copse_proto::{
     convert,
@@ -32,7 +33,6 @@ use super::{
 };
 use crate::{
     buffers::Buffers,
-    byte_size::ByteSize,
     refusals,
     store::{HeldShard, RemovalReason, StoreRevision, StoreStats, Want, Writes},
 };
