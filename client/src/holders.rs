@@ -10,6 +10,7 @@ use std::{
 };
 
 use copse_core::ids::NodeId;
+use copse_proto::status::{Reason, Refusal};
 use tokio::time::Instant;
 
 use crate::latency::Latency;
@@ -141,6 +142,16 @@ impl Holder {
     /// It served something false: wrong bytes, a wrong proof, another shard, a bad receipt.
     pub fn lied(&self, problem: impl Into<String>) {
         lock(&self.state).lied(problem.into(), Instant::now());
+    }
+
+    /// It did not do what it was asked to: what its refusal says of it.
+    pub fn refused(&self, refusal: &Refusal) {
+        let problem = refusal.to_string();
+        match refusal.reason() {
+            Reason::StoreFull => self.full(problem),
+            Reason::BadReply => self.lied(problem),
+            _ => self.failed(problem),
+        }
     }
 
     /// Whether it is worth a read now.
@@ -281,6 +292,23 @@ mod tests {
         holder.answered(Duration::from_millis(1));
         assert!(!holder.is_dead() && holder.can_store());
         assert_eq!(holder.report().last_problem.as_deref(), Some("connection refused"));
+    }
+
+    #[test]
+    fn what_a_node_refuses_for_says_how_it_is() {
+        for (reason, dead, full, lies) in [
+            (Reason::StoreFull, false, true, 0),
+            (Reason::BadReply, false, false, 1),
+            (Reason::NodeUnreachable, true, false, 0),
+            (Reason::StoreFailed, true, false, 0),
+            (Reason::Malformed, true, false, 0),
+        ] {
+            let holder = Holders::default().get(NodeId::new([1; 32]));
+            holder.refused(&Refusal::new(reason, "no"));
+            let report = holder.report();
+            assert_eq!((report.dead, report.full, report.lies), (dead, full, lies), "{reason:?}");
+            assert!(report.last_problem.is_some());
+        }
     }
 
     #[test]

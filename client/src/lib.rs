@@ -12,6 +12,7 @@
 
 mod buffers;
 pub mod check;
+mod claims;
 pub mod connect;
 pub mod content;
 pub mod encode;

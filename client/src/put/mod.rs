@@ -10,6 +10,7 @@
 
 mod chunk;
 mod held;
+pub(crate) mod message;
 pub(crate) mod placement;
 mod stream;
 

@@ -18,8 +18,8 @@ use std::{
 use bytes::Bytes;
 use copse_core::{
     descriptor::Descriptor,
-    erasure::Codec,
     ids::{NodeId, ShardId, ShardIndex},
+    rebuild::{RebuildError, rebuild},
     repair::{self, Action, ChunkFacts, ChunkPlan, Claim, Entry, Job, Kind, Lane, Nodes as _},
     ring::Ring,
 };
@@ -507,20 +507,14 @@ fn reconstruct(
     let wrong = |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
     let first = have.first().ok_or_else(|| wrong(&"there is nothing to rebuild from"))?;
     let descriptor = Descriptor::decode(first.descriptor()).map_err(|error| wrong(&error))?;
-    let shards: Vec<(ShardIndex, &[u8])> =
-        have.iter().map(|shard| (shard.id().index, &shard.data()[..])).collect();
-    let made = Codec::new(descriptor.geometry())
-        .reconstruct(&shards, wanted)
-        .map_err(|error| wrong(&error))?;
-    for (index, shard) in wanted.iter().zip(&made) {
-        // Each was rebuilt from k proved shards, so this can only fail if whoever made the chunk
-        // made it wrong. Storing it would not help anybody.
-        descriptor.check_shard(*index, shard).map_err(|error| {
-            Refusal::new(
-                Reason::ShardDamaged,
-                format!("the chunk was stored wrong, it cannot be repaired: {error}"),
-            )
-        })?;
+    let shards: Vec<(ShardIndex, Bytes)> =
+        have.iter().map(|shard| (shard.id().index, shard.data().clone())).collect();
+    match rebuild(&descriptor, &shards, wanted) {
+        Ok(made) => Ok((descriptor, made)),
+        Err(RebuildError::Inconsistent(of)) => {
+            let text = format!("the chunk was stored wrong, it cannot be repaired: {of}");
+            Err(Refusal::new(Reason::ShardDamaged, text))
+        }
+        Err(error) => Err(wrong(&error)),
     }
-    Ok((descriptor, made.into_iter().map(Bytes::from).collect()))
 }
