@@ -18,7 +18,7 @@
 //! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `shapes` | what a chunk looks like when nodes say different things of it |
 //! | `gone` | whose claims are forgotten |
-//! | `steward` | which arcs changed; planning them |
+//! | `steward`, `arcs` | which arcs changed; planning them; their rows in the ledger |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
 //! | `exchange` | shards to and from others, verified and proved |
@@ -50,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 mod again;
 mod answers;
+mod arcs;
 mod asking;
 mod audit;
 #[cfg(feature = "canary")]

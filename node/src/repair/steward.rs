@@ -3,13 +3,7 @@
 //! Owns the question whether an arc must be looked at. The one idea: an arc's fingerprint is all
 //! that its plan depends on (who is said to hold what, how these nodes stand, the ring); as long as
 //! it is the same as when the arc was last planned, nothing is done. It is written down in the same
-//! step as the jobs, so that neither a crash nor a restart loses or repeats anything.
-//!
-//! ```text
-//! row                 value
-//! "rf" ‖ arc u16 BE   1 u8 ‖ fingerprint 16 ‖ incomplete since u64 LE, unix seconds; 0: it is not
-//!                     ‖ tally (see `report.rs`)
-//! ```
+//! step as the jobs, so that neither a crash nor a restart loses or repeats anything (see `arcs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,13 +14,12 @@ use std::{
 
 use copse_core::{
     ids::NodeId,
-    repair::{
-        self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Priority, Row, Skip,
-    },
+    repair::{self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Priority, Skip},
 };
 use copse_proto::status::Refusal;
 
 use super::{
+    arcs::{Arcwise, Fingerprint, ROW_PREFIX, read_row, row_key, row_value},
     asking::Asking,
     claims::blocking,
     facts::View,
@@ -44,22 +37,6 @@ const ARCS_AT_ONCE: usize = 64;
 /// An arc with something that nobody can take is looked at again after so many seconds, though
 /// nothing changed: a node may have found room.
 const AGAIN_SECONDS: u64 = 600;
-
-const ROW_VERSION: u8 = 2;
-const ROW_PREFIX: &[u8] = b"rf";
-
-type Fingerprint = [u8; 16];
-
-/// What the plan of an arc depended on, and what it found.
-#[derive(Clone, Default)]
-struct Arcwise {
-    fingerprint: Fingerprint,
-    /// Since when a chunk of it has a shard missing, in unix seconds.
-    incomplete_since: Option<u64>,
-    /// When it is looked at again in any case.
-    again_at: Option<u64>,
-    tally: Tally,
-}
 
 /// The steward of all arcs that have this node first.
 pub(super) struct Steward {
@@ -424,36 +401,6 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
     plan.actions.iter().map(kind).collect()
 }
 
-/// A row of the queue as a change of the ledger.
-pub(super) fn changes(row: Row) -> (Vec<u8>, Option<Vec<u8>>) {
-    match row {
-        Row::Put { key, value } => (key, Some(value)),
-        Row::Delete { key } => (key, None),
-    }
-}
-
-pub(super) fn row_key(arc: u16) -> Vec<u8> {
-    [ROW_PREFIX, &arc.to_be_bytes()].concat()
-}
-
-/// An arc that is to be looked at again has no fingerprint there: after a restart that is at once.
-fn row_value(arc: &Arcwise) -> Vec<u8> {
-    let since = arc.incomplete_since.unwrap_or(0);
-    let fingerprint = if arc.again_at.is_some() { Fingerprint::default() } else { arc.fingerprint };
-    [&[ROW_VERSION][..], &fingerprint, &since.to_le_bytes(), &arc.tally.encode()].concat()
-}
-
-fn read_row(key: &[u8], value: &[u8]) -> Option<(u16, Arcwise)> {
-    let arc = u16::from_be_bytes(key.get(2..)?.try_into().ok()?);
-    let [ROW_VERSION, rest @ ..] = value else { return None };
-    let (fingerprint, since) = rest.split_first_chunk::<16>()?;
-    let (since, tally) = since.split_first_chunk::<8>()?;
-    let since = u64::from_le_bytes(*since);
-    let incomplete_since = (since != 0).then_some(since);
-    let tally = Tally::decode(tally).ok()?;
-    Some((arc, Arcwise { fingerprint: *fingerprint, incomplete_since, again_at: None, tally }))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
@@ -556,26 +503,5 @@ mod tests {
         ledger.hangs.store(false, Relaxed);
         assert_eq!(waiting.await.expect("a round"), 4);
         assert!(!steward.shared.health.waits_for_the_ledger());
-    }
-
-    #[test]
-    fn a_row_has_these_bytes_and_reads_back() {
-        let arc =
-            Arcwise { fingerprint: [7; 16], incomplete_since: Some(0x0102), ..Arcwise::default() };
-        assert_eq!(row_key(0x0a0b), *b"rf\x0a\x0b");
-        let value = row_value(&arc);
-        let expected =
-            [&[2][..], &[7; 16], &[2, 1, 0, 0, 0, 0, 0, 0], &Tally::default().encode()].concat();
-        assert_eq!(value, expected);
-        let (number, back) = read_row(&row_key(0x0a0b), &value).expect("a row");
-        assert_eq!(
-            (number, back.fingerprint, back.incomplete_since),
-            (0x0a0b, [7; 16], Some(0x0102))
-        );
-        let again = row_value(&Arcwise { again_at: Some(9), ..arc });
-        let (_, back) = read_row(&row_key(0x0a0b), &again).expect("a row");
-        assert_eq!((back.fingerprint, back.again_at), ([0; 16], None), "looked at after a restart");
-        assert!(read_row(b"rf\x0a", &value).is_none());
-        assert!(read_row(b"rf\x0a\x0b", &value[..20]).is_none());
     }
 }
