@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use copse_core::ids::NodeId;
 use copse_proto::status::{Reason, Refusal};
 use tokio::time::Instant;
 
-use crate::latency::Latency;
+use crate::{latency::Latency, lock::lock};
 
 /// How long a node is left alone after its first failure; doubled at each further one.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -240,11 +240,6 @@ impl State {
 
 fn after(until: Option<Instant>, now: Instant) -> bool {
     until.is_some_and(|until| until > now)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every write under these locks is a single step: nothing is left half done by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

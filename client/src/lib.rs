@@ -22,6 +22,7 @@ pub mod holders;
 pub mod journal;
 pub mod latency;
 pub mod local;
+mod lock;
 pub mod network;
 pub mod profile;
 mod proof;
