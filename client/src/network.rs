@@ -17,7 +17,7 @@ use copse_core::{
     directory::{Directory, NodeState, SignedRecord},
     geometry::Geometry,
     ids::{ChunkId, NetworkId, NodeId},
-    ring::Ring,
+    ring::{HELD_WITHIN_PER_SHARD, Ring},
 };
 use copse_proto::{
     bulk::{self, Incoming, MESSAGE_BYTES_MAX},
@@ -46,8 +46,8 @@ const RELAY_FOR: Duration = Duration::from_secs(60);
 /// Other nodes tried as a way to one that cannot be reached directly.
 const RELAYS_TRIED: usize = 3;
 
-/// How far along the walk writers replace a holder, in nodes for each shard of the chunk; readers look there
-/// first.
+/// How far along the walk writers replace a holder, in nodes for each shard of the chunk, unless all of
+/// them refuse; readers look there first.
 pub const CANDIDATES_PER_SHARD: usize = 2;
 
 /// An answer to a small question (has, info) that takes longer counts as none.
@@ -97,8 +97,8 @@ impl View {
 
     /// The nodes that may hold shards of a chunk, the likeliest first: its preference list, then
     /// on along the ring, up to twice as many nodes as the chunk has shards, and those of the list that
-    /// lie behind. Writers replace a holder only within this list, so that readers need not look further
-    /// as long as the ring stays as it is. At its end are nodes that are leaving, as many at most: they
+    /// lie behind. Writers replace a holder within this list, so that readers need not look further as
+    /// long as the ring stays as it is; only when all of it refuses they go on [further](Self::further). At its end are nodes that are leaving, as many at most: they
     /// are off the ring, and serve what they have not handed over yet. Writers are refused there.
     pub fn candidates(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
         self.candidates_within(chunk, geometry, CANDIDATES_PER_SHARD)
@@ -118,6 +118,11 @@ impl View {
             .map(|record| record.node)
             .take(per_shard * geometry.total());
         self.ring.around(Ring::arc(chunk), geometry, per_shard).chain(leaving).collect()
+    }
+
+    /// All nodes of the ring that a shard of a chunk may lie on, those of [`Self::candidates`] too.
+    pub fn further(&self, chunk: &ChunkId, geometry: Geometry) -> Vec<NodeId> {
+        self.ring.around(Ring::arc(chunk), geometry, HELD_WITHIN_PER_SHARD).collect()
     }
 
     /// The first holder of each shard of a chunk; empty when there are no nodes.

@@ -5,6 +5,8 @@
 
 use core::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 /// One line of a chart.
 #[derive(Clone, Debug)]
 pub struct Series {
@@ -79,6 +81,22 @@ const PALETTE: [&str; 8] =
     ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31"];
 
 impl Chart {
+    /// What it shows, for machines. What is not finite is left out.
+    pub fn json(&self) -> Value {
+        let points = |series: &Series| -> Vec<[f64; 2]> {
+            let finite = |(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
+            series.points.iter().filter(finite).map(|&(x, y)| [x, y]).collect()
+        };
+        let series = self.series.iter();
+        let series = series.map(|series| json!({ "name": series.name, "points": points(series) }));
+        json!({
+            "title": self.title,
+            "x": self.x.name,
+            "y": self.y.name,
+            "series": series.collect::<Vec<_>>(),
+        })
+    }
+
     /// The SVG file.
     pub fn render(&self) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points).copied();

@@ -50,9 +50,14 @@ fn seeds_that_broke_a_promise_once_hold() {
 
 /// A checker that sees no loss is of no use.
 fn is_found_out(canary: &str, promise: &str) {
+    is_found_out_in(&[], canary, promise);
+}
+
+fn is_found_out_in(kind: &[&str], canary: &str, promise: &str) {
     let found = (0..CANARY_SEEDS).any(|seed| {
-        let told = told(&["run", "--json", "--canary", canary, "--seed", &seed.to_string()]);
-        told["promise"] == promise
+        let seed = seed.to_string();
+        let run = ["run", "--json", "--canary", canary, "--seed", &seed];
+        told(&[&run, kind].concat())["promise"] == promise
     });
     assert!(found, "{canary} is not found in {CANARY_SEEDS} worlds");
 }
@@ -121,6 +126,26 @@ fn trees_that_are_acknowledged_too_early_are_found_out() {
 #[test]
 fn chunks_that_are_acknowledged_too_early_are_found_out() {
     is_found_out("early-chunks", "Durability");
+}
+
+#[test]
+fn holders_that_keep_what_they_should_hand_over_are_found_out() {
+    is_found_out("stubborn-holders", "Repair");
+}
+
+#[test]
+fn panics_are_found_out() {
+    is_found_out("panicking-holders", "NoPanic");
+}
+
+#[test]
+fn nodes_that_take_each_other_for_dead_too_soon_are_found_out() {
+    is_found_out_in(&["--kind", "outage"], "hasty-deaths", "Storm");
+}
+
+#[test]
+fn reads_that_fail_for_no_reason_are_found_out() {
+    is_found_out_in(&["--kind", "read-storm"], "fickle-reads", "Service");
 }
 
 #[test]

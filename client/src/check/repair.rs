@@ -201,9 +201,9 @@ impl Checker {
         loop {
             for index in next.drain(..) {
                 let usable = |node| self.network.holder(node).can_store();
-                let (Some(node), Some(shard)) =
-                    (placement.next_for(index, usable), rebuilt.get(&index).cloned())
-                else {
+                let further = || view.further(&id, geometry);
+                let node = placement.next_or_further(index, usable, further);
+                let (Some(node), Some(shard)) = (node, rebuilt.get(&index).cloned()) else {
                     continue;
                 };
                 running.push(Box::pin(async move {

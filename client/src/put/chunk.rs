@@ -126,9 +126,9 @@ impl Sending<'_> {
     /// Sends a shard to its next node. Nothing happens when nobody is left.
     fn send(&mut self, index: ShardIndex) {
         let network = &self.session.network;
-        while let Some(node) =
-            self.placement.next_for(index, |node| network.holder(node).can_store())
-        {
+        let usable = |node| network.holder(node).can_store();
+        let further = || network.view().further(&self.chunk.id(), self.chunk.geometry());
+        while let Some(node) = self.placement.next_or_further(index, usable, further) {
             network.holder(node).begin();
             let job = Job {
                 chunk: Arc::clone(&self.chunk),

@@ -4,7 +4,10 @@
 //! chunk; that is the holders' health. The one idea: an index sticks to its shard, only its node
 //! changes, and a chunk's shards stay as far apart as the nodes left allow.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+};
 
 use copse_core::{
     geometry::Geometry,
@@ -24,6 +27,8 @@ pub(crate) struct Placement {
     preferred: Vec<NodeId>,
     // The walk, in order: preferred nodes and those that may replace them.
     candidates: Vec<NodeId>,
+    // As far along the walk as a shard may lie.
+    is_widened: bool,
     slots: Vec<Slot>,
     refused: HashMap<NodeId, Refusal>,
 }
@@ -48,7 +53,7 @@ impl Placement {
             }
         }
         let slots = (0..geometry.total()).map(|_| Slot::default()).collect();
-        Self { geometry, preferred, candidates, slots, refused: HashMap::new() }
+        Self { geometry, preferred, candidates, is_widened: false, slots, refused: HashMap::new() }
     }
 
     pub(crate) fn preferred(&self) -> &[NodeId] {
@@ -198,6 +203,25 @@ impl Placement {
         Some(chosen)
     }
 
+    /// The same, and when nobody is left, the next of those `further` along the walk: of a chunk with
+    /// few shards the nearest are few, and may all be full.
+    pub(crate) fn next_or_further(
+        &mut self,
+        index: ShardIndex,
+        usable: impl Fn(NodeId) -> bool,
+        further: impl FnOnce() -> Vec<NodeId>,
+    ) -> Option<NodeId> {
+        if let Some(node) = self.next_for(index, &usable) {
+            return Some(node);
+        }
+        if mem::replace(&mut self.is_widened, true) {
+            return None;
+        }
+        let known: HashSet<NodeId> = self.candidates.iter().copied().collect();
+        self.candidates.extend(further().into_iter().filter(|node| !known.contains(node)));
+        self.next_for(index, usable)
+    }
+
     /// Shards of this chunk that are on a node or on their way to it or meant for it.
     fn count(&self, node: NodeId) -> usize {
         let on_it = |slot: &Slot| slot.held.contains(&node) || slot.sent.contains(&node);
@@ -239,6 +263,24 @@ mod tests {
         assert_eq!(placement.durable(), 0);
         placement.held(ShardIndex(2), walk[0]);
         assert_eq!((placement.durable(), placement.missing().len()), (1, 3));
+    }
+
+    #[test]
+    fn when_all_near_nodes_are_full_those_further_along_the_walk_are_tried_once() {
+        let walk = nodes(7);
+        let geometry: Geometry = "1+1".parse().expect("a geometry");
+        let mut placement = Placement::new(geometry, walk[..2].to_vec(), walk[..4].to_vec());
+        let mut tried = Vec::new();
+        while let Some(node) =
+            placement.next_or_further(ShardIndex(0), |_| true, || walk[2..6].to_vec())
+        {
+            placement.refused(ShardIndex(0), node, gone());
+            tried.push(node);
+        }
+        // Its own place, then who has none of the chunk, and each once; the last of them was not named.
+        assert_eq!(tried, [0, 2, 3, 1, 4, 5].map(|at| walk[at]));
+        let never = || -> Vec<NodeId> { unreachable!("asked before") };
+        assert_eq!(placement.next_or_further(ShardIndex(1), |_| true, never), None);
     }
 
     #[test]

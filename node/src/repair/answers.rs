@@ -126,6 +126,10 @@ impl Answers {
         let id = convert::shard_id(&asked.chunk_id, asked.index)?;
         let to = convert::node_id(&asked.to)?;
         let descriptor = self.descriptor(id).await?;
+        #[cfg(feature = "canary")]
+        if self.shared.phases.hands_nothing_over() {
+            return Err(Refusal::new(Reason::KeepsShard, "a bug on purpose"));
+        }
         let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), to).await?;
         // Only now: who asks for what it does not get costs one group.

@@ -17,6 +17,10 @@ pub enum Canary {
     BlindMoves,
     /// The scrub takes every shard for sound without reading it.
     BlindScrub,
+    /// A holder that is asked to hand a shard over keeps it.
+    StubbornHolders,
+    /// A holder that is asked to hand a shard over panics.
+    PanickingHolders,
 }
 
 impl Phases {
@@ -36,6 +40,12 @@ impl Phases {
     /// Whether holders do not look whether a shard that they hand over arrived.
     pub(super) const fn moves_blindly(self) -> bool {
         matches!(self.canary, Some(Canary::BlindMoves))
+    }
+
+    /// Whether holders hand nothing over; one that is to panic does so here.
+    pub(super) fn hands_nothing_over(self) -> bool {
+        assert!(self.canary != Some(Canary::PanickingHolders), "a bug on purpose");
+        self.canary == Some(Canary::StubbornHolders)
     }
 
     /// Whether the scrub does not look at what it should read.

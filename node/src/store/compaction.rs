@@ -10,8 +10,9 @@
 //! move     each header of the segment: if the row of its shard points here, the record is read,
 //!          proved, appended to the active segment, synced, and the row points there. A removal
 //!          that still matters is written again. What is not sound is quarantined, not copied;
-//!          what was quarantined and is sound after all is copied and served again, and so is what
-//!          the books missed (see `missed`). Where the disk fails, the segment is left alone.
+//!          what was quarantined and is sound after all is copied and served again. Where the disk
+//!          fails, the segment is left alone. Before it, what the books missed is entered (see
+//!          `missed`).
 //! seek     only if the books say that there is more than was found (a header rotted): all rows that
 //!          point here are looked at.
 //! forget   each header once more: the shard has one copy less. A shard that is gone leaves the
@@ -24,6 +25,9 @@
 //! the old one, and brings nothing back: a removed shard is copied as *shard in the trash*, and a
 //! removal is dropped only when no copy of the shard is left in any file. That is why *forget* keeps
 //! how far it came, runs to its end before any other segment is touched, and needs no room.
+//!
+//! What is moved goes behind everything else, and of several records the last decides. So a removal
+//! stays where it is as long as this segment or a later one may hide a newer record of its shard.
 
 use std::{
     io::{self, IoSlice},
@@ -39,8 +43,7 @@ use super::{
     file::{SegmentFile, free_bytes, is_full},
     health::count,
     index::{Entry, State},
-    missed::{self, Missed},
-    record,
+    missed, record,
     scan::{Found, Scan},
     segment::{HEAD_BYTES, Kind, Position, RECORD_BYTES_MAX, RecordHeader},
     upkeep::Trouble,
@@ -65,7 +68,8 @@ pub(super) struct Compaction {
     /// Where the walk over its headers is.
     at: u64,
     phase: Phase,
-    missed: Missed,
+    /// A segment that may hide newer records: until it is read, no removal is moved past them.
+    hidden_behind: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -106,7 +110,32 @@ impl Writer {
             0 => (Phase::Move, HEAD_BYTES as u64),
             forgotten => (Phase::Forget, forgotten.into()),
         };
-        Ok(Compaction { number, file, bytes, at, phase, missed: Missed::default() })
+        let hidden_behind = match phase {
+            Phase::Forget => None,
+            _ => self.look_behind(number)?,
+        };
+        Ok(Compaction { number, file, bytes, at, phase, hidden_behind })
+    }
+
+    /// Looks once more at the segments from here on that may hide records, and enters what is found.
+    /// Gives one that may hide some still.
+    fn look_behind(&mut self, number: u32) -> Result<Option<u32>, Trouble> {
+        let hiding: Vec<u32> = self.books.hiding().range(number..).copied().collect();
+        let (left_alone, others): (Vec<u32>, Vec<u32>) =
+            hiding.into_iter().partition(|&hiding| self.is_left_alone(hiding));
+        let length = |number| self.segments.open(number).and_then(|file| file.bytes());
+        let files = others.into_iter().map(|it| match length(it) {
+            Ok(bytes) => Ok((it, bytes)),
+            Err(error) => Err(Trouble::Skip(it, error)),
+        });
+        let files: Vec<(u32, u64)> = files.collect::<Result<_, _>>()?;
+        let again = missed::look_again(&self.segments, &mut self.books, &self.key, &files);
+        let again = again.map_err(|error| Trouble::Skip(number, error))?;
+        if let Some(&unread) = again.unread.first() {
+            return Err(Trouble::Skip(unread, io::Error::other("the disk fails under it still")));
+        }
+        // What it has not given for two days is as good as damaged: else nothing could be moved again.
+        Ok(left_alone.into_iter().find(|&hiding| !self.is_given_up(hiding)))
     }
 
     /// One step. Gives the cost, in bytes of reading and writing.
@@ -121,12 +150,10 @@ impl Writer {
     /// Copies some of the records that are needed. Gives the cost.
     fn move_some(&mut self, compaction: &mut Compaction) -> Result<u64, Trouble> {
         let mut batch = Batch::default();
-        let mut missed = std::mem::take(&mut compaction.missed);
         let moved = self.walk(
             compaction,
             |writer, compaction, found, batch| match found {
                 Found::Record { begin, header, .. } => {
-                    writer.move_missed(compaction, &mut missed, &header, begin, batch)?;
                     writer.move_record(compaction, header.id, begin, batch)
                 }
                 // There may be records that the books know nothing of.
@@ -139,7 +166,6 @@ impl Writer {
             &mut batch,
         );
         let at = self.end_batch(moved, &mut batch)?;
-        compaction.missed = missed;
         compaction.at = at;
         if at >= compaction.bytes {
             self.leave(compaction, Phase::Seek(None))?;
@@ -234,37 +260,6 @@ impl Writer {
         Ok(batch.cost)
     }
 
-    /// Copies a record that the books missed when the store was opened, if it is sound.
-    fn move_missed(
-        &mut self,
-        compaction: &Compaction,
-        missed: &mut Missed,
-        header: &RecordHeader,
-        offset: u64,
-        batch: &mut Batch,
-    ) -> Result<(), Trouble> {
-        let (id, number) = (header.id, compaction.number);
-        let place = Position { segment: number, offset };
-        let row = self.books.get(id).map_err(Trouble::of_index)?;
-        // Where the row points here, `move_record` does it.
-        let is_known = row.is_some_and(|row| row.place == place);
-        if is_known || !missed.is_one(row.as_ref(), header, place) {
-            return Ok(());
-        }
-        if !header.has_shard() {
-            return self.append_copy(*header, None, &[], batch);
-        }
-        let here = missed::row_at(header, place);
-        let record = record::read_whole(compaction.file.file(), &self.key, id, &here);
-        let record = record.map_err(|error| Trouble::Skip(number, error))?;
-        batch.cost += here.record_bytes();
-        let Some(record) = record else { return Ok(()) };
-        tracing::warn!(%id, segment = number, offset,
-            "a record that could not be read when the store was opened is sound: kept");
-        missed.note(id, row.as_ref(), place);
-        self.append_copy(*header, Some(record.geometry), &record.bytes[HEAD_BYTES..], batch)
-    }
-
     /// Copies what lies at a place of the segment, if the row of its shard points there.
     fn move_record(
         &mut self,
@@ -275,6 +270,13 @@ impl Writer {
     ) -> Result<(), Trouble> {
         let place = Position { segment: compaction.number, offset };
         let Some(mut row) = self.books.get(id).map_err(Trouble::of_index)? else { return Ok(()) };
+        if row.mark().is_some()
+            && let Some(hiding) = compaction.hidden_behind
+            && row.living().into_iter().flatten().any(|(segment, _)| segment == place.segment)
+        {
+            let error = format!("segment {hiding} may hide newer records than its removals");
+            return Err(Trouble::Skip(compaction.number, io::Error::other(error)));
+        }
         if row.place == place && !matches!(row.state, State::Gone(_)) {
             let record = record::read_whole(compaction.file.file(), &self.key, id, &row);
             let record = record.map_err(|error| Trouble::Skip(compaction.number, error))?;

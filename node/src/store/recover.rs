@@ -138,7 +138,7 @@ pub(super) fn recover(
     finish_deleting(segments, &mut books)?;
     let found = list(&segments.dir).map_err(failed("segments could not be listed"))?;
     let key = RecordKey::new(segments.store);
-    let found_again = missed::look_again(segments, &mut books, &key, &found)
+    let again = missed::look_again(segments, &mut books, &key, &found)
         .map_err(failed("segments could not be looked at again"))?;
     let origin = Position { segment: 0, offset: 0 };
     let first = books.place();
@@ -149,7 +149,7 @@ pub(super) fn recover(
         report: Recovery {
             rebuilt: is_new && !found.is_empty(),
             segments: found.len(),
-            found_again,
+            found_again: again.found,
             ..Recovery::default()
         },
     };

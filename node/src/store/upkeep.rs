@@ -257,13 +257,22 @@ impl Writer {
         doomed.next().map(|(&number, _)| number)
     }
 
+    /// Whether a segment that failed is not to be tried yet.
+    pub(super) fn is_left_alone(&self, number: u32) -> bool {
+        let skipped = self.upkeep.skipped.get(&number);
+        skipped.is_some_and(|skipped| skipped.waits(self.trash.now()))
+    }
+
+    /// Whether a segment failed so often, over two days, that it is tried once a day.
+    pub(super) fn is_given_up(&self, number: u32) -> bool {
+        let skipped = self.upkeep.skipped.get(&number);
+        skipped.is_some_and(|skipped| skipped.seconds >= SKIP_SECONDS_MAX)
+    }
+
     /// The next segment to compact: one that is half forgotten, else the least living of those that
     /// are under half living. While there is no room to copy, only one with nothing to copy.
     fn choose(&self) -> Option<u32> {
-        let now = self.trash.now();
-        let waits = |number: &u32| {
-            self.upkeep.skipped.get(number).is_some_and(|skipped| skipped.waits(now))
-        };
+        let waits = |number: &u32| self.is_left_alone(*number);
         let skipped = self.upkeep.skipped.keys();
         // One that is half forgotten and cannot be read: none other may be touched.
         if skipped.filter(|number| waits(number)).any(|&it| self.books.segment(it).forgotten > 0) {

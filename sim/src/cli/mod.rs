@@ -46,7 +46,7 @@ enum Command {
     Placement(spreading::Placement),
     /// How fast and at what cost gossip tells everybody.
     Gossip(spreading::Gossip),
-    /// Writes docs/durability.md with its charts.
+    /// Writes docs/durability.md with its charts and figures.
     Report(report::Arguments),
 }
 

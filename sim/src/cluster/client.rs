@@ -297,6 +297,9 @@ impl Client {
         let result = self.ledger.in_time(&what, reading).await;
         let fewest = scene.end(number);
         self.ledger.lock().counts.reads += 1;
+        let is_fickle =
+            self.settings.canary == Some(Canary::FickleReads) && number.is_multiple_of(16);
+        let result = if is_fickle { Err("given up".to_owned()) } else { result };
         match result {
             Ok(bytes) if bytes == content(one.content, one.bytes)[range.clone()] => Ok(()),
             Ok(_) => {

@@ -68,6 +68,14 @@ pub enum Canary {
     EarlyTrees,
     /// A client takes a chunk for put as soon as it is on its way.
     EarlyChunks,
+    /// A holder that is asked to hand a shard over keeps it.
+    StubbornHolders,
+    /// A holder that is asked to hand a shard over panics.
+    PanickingHolders,
+    /// Nodes take who is silent for ten seconds for dead, and rebuild at once.
+    HastyDeaths,
+    /// A client gives up one of 16 reads that would have succeeded.
+    FickleReads,
 }
 
 impl Canary {
@@ -81,6 +89,10 @@ impl Canary {
             Self::SmudgedReads => "smudged-reads",
             Self::EarlyTrees => "early-trees",
             Self::EarlyChunks => "early-chunks",
+            Self::StubbornHolders => "stubborn-holders",
+            Self::PanickingHolders => "panicking-holders",
+            Self::HastyDeaths => "hasty-deaths",
+            Self::FickleReads => "fickle-reads",
         }
     }
 }

@@ -253,10 +253,16 @@ impl World {
                 config.repair.lost_after = Duration::from_secs(60);
             }
         }
+        if spec.canary == Some(Canary::HastyDeaths) {
+            config.membership.dead_after = Duration::from_secs(10);
+            config.repair.policy.patience = Duration::ZERO;
+        }
         let scene = Scene::default();
         let canary = match spec.canary {
             Some(Canary::BlindMoves) => Some(repair::Canary::BlindMoves),
             Some(Canary::BlindScrub) => Some(repair::Canary::BlindScrub),
+            Some(Canary::StubbornHolders) => Some(repair::Canary::StubbornHolders),
+            Some(Canary::PanickingHolders) => Some(repair::Canary::PanickingHolders),
             Some(_) | None => None,
         };
         let common = Common {

@@ -27,6 +27,7 @@ use crate::{
     law::RepairLaw,
     logmath,
     random::Lifetime,
+    svg::{Axis, Chart, Series, Style},
 };
 
 /// Sizes at which the default geometry changes, and some between.
@@ -60,6 +61,10 @@ fn nines(ln_mttdl: f64) -> f64 {
 }
 
 pub(super) fn defaults(effort: Effort) -> Section {
+    let by_size = by_size();
+    let (by_patience, chart) = by_patience();
+    let simulated = simulated_patience(effort);
+    let (about, by_dead_after) = by_dead_after(effort);
     let text = format!(
         "The figures behind the decision records on the \
          [default geometry](decisions/2026-11-28-default-geometry.md) and on \
@@ -76,16 +81,21 @@ pub(super) fn defaults(effort: Effort) -> Section {
          year. The threshold is the core's. Simulated below it: 10+6 with lives of 2 months, fixed \
          law, seed 1.\n\n{}\n{}\n\
          ### When a node counts as dead\n\n\
-         {}",
-        by_size(),
-        by_patience(),
-        simulated_patience(effort),
-        by_dead_after(effort)
+         {about}{}",
+        by_size.markdown(),
+        by_patience.markdown(),
+        simulated.markdown(),
+        by_dead_after.markdown()
     );
-    Section { title: "The product's defaults", text, charts: Vec::new() }
+    Section {
+        title: "The product's defaults",
+        text,
+        tables: vec![by_size, by_patience, simulated, by_dead_after],
+        charts: vec![("nines-patience", chart)],
+    }
 }
 
-fn by_size() -> String {
+fn by_size() -> Table {
     let mut table = Table::new(&[
         "nodes",
         "geometry",
@@ -121,7 +131,7 @@ fn by_size() -> String {
             figures(1.0, 0.99).map_or(String::new(), |f| short(f.unreadable)),
         ]);
     }
-    table.markdown()
+    table
 }
 
 /// Days of patience; none is for ever.
@@ -132,31 +142,56 @@ fn patience_name(days: Option<f64>) -> String {
     days.map_or("for ever".to_owned(), |days| format!("{days} days"))
 }
 
-fn by_patience() -> String {
-    let mut table = Table::new(&["patience", "8+4", "10+6", "16+16", "20+20"]);
-    let policy = Policy::default();
+fn by_patience() -> (Table, Chart) {
+    let codes = ["8+4", "10+6", "16+16", "20+20"];
+    let mut table = Table::new(&["patience", codes[0], codes[1], codes[2], codes[3]]);
     for days in PATIENCE_DAYS {
-        let patience = days.map_or(1e12, |days| days * DAY_H);
         let mut cells = vec![patience_name(days)];
-        for code in ["8+4", "10+6", "16+16", "20+20"] {
-            let cell = code.parse::<Geometry>().ok().and_then(|geometry| {
-                let threshold = policy.threshold.shards(geometry);
-                let scheme = Scheme::new(geometry.data(), geometry.total(), threshold).ok()?;
-                let pace = Pace { life: HOURS_PER_YEAR, repair: DAY_H };
-                let [a, c] = RepairLaw::BOTH
-                    .map(|law| nines(patient::ln_mttdl(scheme, pace, patience, law)));
-                let moved = patient::repair_traffic(scheme, pace, patience) * HOURS_PER_YEAR;
-                Some(format!("{a:.1} / {c:.1}, {moved:.1}"))
-            });
+        for code in codes {
+            let cell = patient_figures(code, days.map_or(1e12, |days| days * DAY_H));
+            let cell = cell.map(|([a, c], moved)| format!("{a:.1} / {c:.1}, {moved:.1}"));
             cells.push(cell.unwrap_or_default());
         }
         table.row(cells);
     }
-    table.markdown()
+    let mut series = Vec::new();
+    for (colour, code) in codes.into_iter().enumerate() {
+        for (law, style) in RepairLaw::BOTH.into_iter().zip([Style::Line, Style::Dashed]) {
+            let points = (0..=30_u32).filter_map(|days| {
+                let (nines, _) = patient_figures(code, f64::from(days) * DAY_H)?;
+                let at = usize::from(law != RepairLaw::BOTH[0]);
+                Some((f64::from(days), nines[at]))
+            });
+            series.push(Series {
+                name: format!("{code}, {law}"),
+                points: points.collect(),
+                colour,
+                style,
+            });
+        }
+    }
+    let chart = Chart {
+        title: "Nines a year over patience, τ = 24 h, mean life of a node 1 year".into(),
+        x: Axis::linear("patience, days"),
+        y: Axis::linear("nines of a chunk-year"),
+        series,
+    };
+    (table, chart)
+}
+
+/// Nines by both repair-time laws, and bytes moved per stored byte and year, with the core's threshold
+/// and so many hours of patience.
+fn patient_figures(code: &str, patience: f64) -> Option<([f64; 2], f64)> {
+    let geometry: Geometry = code.parse().ok()?;
+    let threshold = Policy::default().threshold.shards(geometry);
+    let scheme = Scheme::new(geometry.data(), geometry.total(), threshold).ok()?;
+    let pace = Pace { life: HOURS_PER_YEAR, repair: DAY_H };
+    let both = RepairLaw::BOTH.map(|law| nines(patient::ln_mttdl(scheme, pace, patience, law)));
+    Some((both, patient::repair_traffic(scheme, pace, patience) * HOURS_PER_YEAR))
 }
 
 /// The closed form of patience beside simulated years.
-fn simulated_patience(effort: Effort) -> String {
+fn simulated_patience(effort: Effort) -> Table {
     let mut table = Table::new(&[
         "patience",
         "repair-time law",
@@ -196,10 +231,10 @@ fn simulated_patience(effort: Effort) -> String {
             format!("{:.2}", out.repair_ratio(scenario.years)),
         ]);
     }
-    table.markdown()
+    table
 }
 
-fn by_dead_after(effort: Effort) -> String {
+fn by_dead_after(effort: Effort) -> (String, Table) {
     let mut table = Table::new(&[
         "dead after",
         "repair-time law",
@@ -238,5 +273,5 @@ fn by_dead_after(effort: Effort) -> String {
             format!("{:.1}", out.false_deaths as f64 / node_years),
         ]);
     }
-    about + &table.markdown()
+    (about, table)
 }

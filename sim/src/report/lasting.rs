@@ -89,6 +89,7 @@ pub(super) fn nines(_: Effort) -> Section {
     Section {
         title: "Nines over geometry and churn",
         text,
+        tables: vec![table],
         charts: vec![
             ("nines-exponential", chart(RepairLaw::Exponential)),
             ("nines-fixed", chart(RepairLaw::Fixed)),
@@ -160,7 +161,12 @@ pub(super) fn traffic(effort: Effort) -> Section {
          (which lowers the figure a little), seed 1.\n\n{}",
         table.markdown()
     );
-    Section { title: "Repair traffic over the threshold", text, charts: vec![("traffic", chart)] }
+    Section {
+        title: "Repair traffic over the threshold",
+        text,
+        tables: vec![table],
+        charts: vec![("traffic", chart)],
+    }
 }
 
 pub(super) fn rare(effort: Effort) -> Section {
@@ -221,5 +227,5 @@ pub(super) fn rare(effort: Effort) -> Section {
          exponential lives.\n\n{}",
         table.markdown()
     );
-    Section { title: "Losses too rare to wait for", text, charts: Vec::new() }
+    Section { title: "Losses too rare to wait for", text, tables: vec![table], charts: Vec::new() }
 }

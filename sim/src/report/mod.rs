@@ -10,6 +10,8 @@ mod scenarios;
 mod spreading;
 mod table;
 
+use serde_json::{Value, json};
+
 use crate::svg::Chart;
 
 pub use table::{Table, short};
@@ -18,7 +20,24 @@ pub use table::{Table, short};
 pub(crate) struct Section {
     pub(crate) title: &'static str,
     pub(crate) text: String,
+    /// Those of the text, for machines.
+    pub(crate) tables: Vec<Table>,
     pub(crate) charts: Vec<(&'static str, Chart)>,
+}
+
+impl Section {
+    fn json(&self) -> Value {
+        let charts = self.charts.iter().map(|(name, chart)| {
+            let mut json = chart.json();
+            json["file"] = format!("{name}.svg").into();
+            json
+        });
+        json!({
+            "title": self.title,
+            "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
+            "charts": charts.collect::<Vec<_>>(),
+        })
+    }
 }
 
 /// How much work goes into a report.
@@ -33,7 +52,7 @@ pub enum Effort {
 /// A file of the report: its path under `docs/`, and its content.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct File {
-    /// `durability.md` or `durability/….svg`.
+    /// `durability.md`, `durability/….svg` or `durability/figures.json`.
     pub path: String,
     /// Text.
     pub content: String,
@@ -44,7 +63,8 @@ const HEAD: &str = "\
 
 Written by `copse-sim report`; do not edit. The same program and the same seeds write the same \
 bytes. The figures are results of models, not promises. Where parameters are the product's defaults, \
-the text says so. For a network of your own ask `copse plan`, which uses the same formulas.
+the text says so. All tables and the points of all charts are in \
+[figures.json](durability/figures.json). For a network of your own ask `copse plan`, which uses the same formulas.
 
 Every figure names its **repair-time law**: *exponential* (memoryless, pessimistic) or *fixed* \
 (always as long, optimistic). Between them lies up to (r−k+1)!. A **nine** is −log10 of the \
@@ -55,9 +75,12 @@ Words: k of n shards rebuild a chunk; repair begins when r or fewer are left; λ
 node; τ = mean time from there to full strength.
 ";
 
+/// Of the shape of `figures.json`.
+const FIGURES_VERSION: u32 = 1;
+
 /// Runs all studies and writes the report.
 pub fn files(effort: Effort) -> Vec<File> {
-    let studies: [fn(Effort) -> Section; 9] = [
+    let studies: [fn(Effort) -> Section; 10] = [
         published::published,
         lasting::nines,
         lasting::traffic,
@@ -67,10 +90,15 @@ pub fn files(effort: Effort) -> Vec<File> {
         scenarios::margin,
         spreading::placement,
         spreading::gossip,
+        scenarios::cost,
     ];
     let sections = in_parallel(&studies, |study| study(effort));
     let mut document = HEAD.to_owned();
     let mut files = Vec::new();
+    let figures: Vec<Value> = sections.iter().map(Section::json).collect();
+    // The same order of keys each time: serde_json sorts them.
+    let figures = json!({ "version": FIGURES_VERSION, "sections": figures });
+    files.push(File { path: "durability/figures.json".into(), content: format!("{figures:#}\n") });
     for section in sections {
         document.push_str(&format!("\n## {}\n\n{}", section.title, section.text));
         for (name, chart) in section.charts {
@@ -78,7 +106,6 @@ pub fn files(effort: Effort) -> Vec<File> {
             files.push(File { path: format!("durability/{name}.svg"), content: chart.render() });
         }
     }
-    document.push_str(&scenarios::cost(effort));
     files.push(File { path: "durability.md".into(), content: document });
     files
 }
@@ -118,8 +145,26 @@ mod tests {
         let (once, again) = (files(Effort::Least), files(Effort::Least));
         assert_eq!(once, again);
         let document = once.last().expect("the document is the last file");
-        for chart in &once[..once.len() - 1] {
-            assert!(document.content.contains(&chart.path), "{} is not shown", chart.path);
+        for file in &once[..once.len() - 1] {
+            assert!(document.content.contains(&file.path), "{} is not shown", file.path);
+        }
+        let json = &once.iter().find(|file| file.path.ends_with("json")).expect("figures").content;
+        let figures: Value = serde_json::from_str(json).expect("JSON");
+        let sections = figures["sections"].as_array().expect("sections");
+        assert_eq!(sections.len(), document.content.matches("\n## ").count());
+        // Each row of each table of the document, and a point for each series.
+        let rows = |table: &Value| table["rows"].as_array().expect("rows").len();
+        let all = |of: &str| -> Vec<Value> {
+            let some = |section: &Value| section[of].as_array().expect("a list").clone();
+            sections.iter().flat_map(some).collect()
+        };
+        let lines = document.content.lines().filter(|line| line.starts_with('|')).count();
+        let tables = all("tables");
+        assert_eq!(tables.iter().map(rows).sum::<usize>() + 2 * tables.len(), lines);
+        for chart in all("charts") {
+            for series in chart["series"].as_array().expect("series") {
+                assert!(!series["points"].as_array().expect("points").is_empty(), "{series}");
+            }
         }
         for word in ["exponential", "fixed", "seed"] {
             assert!(document.content.contains(word), "no {word} in the report");

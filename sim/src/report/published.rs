@@ -109,6 +109,7 @@ pub(super) fn published(effort: Effort) -> Section {
         "460",
         short(audits_needed(0.01, 0.99)),
     );
+    let simulated = simulated(effort);
     let text = format!(
         "Before it is believed, the simulator reproduces these. The tests `s1_…` to `s16_…` in \
          `sim/tests/acceptance.rs` hold it to them.\n\n{}\n\
@@ -117,13 +118,18 @@ pub(super) fn published(effort: Effort) -> Section {
          differs from print: no repair time gives its 17 and the other eight (see \
          `s3_no_repair_time_gives_the_row_that_differs`).\n\n{}",
         table.markdown(),
-        simulated(effort)
+        simulated.markdown()
     );
-    Section { title: "What others published, and what we get", text, charts: Vec::new() }
+    Section {
+        title: "What others published, and what we get",
+        text,
+        tables: vec![table, simulated],
+        charts: Vec::new(),
+    }
 }
 
 /// The event simulation against the closed forms and the ring against exact integration.
-fn simulated(effort: Effort) -> String {
+fn simulated(effort: Effort) -> Table {
     let mut table = Table::new(&["simulated", "repair-time law", "closed form", "here", "seed"]);
     let chunks = if effort == Effort::Full { 2000 } else { 200 };
     let month = Lifetime::new(MONTH_H, 1.0);
@@ -173,5 +179,5 @@ fn simulated(effort: Effort) -> String {
         short(placement::load(study).deviation),
         study.seed.to_string(),
     ]);
-    table.markdown()
+    table
 }

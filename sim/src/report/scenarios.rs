@@ -150,7 +150,7 @@ pub(super) fn compared(effort: Effort) -> Section {
     }
     let text =
         base(effort, RepairLaw::Fixed).map_or(String::new(), |s| head(&s)) + &table.markdown();
-    Section { title: "What failures in common do", text, charts: Vec::new() }
+    Section { title: "What failures in common do", text, tables: vec![table], charts: Vec::new() }
 }
 
 /// What the table of scenarios is about.
@@ -203,7 +203,12 @@ pub(super) fn margin(effort: Effort) -> Section {
         event::run(&scenario).ok().map(|out| (scenario, out))
     });
     let Some((scenario, out)) = run else {
-        return Section { title: "Margin over time", text: String::new(), charts: Vec::new() };
+        return Section {
+            title: "Margin over time",
+            text: String::new(),
+            tables: Vec::new(),
+            charts: Vec::new(),
+        };
     };
     let series = |name: &str, colour, style, of: &dyn Fn(&Margin) -> f64| Series {
         name: name.to_owned(),
@@ -237,11 +242,11 @@ pub(super) fn margin(effort: Effort) -> Section {
         out.false_deaths,
         out.frozen,
     );
-    Section { title: "Margin over time", text, charts: vec![("margin", chart)] }
+    Section { title: "Margin over time", text, tables: Vec::new(), charts: vec![("margin", chart)] }
 }
 
 /// How the work grows with the network.
-pub(super) fn cost(effort: Effort) -> String {
+pub(super) fn cost(effort: Effort) -> Section {
     let sizes: &[usize] = if effort == Effort::Full { &[100, 1000, 10_000] } else { &[100, 300] };
     let mut table = Table::new(&[
         "nodes",
@@ -269,12 +274,13 @@ pub(super) fn cost(effort: Effort) -> String {
             format!("{:.1}", (out.queue_max.max(1) as f64).log2()),
         ]);
     }
-    format!(
-        "\n## What a simulation costs\n\nA year of 10+6, four chunks a node, mean life 1 year, \
+    let text = format!(
+        "A year of 10+6, four chunks a node, mean life 1 year, \
          exponential repair-time law, seed 1. An event costs one step through a binary heap and \
          the shards of one node or one stripe; the latter do not grow with the network. \
          What that took on a machine, and how the cost of an event grew, is in \
          [benchmarks.md](benchmarks.md#simulated-years).\n\n{}",
         table.markdown()
-    )
+    );
+    Section { title: "What a simulation costs", text, tables: vec![table], charts: Vec::new() }
 }

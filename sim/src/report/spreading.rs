@@ -53,22 +53,24 @@ pub(super) fn placement(effort: Effort) -> Section {
         y: Axis::logarithmic("relative deviation of the load"),
         series,
     };
+    let zoned = zoned(nodes);
     let text = format!(
         "{nodes} equal nodes, all 65,536 arcs, seed 1, walks of the core's ring. That the \
          ring has no more arcs adds up to √(nodes/(65,536 n)) to the deviation. No repair, so no repair-time law.\n\n{}\n\
          With zones and the core's own caps and 64 tokens, 10+6; a leave should move what the \
          leaver held and nothing else:\n\n{}",
         table.markdown(),
-        zoned(nodes)
+        zoned.markdown()
     );
     Section {
         title: "Load over tokens, movement when one leaves",
         text,
+        tables: vec![table, zoned],
         charts: vec![("load", chart)],
     }
 }
 
-fn zoned(nodes: usize) -> String {
+fn zoned(nodes: usize) -> Table {
     let mut table = Table::new(&[
         "zones",
         "deviation of nodes",
@@ -77,7 +79,7 @@ fn zoned(nodes: usize) -> String {
         "shards moved by a leave",
         "of which the leaver held",
     ]);
-    let Ok(geometry) = "10+6".parse() else { return String::new() };
+    let Ok(geometry) = "10+6".parse() else { return table };
     for zones in [0, 5, 20, 50] {
         let load = placement::placed(nodes, zones, geometry, 1);
         let moves = placement::leave(nodes, zones, geometry, 1);
@@ -90,7 +92,7 @@ fn zoned(nodes: usize) -> String {
             moves.held.to_string(),
         ]);
     }
-    table.markdown()
+    table
 }
 
 pub(super) fn gossip(effort: Effort) -> Section {
@@ -150,6 +152,7 @@ pub(super) fn gossip(effort: Effort) -> Section {
     Section {
         title: "How news spread",
         text,
+        tables: vec![table],
         charts: vec![
             (
                 "gossip-time",

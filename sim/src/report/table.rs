@@ -2,6 +2,8 @@
 //!
 //! Owns their shape; knows nothing of what stands in them.
 
+use serde_json::{Value, json};
+
 /// Rows under a head.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -30,6 +32,11 @@ impl Table {
             text.push_str(&line(row));
         }
         text
+    }
+
+    /// For machines: the head, and rows of cells as they are shown.
+    pub fn json(&self) -> Value {
+        json!({ "columns": self.head, "rows": self.rows })
     }
 
     /// In columns, for a terminal.

@@ -168,6 +168,84 @@ fn a_removal_that_was_hidden_with_its_shard_counts_behind_it() {
     });
 }
 
+/// A shard is put, removed, and put again; only the last record is hidden, in the same segment as the
+/// removal or in the next. What a compaction writes meanwhile must not outlive it.
+#[test]
+fn no_removal_is_moved_past_a_record_that_is_hidden_and_newer() {
+    for (in_the_next, mended) in [(false, true), (false, false), (true, true), (true, false)] {
+        let subject = Subject::new();
+        let (all, more) = (shards(0), shards(10));
+        let count = if in_the_next { 10 } else { 9 };
+        subject.with(async |store| {
+            put_all(store, &all[..count]).await;
+            remove_all(store, &all[1..8]).await;
+            subject.time.pass_hours(WEEK_HOURS);
+            remove_all(store, &all[..1]).await;
+            put_all(store, &all[..1]).await;
+            put_all(store, &more).await;
+        });
+        let held = [&all[..1], &all[8..count], &more].concat();
+        let hidden = if in_the_next { 2 } else { 1 };
+        // The last of the two records: both have the same length.
+        let data = fs::read(segment(subject.dir.path(), hidden)).expect("a segment");
+        let at = data.windows(64).rposition(|part| part == &all[0].data()[..64]).expect("a copy");
+        let begin = (at + all[0].data().len()) as u64 - record_bytes(&all[0]);
+        let unreadable = Some((hidden, begin..begin + 1));
+        subject.options.faults.plan(Planned { unreadable, ..Planned::default() });
+        delete_index(subject.dir.path());
+        let store = subject.open();
+        if mended {
+            subject.options.faults.plan(Planned::default());
+        }
+        subject.runtime.block_on(async {
+            assert_not_held(&store, &all[0]).await;
+            store.compact().await;
+            store.close().await;
+        });
+        drop(store);
+        subject.options.faults.plan(Planned::default());
+        subject.with(async |store| {
+            assert_all(store, &held, &all[1..8]).await;
+            store.compact().await;
+            assert_all(store, &held, &all[1..8]).await;
+            assert!(!segment(subject.dir.path(), 1).exists(), "it was under half living");
+        });
+        subject.with_new_index(async |store| assert_all(store, &held, &all[1..8]).await);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_for_two_days_does_not_keep_removals_where_they_are() {
+    let subject = Subject::new();
+    let (all, more) = (shards(0), shards(10));
+    subject.with(async |store| {
+        put_all(store, &all).await;
+        put_all(store, &more).await;
+        put_all(store, &shards(20)[..1]).await;
+        remove_all(store, &all[..8]).await;
+        subject.time.pass_hours(WEEK_HOURS);
+        remove_all(store, &all[8..9]).await;
+    });
+    let unreadable = Some((2, 64..65));
+    subject.options.faults.plan(Planned { unreadable, ..Planned::default() });
+    delete_index(subject.dir.path());
+    let store = subject.open();
+    subject.runtime.block_on(async {
+        let mut hours = 0;
+        while store.stats().await.compactions == 0 {
+            assert!(hours < 100, "{:?}", store.stats().await);
+            subject.time.pass_hours(1);
+            hours += 1;
+            store.compact().await;
+            store.compact().await;
+        }
+        assert!(hours > 40, "after {hours} hours");
+        assert_held(&store, &all[9]).await;
+        store.audit().await;
+        store.close().await;
+    });
+}
+
 #[test]
 fn a_compaction_leaves_a_segment_under_which_the_disk_fails() {
     let subject = Subject::new();

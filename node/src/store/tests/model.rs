@@ -92,8 +92,8 @@ struct World {
     runtime: tokio::runtime::Runtime,
     dir: tempfile::TempDir,
     copy: tempfile::TempDir,
-    /// The segments there were when the index was copied.
-    copied: BTreeSet<PathBuf>,
+    /// The segments there were when the index was copied; none if it cannot come back.
+    copied: Option<BTreeSet<PathBuf>>,
     time: Time,
     store: Option<DiskStore>,
     truth: BTreeMap<u64, Truth>,
@@ -112,7 +112,7 @@ impl World {
             runtime: runtime(),
             dir,
             copy: directory(),
-            copied: BTreeSet::new(),
+            copied: None,
             time: Time::new(),
             store: None,
             truth: BTreeMap::new(),
@@ -138,6 +138,13 @@ impl World {
     fn close(&mut self) {
         let store = self.store.take().expect("an open store");
         self.runtime.block_on(store.close());
+    }
+
+    /// The index is gone, and a new one is made. That is flushed before the store is open, so no power
+    /// cut brings the old one back: it might know a record that is cut now, since it rotted at the end.
+    fn lose_index(&mut self) {
+        self.copied = None;
+        self.between(|world| delete_index(world.dir.path()));
     }
 
     /// Closes, does something to the files, opens.
@@ -210,7 +217,7 @@ impl World {
 
     fn delete_index(&mut self) {
         let before = self.rows();
-        self.between(|world| delete_index(world.dir.path()));
+        self.lose_index();
         if self.is_exact() {
             assert_eq!(self.rows(), before, "the same, however it is made");
         }
@@ -273,7 +280,7 @@ impl World {
         self.failed = true;
         let unreadable = Some((number, begin..end));
         self.faults.plan(Planned { unreadable, ..Planned::default() });
-        self.between(|world| delete_index(world.dir.path()));
+        self.lose_index();
         if mended == Mended::Before {
             self.faults.plan(Planned::default());
         }
@@ -303,14 +310,15 @@ impl World {
             }
             Action::CopyIndex => {
                 self.between(|world| copy_index(world.dir.path(), world.copy.path()));
-                self.copied = self.segments();
+                self.copied = Some(self.segments());
             }
-            // No power cut brings an index back from before a segment was deleted: it is flushed
-            // first.
-            Action::OldIndex if self.copied.is_subset(&self.segments()) => {
-                self.between(|world| copy_index(world.copy.path(), world.dir.path()));
+            Action::OldIndex => {
+                // Nor one from before a segment was deleted: it is flushed first.
+                let now = self.segments();
+                if self.copied.as_ref().is_some_and(|copied| copied.is_subset(&now)) {
+                    self.between(|world| copy_index(world.copy.path(), world.dir.path()));
+                }
             }
-            Action::OldIndex => {}
         }
     }
 
