@@ -4,9 +4,11 @@
 //! business. The one idea: fresh memory for every chunk costs a page fault for every 4 KiB, which
 //! is as dear as the cipher.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+
+use crate::lock::lock;
 
 /// Smaller buffers are not kept: they are cheap to make and would be in the way of the large ones.
 const KEPT_BYTES_MIN: usize = 256 << 10;
@@ -63,7 +65,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffers)
     }
 }
 

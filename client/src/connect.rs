@@ -11,7 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ use tokio::{
     time::timeout,
 };
 use tonic::transport::{Channel, Endpoint};
+
+use crate::lock::lock;
 
 /// Flow-control window of one stream, in bytes: what one shard stream may have on its way.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
@@ -77,7 +79,7 @@ impl fmt::Debug for TlsConnector {
 
 impl TlsConnector {
     fn config(&self, node: NodeId) -> io::Result<Arc<ClientConfig>> {
-        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configs = lock(&self.configs);
         if let Some(config) = configs.get(&node) {
             return Ok(Arc::clone(config));
         }

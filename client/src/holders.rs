@@ -5,14 +5,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use copse_core::ids::NodeId;
+use copse_proto::status::{Reason, Refusal};
 use tokio::time::Instant;
 
-use crate::latency::Latency;
+use crate::{latency::Latency, lock::lock};
 
 /// How long a node is left alone after its first failure; doubled at each further one.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -143,6 +144,16 @@ impl Holder {
         lock(&self.state).lied(problem.into(), Instant::now());
     }
 
+    /// It did not do what it was asked to: what its refusal says of it.
+    pub fn refused(&self, refusal: &Refusal) {
+        let problem = refusal.to_string();
+        match refusal.reason() {
+            Reason::StoreFull => self.full(problem),
+            Reason::BadReply => self.lied(problem),
+            _ => self.failed(problem),
+        }
+    }
+
     /// Whether it is worth a read now.
     pub fn can_read(&self) -> bool {
         lock(&self.state).can_read(Instant::now())
@@ -231,11 +242,6 @@ fn after(until: Option<Instant>, now: Instant) -> bool {
     until.is_some_and(|until| until > now)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every write under these locks is a single step: nothing is left half done by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +287,23 @@ mod tests {
         holder.answered(Duration::from_millis(1));
         assert!(!holder.is_dead() && holder.can_store());
         assert_eq!(holder.report().last_problem.as_deref(), Some("connection refused"));
+    }
+
+    #[test]
+    fn what_a_node_refuses_for_says_how_it_is() {
+        for (reason, dead, full, lies) in [
+            (Reason::StoreFull, false, true, 0),
+            (Reason::BadReply, false, false, 1),
+            (Reason::NodeUnreachable, true, false, 0),
+            (Reason::StoreFailed, true, false, 0),
+            (Reason::Malformed, true, false, 0),
+        ] {
+            let holder = Holders::default().get(NodeId::new([1; 32]));
+            holder.refused(&Refusal::new(reason, "no"));
+            let report = holder.report();
+            assert_eq!((report.dead, report.full, report.lies), (dead, full, lies), "{reason:?}");
+            assert!(report.last_problem.is_some());
+        }
     }
 
     #[test]

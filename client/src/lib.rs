@@ -12,6 +12,7 @@
 
 mod buffers;
 pub mod check;
+mod claims;
 pub mod connect;
 pub mod content;
 pub mod encode;
@@ -21,6 +22,7 @@ pub mod holders;
 pub mod journal;
 pub mod latency;
 pub mod local;
+mod lock;
 pub mod network;
 pub mod profile;
 mod proof;

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -36,6 +36,7 @@ use crate::{
     connect::{Connector, open_channel},
     error::NetworkError,
     holders::{Holder, Holders},
+    lock::lock,
     profile::Door,
 };
 
@@ -425,10 +426,6 @@ fn causes(error: &dyn std::error::Error) -> String {
 pub(crate) fn timed_out(after: Duration) -> Refusal {
     let message = format!("no answer within {} s", after.as_secs());
     Refusal::new(Reason::TimedOut, message)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::{
     buffers::Pool,
     get::{facts::ChunkFacts, fetch::fetch},
+    lock::lock,
     network::{Network, timed_out},
 };
 
@@ -91,7 +92,7 @@ impl Prover {
 
     /// The bytes of a random group.
     fn group(&self, shard_bytes: usize) -> Result<Range<usize>, Refusal> {
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut random = lock(&self.random);
         let random = match &mut *random {
             Some(random) => random,
             none => {

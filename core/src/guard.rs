@@ -20,10 +20,7 @@
 use core::{fmt, time::Duration};
 use std::collections::BTreeMap;
 
-use crate::{
-    ids::NodeId,
-    liveness::{Span, Timeouts},
-};
+use crate::{ids::NodeId, liveness::Timeouts, units::Brief};
 
 /// Evictions are frozen when more than this share of the weight went silent together, in percent:
 /// what a 10+6 code loses of its 16 shards without getting thin.
@@ -333,13 +330,13 @@ impl fmt::Display for Freeze {
                 f,
                 "{share} went silent within {}, the limit is {FREEZE_PERCENT} %; until they answer, \
                  or for {}",
-                Span(*within),
-                Span(*left)
+                Brief(*within),
+                Brief(*left)
             ),
             Self::Zone { zone, nodes, left } => write!(
                 f,
                 "all {nodes} watched nodes of zone {zone} are silent; until one answers, or for {}",
-                Span(*left)
+                Brief(*left)
             ),
             Self::Half { present } => write!(
                 f,
@@ -347,7 +344,7 @@ impl fmt::Display for Freeze {
                  answer"
             ),
             Self::Settling { left } => {
-                write!(f, "that many were silent a moment ago; for {}", Span(*left))
+                write!(f, "that many were silent a moment ago; for {}", Brief(*left))
             }
         }
     }
@@ -366,7 +363,7 @@ impl fmt::Display for CutOff {
                 )
             }
             Self::Settling { left } => {
-                write!(f, "enough answer again; on guard for {} more", Span(*left))
+                write!(f, "enough answer again; on guard for {} more", Brief(*left))
             }
         }
     }

@@ -32,6 +32,7 @@ pub mod limits;
 pub mod liveness;
 pub mod manifest;
 pub mod random;
+pub mod rebuild;
 pub mod receipt;
 pub mod repair;
 pub mod ring;

@@ -21,6 +21,7 @@ use crate::{
     eviction::{AHEAD_SECONDS_MAX, OF_ZONE_MAX, Observation, TOGETHER_SECONDS},
     guard::{Guard, Settling, Sight, View},
     ids::{ID_BYTES, NodeId},
+    units::Brief,
 };
 
 /// Nodes that watch one node, at most. With three needed to evict it, all but three may be down,
@@ -523,27 +524,8 @@ impl fmt::Display for Liveness {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(silent) => write!(f, "no answer for {}", Span(*silent)),
-            Self::Answered(silent) => write!(f, "it answers again after {}", Span(*silent)),
-        }
-    }
-}
-
-/// A length of time as people say it: the two largest of days, hours, minutes, seconds.
-pub(crate) struct Span(pub(crate) Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let (large, unit, small, rest) = match seconds {
-            0..60 => return write!(f, "{seconds} s"),
-            60..3600 => (seconds / 60, "min", seconds % 60, "s"),
-            3600..86_400 => (seconds / 3600, "h", seconds % 3600 / 60, "min"),
-            _ => (seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
-        };
-        match small {
-            0 => write!(f, "{large} {unit}"),
-            small => write!(f, "{large} {unit} {small} {rest}"),
+            Self::Silent(silent) => write!(f, "no answer for {}", Brief(*silent)),
+            Self::Answered(silent) => write!(f, "it answers again after {}", Brief(*silent)),
         }
     }
 }

@@ -5,11 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use copse_core::limits::SHARD_BYTES_MAX;
+use copse_core::{limits::SHARD_BYTES_MAX, units::ByteSize};
 use copse_proto::status::{Reason, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{byte_size::ByteSize, refusals};
+use crate::refusals;
 
 /// How long a request waits for memory. A disk that stalls for longer than this is better told of
 /// than waited for: the client has other nodes.

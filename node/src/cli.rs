@@ -6,9 +6,7 @@
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
-use copse_core::{limits::ZONE_BYTES_MAX, token::JoinToken};
-
-use crate::byte_size::ByteSize;
+use copse_core::{limits::ZONE_BYTES_MAX, token::JoinToken, units::ByteSize};
 
 const EXAMPLES: &str = "\
 Examples:

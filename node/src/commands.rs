@@ -14,6 +14,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use copse_core::units::Brief;
 use tokio::{net::TcpListener, runtime::Runtime, signal::unix::SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -31,7 +32,6 @@ use crate::{
     node::{Edges, Node, StartError},
     peer::endpoint::{self, EndpointError, PeerSocket},
     repair::{PAUSE_VARIABLE, Phase, Phases},
-    span::Span,
     status::{Report, StatusError},
     store::{DiskOptions, DiskStore, OpenError},
 };
@@ -248,7 +248,7 @@ fn leave(dir: &Path) -> Result<(), Failure> {
             0 => String::new(),
             _ => {
                 let seconds = started.elapsed().as_secs().saturating_mul(left) / done;
-                format!(", about {} left", Span(Duration::from_secs(seconds + 1)))
+                format!(", about {} left", Brief::seconds(seconds + 1))
             }
         };
         let end = if terminal { "\x1b[K\r" } else { "\n" };

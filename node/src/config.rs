@@ -11,10 +11,10 @@ use copse_core::{
     liveness::Timeouts,
     repair::Policy,
     token::JoinToken,
+    units::ByteSize,
 };
 
 use crate::{
-    byte_size::ByteSize,
     peer::endpoint::Congestion,
     repair::{self, Rates},
     store::{FREE_RESERVE_BYTES, PATIENCE},

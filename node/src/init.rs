@@ -13,11 +13,11 @@ use std::{
 use copse_core::{
     ids::{NetworkId, NodeId},
     token::JoinToken,
+    units::ByteSize,
 };
 
 use crate::{
     addresses::{self, Transport},
-    byte_size::ByteSize,
     cli::{Advertise, InitArgs},
     config::{self, Config, ConfigError, Listen},
     identity::{self, IdentityError, Seed},

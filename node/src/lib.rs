@@ -6,8 +6,13 @@
 pub mod addresses;
 mod beside;
 pub mod buffers;
-pub mod byte_size;
+pub mod byte_size {
+    //! Core's sizes, for those who make settings of them.
+
+    pub use copse_core::units::ByteSize;
+}
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
@@ -25,7 +30,6 @@ pub mod peer;
 mod refusals;
 pub mod repair;
 pub mod shards;
-pub mod span;
 pub mod spares;
 pub mod status;
 pub mod store;

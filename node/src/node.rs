@@ -12,6 +12,7 @@ use copse_core::{
     eviction::SignedObservation,
     ids::{NetworkId, NodeId},
     repair::Lane,
+    units::ByteSize,
 };
 use copse_proto::{convert, door, peer, status::Refusal};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
@@ -21,7 +22,6 @@ use crate::{
     addresses,
     beside::beside,
     buffers::Buffers,
-    byte_size::ByteSize,
     config::{Config, Listen},
     control,
     door::{About, Door, DoorError, Listener, Parts, Records},

@@ -20,6 +20,7 @@ use copse_proto::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 
+pub use crate::clock::Clock;
 use crate::{
     beside::beside,
     buffers::{Buffers, Taken},
@@ -32,9 +33,6 @@ use crate::{
 
 /// Look-ups in the index at one time for one Has.
 const HAS_AT_ONCE: usize = 8;
-
-/// Seconds since 1970. Passed in, so that a simulated world has its own time.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A range of a shard on its way to the asker.
 #[derive(Debug)]

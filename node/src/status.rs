@@ -10,6 +10,7 @@ use copse_core::{
     geometry::Geometry,
     ids::{NetworkId, NodeId},
     shown::sentence,
+    units::{Brief, ByteSize},
 };
 use copse_proto::{
     convert,
@@ -17,8 +18,6 @@ use copse_proto::{
 };
 use serde_json::{Value, json};
 use tonic::{Status, transport::Channel};
-
-use crate::byte_size::ByteSize;
 
 /// Decisions shown to a person; all are in the JSON.
 const EVENTS_SHOWN: usize = 8;
@@ -201,7 +200,7 @@ impl fmt::Display for Report {
         line("node", &self.node)?;
         line("network", &self.network)?;
         line("version", &self.info.version)?;
-        line("up", &duration(self.info.uptime_seconds))?;
+        line("up", &Brief::seconds(self.info.uptime_seconds))?;
         line("state", &state(record.state))?;
         line("zone", &if record.zone.is_empty() { "(its own)" } else { &record.zone })?;
         line("nodes", &texts(&record.addresses).join(", "))?;
@@ -250,7 +249,7 @@ impl fmt::Display for Report {
         }
         for peer in &self.info.peers {
             let heard = match peer.last_heard_seconds {
-                Some(seconds) => format!("{} ago", duration(seconds)),
+                Some(seconds) => format!("{} ago", Brief::seconds(seconds)),
                 None => "never".to_owned(),
             };
             writeln!(
@@ -292,13 +291,13 @@ impl Report {
             lines.push(("guard", repair.guard.clone()));
         }
         if queued + repair.running > 0 {
-            let eta = repair.eta_seconds.map(|eta| format!(", about {} left", duration(eta)));
+            let eta = repair.eta_seconds.map(|eta| format!(", about {} left", Brief::seconds(eta)));
             lines.push((
                 "repairing",
                 format!(
                     "{queued} queued, {} of them now, the oldest for {}{}",
                     repair.running,
-                    duration(repair.oldest_seconds),
+                    Brief::seconds(repair.oldest_seconds),
                     eta.unwrap_or_default()
                 ),
             ));
@@ -350,29 +349,5 @@ fn state(state: NodeState) -> &'static str {
         NodeState::Active => "active",
         NodeState::Leaving => "leaving",
         NodeState::Left => "left",
-    }
-}
-
-/// In the two largest units, as people say it.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_said_as_people_say_them() {
-        for (seconds, said) in
-            [(5, "5 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (90_000, "1 d 1 h")]
-        {
-            assert_eq!(duration(seconds), said);
-        }
     }
 }

@@ -13,7 +13,7 @@ use copse_core::{
     identity::signature_from_slice,
     ids::{ChunkId, NetworkId, NodeId, ShardId, ShardIndex},
     limits::SHARDS_MAX,
-    receipt::SignedReceipt,
+    receipt::{ReceiptError, SignedReceipt},
 };
 
 use crate::{
@@ -243,13 +243,24 @@ pub fn receipt(signed: &SignedReceipt) -> door::Receipt {
     door::Receipt { receipt: signed.receipt().encode(), signature: signed.signature().to_vec() }
 }
 
-/// A receipt, its signature checked. What it covers is for [`SignedReceipt::covers`] to say.
+/// Checks that this node signed that it has stored this very shard.
 ///
 /// # Errors
-/// When it is no receipt that its node signed.
-pub fn verify_receipt(message: &door::Receipt) -> Result<SignedReceipt, ConvertError> {
-    SignedReceipt::verify(&message.receipt, &message.signature)
-        .map_err(|error| ConvertError::field("receipt", error))
+/// When it is no receipt that its node signed, or that of another node, shard or length.
+pub fn check_receipt(
+    message: &door::Receipt,
+    network: NetworkId,
+    node: NodeId,
+    shard: ShardId,
+    shard_bytes: usize,
+) -> Result<(), ReceiptError> {
+    let shard_bytes = u32::try_from(shard_bytes).unwrap_or(u32::MAX);
+    SignedReceipt::verify(&message.receipt, &message.signature)?.covers(
+        network,
+        node,
+        shard,
+        shard_bytes,
+    )
 }
 
 /// The digests of a directory as they travel: 8 bytes each, little-endian.
@@ -312,19 +323,15 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_comes_back_only_as_its_node_signed_it() {
-        let receipt_of = Receipt {
-            network: NetworkId::new([2; 32]),
-            node: key().id(),
-            shard: ShardId { chunk: ChunkId::new([3; 32]), index: ShardIndex(4) },
-            shard_bytes: 5,
-            stored_at: 6,
-        };
-        let signed = SignedReceipt::sign(receipt_of, &key());
-        let mut message = receipt(&signed);
-        assert_eq!(verify_receipt(&message).as_ref(), Ok(&signed));
+    fn a_receipt_counts_only_as_its_node_signed_it() {
+        let (network, node) = (NetworkId::new([2; 32]), key().id());
+        let shard = ShardId { chunk: ChunkId::new([3; 32]), index: ShardIndex(4) };
+        let receipt_of = Receipt { network, node, shard, shard_bytes: 5, stored_at: 6 };
+        let mut message = receipt(&SignedReceipt::sign(receipt_of, &key()));
+        assert_eq!(check_receipt(&message, network, node, shard, 5), Ok(()));
+        check_receipt(&message, network, node, shard, 6).expect_err("of another length");
         message.receipt[40] ^= 1;
-        verify_receipt(&message).expect_err("changed on the way");
+        check_receipt(&message, network, node, shard, 5).expect_err("changed on the way");
     }
 
     #[test]

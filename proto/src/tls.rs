@@ -49,14 +49,6 @@ pub fn node_id_of_spki(spki: &[u8]) -> Option<NodeId> {
     NodeId::from_slice(spki.strip_prefix(&SPKI_PREFIX)?).ok()
 }
 
-/// The SubjectPublicKeyInfo of a node's key.
-pub fn spki_of_node_id(id: &NodeId) -> [u8; SPKI_PREFIX.len() + ID_BYTES] {
-    let mut spki = [0; SPKI_PREFIX.len() + ID_BYTES];
-    spki[..SPKI_PREFIX.len()].copy_from_slice(&SPKI_PREFIX);
-    spki[SPKI_PREFIX.len()..].copy_from_slice(id.as_bytes());
-    spki
-}
-
 /// The TLS server name of a node: `<base32 of its id>.x.invalid`. TLS libraries keep sessions for
 /// resumption by this name; hexadecimal would be longer than a DNS label may be.
 pub fn server_name(id: &NodeId) -> String {
@@ -247,7 +239,7 @@ mod tests {
     #[test]
     fn a_key_has_one_form() {
         let id = NodeId::new([5; 32]);
-        let spki = spki_of_node_id(&id);
+        let spki = [&SPKI_PREFIX[..], id.as_bytes()].concat();
         assert_eq!(node_id_of_spki(&spki), Some(id));
         assert_eq!(node_id_of_spki(&spki[1..]), None);
         assert_eq!(node_id_of_spki(&[&spki[..], &[0]].concat()), None);

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use super::health::{ChunkHealth, Zones};
 use crate::{
     buffers::Pool,
     get::{facts::ChunkFacts, fetch::fetch},
+    lock::lock,
     network::{CANDIDATES_PER_SHARD, Network},
     proof::{PROOFS_AT_ONCE, Prover},
 };
@@ -302,8 +303,4 @@ impl Checker {
     pub(super) fn was_caught(&self, node: NodeId) -> bool {
         lock(&self.nodes).get(&node).is_some_and(|report| report.false_claims > 0)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

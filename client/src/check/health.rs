@@ -11,6 +11,8 @@ use copse_core::{
     manifest::ChunkRef,
 };
 
+use crate::claims::Claimant;
+
 /// How strong a chunk is. The later, the weaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Strength {
@@ -98,24 +100,15 @@ impl ChunkHealth {
         self.holders.entry(index).or_default().insert(node);
     }
 
-    /// What of a node's claims, of shards that the chunk has, can count. Of replicas, which are all the same
-    /// bytes, it is one, or as many as the `preferred` list gives it places: who has one can prove every one.
-    /// Those of its own places come first, and then those that no other node has: where there are fewer nodes
-    /// than replicas, who has two may have them by other numbers.
+    /// What of a node's claims can count.
     pub(super) fn credible(
         &self,
         preferred: &[NodeId],
         node: NodeId,
-        mut claims: Vec<ShardIndex>,
+        claims: Vec<ShardIndex>,
     ) -> Vec<ShardIndex> {
-        if self.chunk.geometry.data() > 1 || claims.len() < 2 {
-            return claims;
-        }
-        let is_own = |index: &ShardIndex| preferred.get(index.as_usize()) == Some(&node);
-        let places = preferred.iter().filter(|place| **place == node).count();
-        claims.sort_by_key(|index| (!is_own(index), self.holders.contains_key(index)));
-        claims.truncate(places.max(1));
-        claims
+        let claimant = Claimant { geometry: self.chunk.geometry, preferred, node };
+        claimant.credible(claims, |index| self.holders.contains_key(&index))
     }
 
     /// A node does not hold a shard after all.
@@ -254,34 +247,6 @@ mod tests {
         health.add_silent(node(2));
         assert_eq!(health.strength(), Strength::Waiting);
         assert_eq!(health.survives(&Zones::default()), None);
-    }
-
-    #[test]
-    fn of_replicas_on_one_node_one_counts_or_its_own_places() {
-        let all = || (0..3).map(ShardIndex).collect::<Vec<_>>();
-        let mut replicas = held("1+2", &[]);
-        let spread = [node(1), node(2), node(3)];
-        assert_eq!(replicas.credible(&spread, node(2), all()), [ShardIndex(1)]);
-        assert_eq!(
-            replicas.credible(&[node(1), node(2), node(2)], node(2), all()),
-            [ShardIndex(1), ShardIndex(2)]
-        );
-        // Two places, and replicas by the numbers that it was given.
-        assert_eq!(
-            replicas.credible(
-                &[node(1), node(2), node(2)],
-                node(2),
-                vec![ShardIndex(0), ShardIndex(2)]
-            ),
-            [ShardIndex(2), ShardIndex(0)]
-        );
-        // One that is on no place's list has taken somebody's: of whom nobody has another.
-        assert_eq!(replicas.credible(&spread, node(9), all()), [ShardIndex(0)]);
-        replicas.add(ShardIndex(0), node(1));
-        assert_eq!(replicas.credible(&spread, node(9), all()), [ShardIndex(1)]);
-        assert_eq!(replicas.credible(&spread, node(9), vec![ShardIndex(0)]), [ShardIndex(0)]);
-        // Other shards are different bytes: each is proved for itself.
-        assert_eq!(held("2+1", &[]).credible(&spread, node(2), all()), all());
     }
 
     #[test]

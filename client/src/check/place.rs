@@ -6,13 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use copse_core::{
-    ids::{NodeId, ShardId, ShardIndex},
-    receipt::SignedReceipt,
-};
+use copse_core::ids::{NodeId, ShardId, ShardIndex};
 use copse_proto::{
     bulk::Arrived,
-    door::{self, put_reply::Outcome, put_request::Part},
+    door,
     status::{Reason, Refusal},
 };
 use futures::stream;
@@ -22,10 +19,8 @@ use super::census::Checker;
 use crate::{
     get::facts::ChunkFacts,
     network::{Link, timed_out},
+    put::message::{Messages, stored},
 };
-
-/// A piece of a shard in one message, in bytes.
-const PIECE_BYTES: usize = 512 << 10;
 
 /// What a put may take, and a second more for each of these bytes: longer than a disk's worst
 /// pause, and a slow home line.
@@ -62,11 +57,7 @@ impl Checker {
         let put = timeout(limit, putting).await.unwrap_or_else(|_| Err(timed_out(limit)));
         match &put {
             Ok(()) => holder.answered(started.elapsed()),
-            Err(refusal) => match refusal.reason() {
-                Reason::StoreFull => holder.full(refusal.to_string()),
-                Reason::BadReply => holder.lied(refusal.to_string()),
-                _ => holder.failed(refusal.to_string()),
-            },
+            Err(refusal) => holder.refused(refusal),
         }
         put?;
         self.prove_one(facts, index, node).await
@@ -87,36 +78,19 @@ impl Checker {
             descriptor: descriptor.to_vec(),
             index: index.0.into(),
         };
-        let shard_bytes = u32::try_from(shard.len()).unwrap_or(u32::MAX);
-        let pieces = (0..shard.len().div_ceil(PIECE_BYTES)).map(move |piece| {
-            let start = piece * PIECE_BYTES;
-            Part::Data(shard.slice(start..(start + PIECE_BYTES).min(shard.len())))
-        });
-        let parts = std::iter::once(Part::Header(header)).chain(pieces);
-        let requests = parts.map(|part| door::PutRequest { part: Some(part) });
-        let mut replies = link.put(stream::iter(requests)).await?;
+        let shard_bytes = shard.len();
+        let mut replies = link.put(stream::iter(Messages::new(header, shard))).await?;
         let reply = match replies.next().await? {
             Some(Arrived::Message(reply)) if reply.tag == TAG => Some(reply),
             _ => None,
         };
-        match reply.and_then(|reply| reply.outcome) {
-            Some(Outcome::Receipt(receipt)) => {
-                let shard = ShardId { chunk: facts.id, index };
-                SignedReceipt::verify(&receipt.receipt, &receipt.signature)
-                    .and_then(|signed| signed.covers(self.network.id(), node, shard, shard_bytes))
-                    .map_err(|error| lie(&format!("a bad receipt: {error}")))
-            }
-            Some(Outcome::Error(error)) => Err(Refusal::from(error)),
-            None => Err(lie("an answer that says nothing")),
-        }
+        let outcome = reply.and_then(|reply| reply.outcome);
+        let shard = ShardId { chunk: facts.id, index };
+        stored(outcome, self.network.id(), node, shard, shard_bytes)
     }
 }
 
 /// Whether the node itself said no, over a connection that is well.
 fn is_answer(refusal: &Refusal) -> bool {
     matches!(refusal.reason(), Reason::StoreFull | Reason::StoreFailed | Reason::BadReply)
-}
-
-fn lie(what: &str) -> Refusal {
-    Refusal::new(Reason::BadReply, what)
 }

@@ -12,11 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use copse_core::{
-    descriptor::{Descriptor, ShardError},
-    erasure::Codec,
+    descriptor::ShardError,
     geometry::Geometry,
     ids::{ChunkId, NodeId, ShardIndex},
     manifest::ChunkRef,
+    rebuild::{RebuildError, rebuild},
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -90,9 +90,17 @@ impl Checker {
         // Every shard read has proved the descriptor.
         let Some((bytes, descriptor)) = facts.known() else { return Err(RepairError::Thread) };
         let missing = health.missing();
-        let chunk = health.chunk;
-        let rebuild = move || rebuild(&chunk, &descriptor, &shards, &missing);
-        let rebuilt = beside(rebuild).await.map_err(|_| RepairError::Thread)??;
+        let chunk = health.chunk.id;
+        let rebuild = move || {
+            rebuild(&descriptor, &shards, &missing)
+                .map(|made| missing.into_iter().zip(made).collect::<BTreeMap<_, _>>())
+        };
+        let rebuilt = beside(rebuild).await.map_err(|_| RepairError::Thread)?;
+        let rebuilt = rebuilt.map_err(|error| match error {
+            RebuildError::Inconsistent(source) => RepairError::Inconsistent { chunk, source },
+            // There are k of them, all of one length.
+            RebuildError::Given(_) => RepairError::Thread,
+        })?;
         self.place_all(health, &facts, &bytes, rebuilt).await
     }
 
@@ -227,37 +235,6 @@ impl Checker {
     }
 }
 
-/// The missing shards, each as the descriptor names it.
-fn rebuild(
-    chunk: &ChunkRef,
-    descriptor: &Descriptor,
-    shards: &[(ShardIndex, Bytes)],
-    missing: &[ShardIndex],
-) -> Result<BTreeMap<ShardIndex, Bytes>, RepairError> {
-    let check = |index: ShardIndex, shard: &[u8]| match descriptor.check_shard(index, shard) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(RepairError::Inconsistent { chunk: chunk.id, source: Box::new(error) }),
-    };
-    // Replicas are all alike.
-    if chunk.geometry.data() == 1
-        && let Some((_, first)) = shards.first()
-    {
-        let copy = |index: &ShardIndex| check(*index, first).map(|()| (*index, first.clone()));
-        return missing.iter().map(copy).collect();
-    }
-    let have: Vec<(ShardIndex, &[u8])> =
-        shards.iter().map(|(index, shard)| (*index, &shard[..])).collect();
-    let rebuilt = Codec::new(chunk.geometry)
-        .reconstruct(&have, missing)
-        // There are k of them, all of one length.
-        .map_err(|_| RepairError::Thread)?;
-    missing
-        .iter()
-        .zip(rebuilt)
-        .map(|(index, shard)| check(*index, &shard).map(|()| (*index, Bytes::from(shard))))
-        .collect()
-}
-
 /// The node for each shard: for those that are held a holder, for the others the slots of the
 /// ring's list that no holder fills, in order.
 fn destinations(
@@ -284,7 +261,6 @@ fn destinations(
 
 #[cfg(test)]
 mod tests {
-    use copse_core::shard_tree;
     use proptest::prelude::*;
 
     use super::*;
@@ -302,27 +278,6 @@ mod tests {
             .map(|(index, number)| (ShardIndex(index), BTreeSet::from([node(number)])));
         let wanted = destinations(&slots, &BTreeMap::from(holders), geometry);
         assert_eq!(wanted, [node(4), node(9), node(1), node(2)]);
-    }
-
-    #[test]
-    fn shards_that_do_not_fit_each_other_are_not_multiplied() {
-        let geometry: Geometry = "2+1".parse().expect("a geometry");
-        let shards = [Bytes::from_static(b"ab"), Bytes::from_static(b"cd")];
-        let descriptor = |parity: &[u8]| {
-            let hashes = [&shards[0][..], &shards[1][..], parity].map(shard_tree::hash);
-            Descriptor::new(geometry, 2, hashes.to_vec()).expect("a descriptor")
-        };
-        let have = [(ShardIndex(0), shards[0].clone()), (ShardIndex(1), shards[1].clone())];
-        let rebuilt = |descriptor: &Descriptor| {
-            let chunk = ChunkRef { id: descriptor.id(), geometry, shard_bytes: 2 };
-            rebuild(&chunk, descriptor, &have, &[ShardIndex(2)])
-        };
-        let error = rebuilt(&descriptor(b"xx")).expect_err("made wrongly");
-        assert!(matches!(error, RepairError::Inconsistent { .. }), "{error}");
-        let mut parity = vec![0; 2];
-        Codec::new(geometry).encode(b"abcd", &mut parity, 2);
-        let right = rebuilt(&descriptor(&parity)).expect("fits");
-        assert_eq!(right[&ShardIndex(2)], parity);
     }
 
     proptest! {

@@ -8,10 +8,12 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
+
+use crate::lock::lock;
 
 /// A store that forgets what came first when it holds more than so many bytes.
 #[derive(Debug)]
@@ -61,7 +63,7 @@ impl<K: Clone + Eq + Hash> Cache<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held<K>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use copse_core::{
@@ -17,6 +17,8 @@ use copse_core::{
 };
 
 use copse_core::manifest::ChunkRef;
+
+use crate::lock::lock;
 
 /// Chunks remembered, at most: about 1 KiB each.
 const CHUNKS_MAX: usize = 4096;
@@ -157,8 +159,4 @@ impl FactBook {
         }
         facts
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -72,7 +72,7 @@ pub(crate) async fn fetch(
     let link = match timeout(STALL_TIMEOUT, network.link(node)).await {
         Ok(Ok(link)) => link,
         Ok(Err(refusal)) => {
-            holder.failed(refusal.to_string());
+            holder.refused(&refusal);
             return Err(refusal);
         }
         Err(_) => {
@@ -88,14 +88,14 @@ pub(crate) async fn fetch(
             Reason::NotHeld | Reason::ShardDamaged | Reason::OutOfRange | Reason::Malformed => {
                 holder.is_alive()
             }
-            Reason::BadReply => {
-                let (chunk, node) = (facts.id.short(), node.short());
-                tracing::warn!(%chunk, %index, %node, %refusal, "a node served something false");
-                holder.lied(refusal.to_string());
-            }
-            _ => {
-                holder.failed(refusal.to_string());
-                network.forget(&link);
+            reason => {
+                holder.refused(refusal);
+                if reason == Reason::BadReply {
+                    let (chunk, node) = (facts.id.short(), node.short());
+                    tracing::warn!(%chunk, %index, %node, %refusal, "a node served something false");
+                } else {
+                    network.forget(&link);
+                }
             }
         },
     }

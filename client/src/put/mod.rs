@@ -10,6 +10,7 @@
 
 mod chunk;
 mod held;
+pub(crate) mod message;
 pub(crate) mod placement;
 mod stream;
 
@@ -19,7 +20,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -41,6 +42,7 @@ use self::stream::HolderStream;
 use crate::{
     encode::{Budget, PreparedChunk},
     error::PutError,
+    lock::lock,
     network::Network,
     proof::Prover,
 };
@@ -380,8 +382,4 @@ impl Session {
 /// Shards that a chunk lacks, of (on disk, all).
 fn missing((have, total): &(usize, usize)) -> usize {
     total - have
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

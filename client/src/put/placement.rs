@@ -15,6 +15,8 @@ use copse_core::{
 };
 use copse_proto::status::Refusal;
 
+use crate::claims::Claimant;
+
 /// Times that one shard is sent to yet another node, at most: each costs its whole length.
 pub(crate) const SENDS_MAX: usize = 8;
 
@@ -133,15 +135,11 @@ impl Placement {
         }
     }
 
-    /// What of a node's claims can count once it is proved: indices that the chunk has, and no more
-    /// than a node is ever sent of one chunk, its own places first. Of replicas it is one, or its own
-    /// places: they are all the same bytes, and who has one can prove every one.
-    pub(crate) fn credible(&self, node: NodeId, mut claims: Vec<ShardIndex>) -> Vec<ShardIndex> {
-        claims.retain(|index| index.as_usize() < self.geometry.total());
-        claims.sort_unstable_by_key(|index| (!self.is_place(*index, node), *index));
-        claims.dedup();
-        let planned = self.preferred.iter().filter(|place| **place == node).count();
-        claims.truncate(planned.max(self.geometry.apart()));
+    /// What of a node's claims can count once it is proved: no more than a node is ever sent of one chunk.
+    pub(crate) fn credible(&self, node: NodeId, claims: Vec<ShardIndex>) -> Vec<ShardIndex> {
+        let claimant = Claimant { geometry: self.geometry, preferred: &self.preferred, node };
+        let mut claims = claimant.credible(claims, |_| false);
+        claims.truncate(claimant.places().max(self.geometry.apart()));
         claims
     }
 

@@ -1,7 +1,7 @@
 //! The one Put stream that a session has with each holder.
 //!
-//! Owns the stream's window, the matching of answers to shards and the check of receipts. Decides
-//! nothing about where a shard goes when it fails. The one idea: shards follow each other on one
+//! Owns the stream's window and the matching of answers to shards. Decides nothing about where a
+//! shard goes when it fails. The one idea: shards follow each other on one
 //! stream, so a node can write many with one fsync, and a node's silence is noticed once.
 
 use std::{
@@ -13,23 +13,22 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use copse_core::{
-    ids::{NodeId, ShardId, ShardIndex},
-    receipt::SignedReceipt,
-};
+use copse_core::ids::{NodeId, ShardId, ShardIndex};
 use copse_proto::{
-    door::{self, put_reply::Outcome as WireOutcome, put_request::Part},
+    door,
     status::{Reason, Refusal},
 };
-use futures::{StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Counters;
+use super::{
+    Counters,
+    message::{Messages, shard_bytes, stored},
+};
 use crate::{
     encode::PreparedChunk,
     holders::Holder,
@@ -45,9 +44,6 @@ const WINDOW_SHARDS: usize = 256;
 
 /// Shards waiting for one holder's window, at most. A holder whose queue is full is passed over.
 const QUEUE_SHARDS: usize = 1024;
-
-/// A piece of a shard in one message, in bytes.
-const PIECE_BYTES: usize = 512 << 10;
 
 /// A holder that neither takes a byte nor answers within this time is taken to be dead. Longer
 /// than a disk's worst pause.
@@ -190,10 +186,7 @@ impl Driver {
             };
             let node = self.node.short();
             tracing::debug!(%node, %refusal, shards = sent.len(), "a put stream failed");
-            match refusal.reason() {
-                Reason::BadReply => self.holder.lied(refusal.to_string()),
-                _ => self.holder.failed(refusal.to_string()),
-            }
+            self.holder.refused(&refusal);
             // Everything that went into the stream, and what waits behind it, is for others now.
             let waiting = std::iter::from_fn(|| queue.try_recv().ok());
             for sent in sent.into_values().chain(waiting.map(Sent::new)) {
@@ -212,8 +205,7 @@ impl Driver {
     ) -> End {
         let (outgoing, feed) = mpsc::channel(WINDOW_SHARDS);
         let taken = Arc::new(AtomicU64::new(0));
-        let requests = ReceiverStream::new(feed)
-            .flat_map(pieces(Arc::clone(&taken), Arc::clone(&self.counters)));
+        let requests = counted(feed, Arc::clone(&taken), Arc::clone(&self.counters));
         // The answers may only begin when the first shard has arrived: opening the stream and
         // feeding it go on together.
         let mut replies =
@@ -289,46 +281,29 @@ impl Driver {
         }
     }
 
-    fn feed(&self, job: &Job, link: &Link) -> Feed {
+    fn feed(&self, job: &Job, link: &Link) -> Messages {
         let header = door::PutHeader {
             tag: self.tag + 1,
             target: link.target(),
             descriptor: job.chunk.descriptor().to_vec(),
             index: job.index.0.into(),
         };
-        Feed { header, shard: job.chunk.shard(job.index) }
+        Messages::new(header, job.chunk.shard(job.index))
     }
 
     fn answered(&self, sent: &Sent, reply: door::PutReply) {
-        let result = match reply.outcome {
-            Some(WireOutcome::Receipt(receipt)) => self.check(sent, &receipt),
-            Some(WireOutcome::Error(error)) => Err(Refusal::from(error)),
-            None => Err(Refusal::new(Reason::BadReply, "an answer that says nothing")),
-        };
-        let fate = match result {
+        let network = self.network.id();
+        let fate = match stored(reply.outcome, network, self.node, sent.shard, sent.shard_bytes) {
             Ok(()) => {
                 self.holder.answered(sent.at.elapsed());
                 Fate::Stored
             }
             Err(refusal) => {
-                let problem = refusal.to_string();
-                match refusal.reason() {
-                    Reason::StoreFull => self.holder.full(problem),
-                    Reason::BadReply => self.holder.lied(problem),
-                    _ => self.holder.failed(problem),
-                }
+                self.holder.refused(&refusal);
                 Fate::Refused(refusal)
             }
         };
         self.tell(sent, fate);
-    }
-
-    /// A receipt counts only if the holder itself signed it for this very shard.
-    fn check(&self, sent: &Sent, receipt: &door::Receipt) -> Result<(), Refusal> {
-        let bytes = u32::try_from(sent.shard_bytes).unwrap_or(u32::MAX);
-        SignedReceipt::verify(&receipt.receipt, &receipt.signature)
-            .and_then(|signed| signed.covers(self.network.id(), self.node, sent.shard, bytes))
-            .map_err(|error| Refusal::new(Reason::BadReply, format!("a bad receipt: {error}")))
     }
 
     fn tell(&self, sent: &Sent, fate: Fate) {
@@ -343,43 +318,15 @@ impl Driver {
     }
 }
 
-/// A shard as it goes into the stream.
-struct Feed {
-    header: door::PutHeader,
-    shard: Bytes,
-}
-
-/// Cuts shards into messages, as the connection asks for them.
-fn pieces(
+/// The messages of these shards, made as the connection asks for them, and their bytes counted then.
+fn counted(
+    shards: mpsc::Receiver<Messages>,
     taken: Arc<AtomicU64>,
     counters: Arc<Counters>,
-) -> impl FnMut(Feed) -> stream::Iter<Pieces> + Send + 'static {
-    move |feed| {
-        let (taken, counters) = (Arc::clone(&taken), Arc::clone(&counters));
-        stream::iter(Pieces { header: Some(feed.header), shard: feed.shard, taken, counters })
-    }
-}
-
-struct Pieces {
-    header: Option<door::PutHeader>,
-    shard: Bytes,
-    taken: Arc<AtomicU64>,
-    counters: Arc<Counters>,
-}
-
-impl Iterator for Pieces {
-    type Item = door::PutRequest;
-
-    fn next(&mut self) -> Option<door::PutRequest> {
-        if let Some(header) = self.header.take() {
-            return Some(door::PutRequest { part: Some(Part::Header(header)) });
-        }
-        if self.shard.is_empty() {
-            return None;
-        }
-        let piece = self.shard.split_to(self.shard.len().min(PIECE_BYTES));
-        self.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        self.counters.sent_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        Some(door::PutRequest { part: Some(Part::Data(piece)) })
-    }
+) -> impl Stream<Item = door::PutRequest> + Send + Unpin + 'static {
+    ReceiverStream::new(shards).flat_map(stream::iter).inspect(move |message| {
+        let bytes = shard_bytes(message);
+        taken.fetch_add(bytes, Ordering::Relaxed);
+        counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    })
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::failure::{Failure, RequestId};
+
+use crate::lock::lock;
 
 /// A caller that takes nothing for this long is given up: others wait for its place.
 pub(super) const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,7 +65,7 @@ struct State<T> {
 
 impl<T> Shared<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Changes the state, and has the caller look at it.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 pub use self::{
     sum::{Chunks, Decision, FailingJob, NetworkStatus, NodeStatus, Queue, Standing, Sum},
-    verdict::{Count, Span, Verdict},
+    verdict::{Count, Verdict},
 };
 use crate::network::Network;
 

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use copse_core::units::Brief;
+
 use super::NetworkStatus;
 
 /// The one thing to know of a network.
@@ -149,7 +151,7 @@ impl Headline<'_> {
         }
         write!(f, "{before}repairing: {} chunks", Count(status.chunks.thin))?;
         match status.queue.eta_seconds {
-            Some(eta) => write!(f, ", ETA {}", Span(eta)),
+            Some(eta) => write!(f, ", ETA {}", Brief::seconds(eta)),
             None => f.write_str(", ETA unknown"),
         }
     }
@@ -169,22 +171,6 @@ impl fmt::Display for Count {
             }
             text.push(digit);
         }
-        f.pad(&text)
-    }
-}
-
-/// Seconds as people say them: `3 min`, `2 h 10 min`.
-#[derive(Debug, Clone, Copy)]
-pub struct Span(pub u64);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self.0 {
-            seconds @ 0..60 => format!("{seconds} s"),
-            seconds @ 60..3600 => format!("{} min", seconds.div_ceil(60)),
-            seconds @ 3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-            seconds => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-        };
         f.pad(&text)
     }
 }

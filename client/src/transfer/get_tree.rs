@@ -8,7 +8,7 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use copse_core::tree::{Entry, Kind, Meta};
@@ -23,6 +23,7 @@ use crate::{
     content::{Block, FileReader},
     error::{GetError, ReadError},
     local::{Metadata, Restore, RestoreError, RestoredFile},
+    lock::lock,
     tree_read::TreeReader,
 };
 
@@ -166,7 +167,7 @@ impl Walk {
         let Self { restore, directories, lost, counters, partial, .. } = self;
         let restore = Arc::into_inner(restore).ok_or(GetTreeError::Stopped)?;
         let resumed = restore.resumed();
-        let mut lost = std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut lost = std::mem::take(&mut *lock(&lost));
         let (lost, waiting, made, unkept) = blocking(move || {
             if lost.failures.count == 0 || partial {
                 for (path, error) in restore.set_directories(&directories)? {
@@ -309,7 +310,7 @@ fn write(mut file: RestoredFile, part: &Block) -> Result<RestoredFile, RestoreEr
 }
 
 fn note_unread(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
-    let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lost = lock(lost);
     lost.failures.add(path, error);
     lost.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
 }
@@ -322,7 +323,7 @@ fn note_unwritten(
 ) -> Result<bool, RestoreError> {
     match result {
         Err(error) if error.is_of_one_entry() => {
-            lost.lock().unwrap_or_else(PoisonError::into_inner).unwritten(path, &error);
+            lock(lost).unwritten(path, &error);
             Ok(false)
         }
         result => result.map(|()| true),

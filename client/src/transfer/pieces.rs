@@ -7,7 +7,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -23,6 +23,7 @@ use crate::{
     encode::{PlaintextBuffer, PreparedChunk},
     journal::{Journal, JournalKey},
     local::{FileIdentity, FileReader, ReadFileError},
+    lock::lock,
 };
 
 /// Pieces of files under way at once, at most: read, asked for, encoded or sent. Memory is bounded
@@ -105,7 +106,7 @@ impl Pieces {
 
     /// Where the journal says that this piece is.
     pub(super) fn recall(&self, known: &Known) -> Option<Extent> {
-        let journal = self.journal.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = lock(self.journal.as_ref()?);
         let value = journal.get(&known.key).ok()??;
         let extent = Extent::decode(&value).ok()?;
         (extent.plaintext_bytes as usize == known.bytes).then_some(extent)
@@ -227,7 +228,7 @@ impl Job {
         if let Some((journal, key)) = journal {
             // A journal that cannot be written costs time later, nothing now. The write is short
             // and goes to the page cache.
-            let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut journal = lock(&journal);
             if let Err(error) = journal.put(&key, &value) {
                 tracing::debug!(%error, "the journal was not written");
             }

@@ -445,10 +445,3 @@ fn who_left_is_watched_no_more() {
     assert_eq!(node.pass(5 * 3600, &[3]), Ticked::default());
     assert_eq!(node.watch.watched().count(), 3);
 }
-
-#[test]
-fn spans_of_time_are_said_briefly() {
-    let texts =
-        [0, 59, 60, 61, 3600, 3725, 90_000, 86_400].map(|time| Span(seconds(time)).to_string());
-    assert_eq!(texts, ["0 s", "59 s", "1 min", "1 min 1 s", "1 h", "1 h 2 min", "1 d 1 h", "1 d"]);
-}

@@ -7,7 +7,7 @@
 //! ```text
 //! offer ─▶ waiting for its time ─▶ ready, by priority ─ next ─▶ in work ─ succeeded ─▶ gone
 //!               ▲                                                  │
-//!               ├──────────────── failed: 1 s .. 1 h ──────────────┤     cancel ─▶ gone
+//!               ├──────────────── failed: 1 s .. 1 h ──────────────┤
 //!               └────── succeeded, but offered again meanwhile ────┘
 //! ```
 //!
@@ -279,7 +279,7 @@ impl Queue {
     }
 
     /// The most urgent work whose time has come. It is in work until it
-    /// [succeeded](Self::succeeded), [failed](Self::failed) or was [cancelled](Self::cancel).
+    /// [succeeded](Self::succeeded) or [failed](Self::failed).
     pub fn next(&mut self, now_unix_ms: u64) -> Option<(Job, Entry)> {
         // Nothing is put off for longer: the clock was set back.
         while let Some(&(time, job)) = self.waiting.last()
@@ -314,7 +314,7 @@ impl Queue {
         if self.ready.is_empty() { self.waiting.first().map(|(time, _)| *time) } else { Some(0) }
     }
 
-    /// The work is done and proved: write this row. `None` if it was cancelled meanwhile. If it was
+    /// The work is done and proved: write this row. `None` if it is here no more. If it was
     /// offered again while it was in work, it waits to be done once more.
     #[must_use]
     pub fn succeeded(&mut self, job: Job) -> Option<Row> {
@@ -329,8 +329,8 @@ impl Queue {
         Some(row)
     }
 
-    /// The work failed and is tried again later: write this row. `None` if it was cancelled
-    /// meanwhile. If it was offered again while it was in work, it is tried again at once.
+    /// The work failed and is tried again later: write this row. `None` if it is here no
+    /// more. If it was offered again while it was in work, it is tried again at once.
     #[must_use]
     pub fn failed(&mut self, job: Job, now_unix_ms: u64, why: &str) -> Option<Row> {
         self.put_off(job, now_unix_ms, why, BACKOFF_MS_MAX)
@@ -355,19 +355,6 @@ impl Queue {
         let row = row::put(job, &entry);
         self.put_in(job, entry);
         Some(row)
-    }
-
-    /// Nothing is to be done with the chunk any more, for its shards returned: write these rows.
-    /// Whoever is at work finds out by [`is_wanted`](Self::is_wanted).
-    #[must_use]
-    pub fn cancel(&mut self, chunk: ChunkId) -> Vec<Row> {
-        let jobs = Kind::ALL.map(|kind| Job { chunk, kind });
-        jobs.into_iter().filter_map(|job| self.remove(job)).collect()
-    }
-
-    /// Whether the work is still to be done.
-    pub fn is_wanted(&self, job: Job) -> bool {
-        self.entries.contains_key(&job)
     }
 
     /// The row of a job as it is now, for whoever could not write the one it was given.

@@ -8,7 +8,7 @@ use core::{fmt, time::Duration};
 use super::facts::{NodeFacts, Room, Standing};
 use crate::{
     ids::{NodeId, ShardIndex},
-    liveness::Span,
+    units::Brief,
 };
 
 /// What keeps a node from taking a shard.
@@ -202,7 +202,7 @@ impl fmt::Display for Skip {
                 "shard {index} is kept on {} for {}: nodes are coming back, and not all may hear {} \
                  yet, which has it, too",
                 holder.short(),
-                Span(*settle),
+                Brief(*settle),
                 home.short()
             ),
             Self::Untrusted { nodes } => {

@@ -38,16 +38,7 @@ pub struct Strength {
 impl Strength {
     /// How many more sure shards than k there are; negative when the chunk cannot be read.
     pub fn sure_margin(&self) -> i16 {
-        self.margin(self.sure)
-    }
-
-    /// How many more shards than k are sure or hoped for; negative when the chunk is lost.
-    pub fn hoped_margin(&self) -> i16 {
-        self.margin(self.hoped)
-    }
-
-    fn margin(&self, shards: usize) -> i16 {
-        small(shards) - small(self.geometry.data())
+        small(self.sure) - small(self.geometry.data())
     }
 }
 

@@ -10,6 +10,7 @@ use copse_core::{
     liveness::Timeouts,
     repair::Policy,
     token::JoinToken,
+    units::{ByteSize, Span},
 };
 use serde::Deserialize;
 
@@ -18,10 +19,8 @@ use super::{
     ConfigError, FILE_BYTES_MAX, FILE_NAME, JOIN_TOKENS_MAX, Listen, LogFormat, zone_rule,
 };
 use crate::{
-    byte_size::ByteSize,
     peer::endpoint::Congestion,
     repair::{Rates, Settings},
-    span::Span,
 };
 
 /// The longest time that can be set: ten years. More is surely a typo.

@@ -4,12 +4,15 @@
 
 use std::{fmt::Write as _, net::SocketAddr, num::NonZeroU64, time::Duration};
 
-use copse_core::limits::ADDRESSES_MAX;
+use copse_core::{
+    limits::ADDRESSES_MAX,
+    units::{ByteSize, Span},
+};
 
 use super::{
     BUFFER_BYTES_MIN, Config, GRPC_PORT, JOIN_TOKENS_MAX, LogFormat, QUIC_PORT, zone_rule,
 };
-use crate::{byte_size::ByteSize, peer::endpoint::Congestion, span::Span};
+use crate::peer::endpoint::Congestion;
 
 impl Config {
     /// The text of the file, with all comments; [`Config::parse`] gives the same configuration back.
@@ -285,3 +288,32 @@ const HEAD: &str = "\
 # Settings that are left out have their defaults; unknown ones are refused. Sizes are written with a
 # unit: 10GiB, 512MiB, 1.5TB.
 ";
+
+#[cfg(test)]
+mod tests {
+    use copse_core::ids::NetworkId;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_that_comments_name_are_those_in_force() {
+        let config = Config::new(NetworkId::new([0xab; 32]), ByteSize(10 << 30));
+        let mut without = Vec::new();
+        for (key, value, comment) in config.settings() {
+            let comment = comment.replace('\n', " ");
+            let Some((_, behind)) = comment.split_once("Default: ") else {
+                without.push(key);
+                continue;
+            };
+            let ends = [", ", ". ", " ("].into_iter().filter_map(|end| behind.find(end));
+            let named = behind.get(..ends.min().unwrap_or(behind.len())).unwrap_or_default();
+            let named = match named.trim_end_matches('.') {
+                "none" => "[]",
+                named => named.trim_matches('"'),
+            };
+            assert_eq!(named, value.trim_matches('"'), "{key}: {comment}");
+        }
+        // Which have none, and one that says the same as another.
+        assert_eq!(without, ["network", "capacity", "grpc.advertise"]);
+    }
+}

@@ -391,10 +391,11 @@ impl AsRef<[u8]> for Counted {
 
 #[cfg(test)]
 mod tests {
+    use copse_core::units::ByteSize;
     use futures::StreamExt as _;
 
     use super::*;
-    use crate::{buffers::Buffers, byte_size::ByteSize};
+    use crate::buffers::Buffers;
 
     /// An answer with this much data; its memory is all that there is.
     async fn found(bytes: usize) -> (Found, Taken, Buffers) {

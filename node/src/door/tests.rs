@@ -11,6 +11,7 @@ use copse_core::{
     eviction::{Observation, SignedObservation},
     identity::NodeKey,
     ids::{NetworkId, NodeId},
+    units::ByteSize,
 };
 use copse_proto::{
     door::{
@@ -41,7 +42,6 @@ use tonic_reflection::pb::v1::{
 use super::*;
 use crate::{
     buffers::Buffers,
-    byte_size::ByteSize,
     intake::Intake,
     peer::{
         endpoint::{Congestion, PeerSocket, bind, open},

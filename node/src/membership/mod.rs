@@ -19,6 +19,7 @@ use copse_core::{
     ids::{NetworkId, NodeId},
     liveness::{Change, Liveness, Timeouts, Watch},
     random::Random,
+    units::Brief,
 };
 use copse_proto::{
     convert, door,
@@ -34,9 +35,9 @@ use self::{
 };
 use crate::{
     beside::beside,
+    clock::Clock,
     peer::pool::AddressBook,
     repair::{Events, Looks, View},
-    shards::Clock,
 };
 
 pub mod memory;
@@ -227,14 +228,15 @@ impl Membership {
             let said = evicted.observations().map(|signed| signed.observation().silent_seconds);
             let longest = said.max().unwrap_or(0);
             return format!(
-                "evicted: {} nodes signed that it was silent for up to {longest} s",
-                evicted.observers()
+                "evicted: {} nodes signed that it was silent for up to {}",
+                evicted.observers(),
+                Brief::seconds(longest)
             );
         }
         let watched = state.watch.watched().find(|(watched, ..)| watched == node);
         match watched {
             Some((_, Liveness::Suspect | Liveness::Down, since)) => {
-                format!("silent for {} s", now.saturating_sub(since).as_secs())
+                format!("silent for {}", Brief(now.saturating_sub(since)))
             }
             Some(_) => String::new(),
             None => match state.directory.accusation(node) {

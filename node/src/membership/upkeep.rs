@@ -13,6 +13,7 @@ use copse_core::{
     gossip::{Bundle, RECONCILE_INTERVAL, ROUND_INTERVAL},
     ids::NodeId,
     liveness::Ticked,
+    units::Brief,
 };
 use copse_proto::{
     convert,
@@ -158,9 +159,9 @@ impl Membership {
                 match SignedObservation::sign(observation, &self.0.key) {
                     Ok(signed) => {
                         let text = format!(
-                            "node {} has been silent for {} s: signed",
+                            "node {} has been silent for {}: signed",
                             subject.short(),
-                            signed.observation().silent_seconds
+                            Brief::seconds(signed.observation().silent_seconds)
                         );
                         self.0.events.note((self.0.clock)(), text);
                         state.observe(signed);

@@ -51,7 +51,6 @@ impl Viewer {
             standings: standings.collect(),
             cut_off: !guard.may_plan(),
             frozen: !guard.may_sign(),
-            guard: text_of(guard),
         });
         self.last = Some(Arc::clone(&view));
         view

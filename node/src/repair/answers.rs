@@ -15,6 +15,7 @@ use copse_core::{
     ids::{NodeId, ShardId},
     repair::Lane,
     ring::Ring,
+    units::ByteSize,
 };
 use copse_proto::{
     convert,
@@ -24,18 +25,16 @@ use copse_proto::{
 };
 
 use super::{
-    exchange::{Exchange, Use},
-    facts::Views,
-    health::Health,
-    phases::{Phase, Phases},
+    exchange::Use,
+    phases::Phase,
     pins::{Giving, PROOF_HOLDS, Pins},
-    report::{Counters, count},
+    report::count,
+    shared::Shared,
 };
 use crate::{
     buffers::Buffers,
-    byte_size::ByteSize,
     refusals,
-    store::{HeldShard, RemovalReason, ShardStore, StoreRevision, StoreStats, Want, Writes},
+    store::{HeldShard, RemovalReason, StoreRevision, StoreStats, Want, Writes},
 };
 
 /// The part of the capacity under which the rest is kept for what the ring gives this node.
@@ -47,21 +46,16 @@ const HAND_OVER_BYTES: ByteSize = ByteSize(32 << 20);
 
 /// Answers about this node's own shards.
 pub(super) struct Answers {
-    pub(super) own: NodeId,
-    pub(super) store: Arc<dyn ShardStore>,
-    pub(super) views: Views,
-    pub(super) exchange: Exchange,
-    pub(super) health: Health,
-    pub(super) counters: Arc<Counters>,
-    pub(super) phases: Phases,
+    shared: Arc<Shared>,
     pub(super) pins: Pins,
-    pub(super) memory: Buffers,
+    /// For shards on their way to others.
+    memory: Buffers,
 }
 
 impl Answers {
-    /// Memory for shards on their way to others.
-    pub(super) fn memory() -> Buffers {
-        Buffers::new("shards that are handed over", HAND_OVER_BYTES)
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let memory = Buffers::new("shards that are handed over", HAND_OVER_BYTES);
+        Self { shared, pins: Pins::default(), memory }
     }
 
     /// Which arcs changed since a revision, and the body that lists them.
@@ -71,8 +65,12 @@ impl Answers {
     ) -> Result<(peer::ArcChangesReply, Bytes), Refusal> {
         let since = StoreRevision { epoch: asked.epoch, revision: asked.revision };
         let since = (since.epoch != 0).then_some(since);
-        let changes =
-            self.store.arc_changes(since).await.map_err(|error| refusals::of_read(&error))?;
+        let changes = self
+            .shared
+            .store
+            .arc_changes(since)
+            .await
+            .map_err(|error| refusals::of_read(&error))?;
         let arcs: Vec<holdings::ArcDigest> = changes
             .changed
             .iter()
@@ -82,10 +80,10 @@ impl Answers {
                 sum: digest.sum,
             })
             .collect();
-        let stats = self.store.stats().await;
+        let stats = self.shared.store.stats().await;
         let reply = peer::ArcChangesReply {
             fullness: fullness(&stats),
-            unable: self.health.told().await,
+            unable: self.shared.health.told().await,
             epoch: changes.now.epoch,
             revision: changes.now.revision,
             all: changes.all,
@@ -109,7 +107,7 @@ impl Answers {
                 Refusal::new(Reason::Malformed, format!("there is no arc {arc}; the last is 65535"))
             })?;
             let room = (LIST_BYTES_MAX - body.len()) / SHARD_ENTRY_BYTES;
-            let listed = self.store.list_arc(arc, after.take(), room);
+            let listed = self.shared.store.list_arc(arc, after.take(), room);
             let listed = listed.await.map_err(|error| refusals::of_read(&error))?;
             for HeldShard { id, geometry, shard_bytes } in &listed {
                 let shard = ListedShard { id: *id, geometry: *geometry, shard_bytes: *shard_bytes };
@@ -129,26 +127,26 @@ impl Answers {
         let to = convert::node_id(&asked.to)?;
         let descriptor = self.descriptor(id).await?;
         #[cfg(feature = "canary")]
-        if self.phases.hands_nothing_over() {
+        if self.shared.phases.hands_nothing_over() {
             return Err(Refusal::new(Reason::KeepsShard, "a bug on purpose"));
         }
         let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), to).await?;
         // Only now: who asks for what it does not get costs one group.
         let _memory = self.memory.take(descriptor.shard_bytes()).await?;
-        let read = self.store.read(id, Want::Whole).await;
+        let read = self.shared.store.read(id, Want::Whole).await;
         let read = read.map_err(|error| refusals::of_read(&error))?;
         let bytes = read.data.len() as u64;
         let sent = self.send(id, to, &descriptor, read.data).await;
         #[cfg(feature = "canary")]
-        let sent = if self.phases.moves_blindly() { Ok(bytes) } else { sent };
+        let sent = if self.shared.phases.moves_blindly() { Ok(bytes) } else { sent };
         let sent = sent?;
-        self.phases.reach(Phase::Moved, id.chunk).await;
+        self.shared.phases.reach(Phase::Moved, id.chunk).await;
         // The ring may have changed since the shard began to be sent.
         self.may_give_away(id, descriptor.geometry(), to).await?;
         self.remove(giving, RemovalReason::HandedOver).await?;
-        count(&self.counters.moved_shards, 1);
-        count(&self.counters.moved_bytes, bytes);
+        count(&self.shared.counters.moved_shards, 1);
+        count(&self.shared.counters.moved_bytes, bytes);
         tracing::debug!(shard = %id, to = %to.short(), "handed over");
         Ok(sent)
     }
@@ -161,15 +159,15 @@ impl Answers {
         descriptor: &Descriptor,
         data: Bytes,
     ) -> Result<u64, Refusal> {
-        let sent = self.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
-        self.phases.reach(Phase::Sent, id.chunk).await;
+        let sent = self.shared.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
+        self.shared.phases.reach(Phase::Sent, id.chunk).await;
         self.prove(to, descriptor, id).await?;
         Ok(sent)
     }
 
     /// Has another node prove a shard so that it may be dropped here, and keep it for a while.
     async fn prove(&self, by: NodeId, descriptor: &Descriptor, id: ShardId) -> Result<(), Refusal> {
-        let proof = self.exchange.prove(by, descriptor, id, Use::DroppingOnes);
+        let proof = self.shared.exchange.prove(by, descriptor, id, Use::DroppingOnes);
         match tokio::time::timeout(PROOF_HOLDS, proof).await {
             Ok(proved) => proved,
             Err(_) => {
@@ -181,7 +179,7 @@ impl Answers {
 
     /// The descriptor of a shard's chunk, from its first group.
     async fn descriptor(&self, id: ShardId) -> Result<Descriptor, Refusal> {
-        let first = self.store.read(id, Want::Range(0..1)).await;
+        let first = self.shared.store.read(id, Want::Range(0..1)).await;
         let first = first.map_err(|error| refusals::of_read(&error))?;
         Ok(convert::descriptor(&first.descriptor)?)
     }
@@ -195,7 +193,7 @@ impl Answers {
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
         self.prove(kept_by, &descriptor, id).await?;
         self.remove(giving, RemovalReason::Surplus).await?;
-        count(&self.counters.released_shards, 1);
+        count(&self.shared.counters.released_shards, 1);
         tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");
         Ok(())
     }
@@ -203,7 +201,7 @@ impl Answers {
     /// Drops a shard, in a task of its own: when the asker goes away the removal still happens, and
     /// until it has, the shard is marked as being given away.
     async fn remove(&self, giving: Giving, reason: RemovalReason) -> Result<(), Refusal> {
-        let (id, store) = (giving.id(), Arc::clone(&self.store));
+        let (id, store) = (giving.id(), Arc::clone(&self.shared.store));
         let removed = tokio::spawn(async move {
             let removed = store.remove(id, reason).await;
             drop(giving);
@@ -226,12 +224,13 @@ impl Answers {
         let keeps = |why: String| {
             Err(Refusal::new(Reason::KeepsShard, format!("shard {id} is kept here: {why}")))
         };
-        if to == self.own {
+        if to == self.shared.own {
             return keeps("it would be given to this node itself".to_owned());
         }
-        let view = self.views.now();
-        let held = self.store.held(id.chunk).await.map_err(|error| refusals::of_read(&error))?;
-        let entitled = slots(&view.ring, id, geometry, self.own);
+        let view = self.shared.views.now();
+        let held =
+            self.shared.store.held(id.chunk).await.map_err(|error| refusals::of_read(&error))?;
+        let entitled = slots(&view.ring, id, geometry, self.shared.own);
         let held = held.len().saturating_sub(self.pins.others_given(id));
         if view.own_state == NodeState::Active && held <= entitled {
             return keeps(format!(
@@ -268,12 +267,12 @@ fn fullness(stats: &StoreStats) -> u32 {
 mod tests {
     use super::{
         super::{
-            facts::Looks as _,
-            testing::{Seen, exchange, member, replica},
+            facts::{Looks as _, Views},
+            testing::{Seen, member, replica, shared},
         },
         *,
     };
-    use crate::store::MemoryStore;
+    use crate::store::{MemoryStore, ShardStore};
 
     #[tokio::test]
     async fn a_shard_goes_as_far_along_the_walk_as_it_is_looked_for_and_no_further() {
@@ -285,17 +284,8 @@ mod tests {
         let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
         let id = replica(7, 0).id();
         store.put(replica(7, 0)).await.expect("a put");
-        let answers = Answers {
-            own,
-            store: Arc::clone(&store),
-            views: Arc::clone(&seen) as Views,
-            exchange: exchange(own),
-            health: Health::new(store),
-            counters: Arc::default(),
-            phases: Phases::default(),
-            pins: Pins::default(),
-            memory: Answers::memory(),
-        };
+        let (ledger, views) = (store.ledger(), Arc::clone(&seen) as Views);
+        let answers = Answers::new(Arc::new(shared(own, store, ledger, views)));
         let (view, arc) = (seen.now(), Ring::arc(&id.chunk));
         let code = replica(7, 0).geometry();
         let homes = view.ring.placement(arc, code);

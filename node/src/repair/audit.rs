@@ -5,21 +5,14 @@
 //! suspicion are checked more. Whose disk fails or who says nothing is told to [`super::proofs`].
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use copse_core::{ids::NodeId, random::Random};
 use copse_proto::status::{Reason, Refusal};
 
-use super::{
-    claims::{Claims, blocking},
-    exchange::Exchange,
-    facts::View,
-    proofs::Proofs,
-    report::{Counters, count},
-    trust::Trust,
-};
+use super::{claims::blocking, facts::View, report::count, shared::Shared};
 
 /// Nodes that are checked in a round.
 const NODES_A_ROUND: usize = 4;
@@ -35,28 +28,33 @@ const PROOF_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// The auditor.
 pub(super) struct Audit {
-    pub(super) own: NodeId,
-    pub(super) claims: Arc<Claims>,
-    pub(super) exchange: Exchange,
-    pub(super) trust: Trust,
-    pub(super) proofs: Proofs,
-    pub(super) counters: Arc<Counters>,
-    pub(super) random: Mutex<Random>,
+    shared: Arc<Shared>,
+    random: Mutex<Random>,
 }
 
 impl Audit {
+    /// The seed decides who is checked.
+    pub(super) fn new(shared: Arc<Shared>, seed: &[u8; 32]) -> Self {
+        Self { shared, random: Mutex::new(Random::new(seed, "audits")) }
+    }
+
     /// Checks some nodes.
     pub(super) async fn round(&self, view: &View) {
         let others: Vec<NodeId> = view
             .standings
             .iter()
-            .filter(|(node, standing)| **node != self.own && standing.is_reachable())
+            .filter(|(node, standing)| **node != self.shared.own && standing.is_reachable())
             .map(|(&node, _)| node)
             .collect();
         let suspects: Vec<NodeId> =
-            self.trust.suspects().into_iter().filter(|node| others.contains(node)).collect();
-        let dumb: Vec<NodeId> =
-            self.proofs.suspects().into_iter().filter(|node| others.contains(node)).collect();
+            self.shared.trust.suspects().into_iter().filter(|node| others.contains(node)).collect();
+        let dumb: Vec<NodeId> = self
+            .shared
+            .proofs
+            .suspects()
+            .into_iter()
+            .filter(|node| others.contains(node))
+            .collect();
         let some = self.lock(|random| {
             let mut some = random.choose(others, NODES_A_ROUND);
             some.extend(random.choose(dumb, SUSPECTS_A_ROUND));
@@ -78,23 +76,23 @@ impl Audit {
     }
 
     async fn check(&self, node: NodeId) {
-        let claims = Arc::clone(&self.claims);
+        let shared = Arc::clone(&self.shared);
         let (arc, shard) = self.lock(|random| (random.next_u64(), random.next_u64()));
         // Any large number will do.
         let number = |number: u64| usize::try_from(number >> 33).unwrap_or(0);
-        let picked = blocking(move || claims.pick(node, number(arc), number(shard))).await;
+        let picked = blocking(move || shared.claims.pick(node, number(arc), number(shard))).await;
         let Ok(Some(shard)) = picked else { return };
-        count(&self.counters.audits, 1);
-        let audit = tokio::time::timeout(PROOF_TIME_MAX, self.exchange.audit(node, &shard));
+        count(&self.shared.counters.audits, 1);
+        let audit = tokio::time::timeout(PROOF_TIME_MAX, self.shared.exchange.audit(node, &shard));
         let audited = audit.await.unwrap_or_else(|_| {
             Err(Refusal::new(Reason::TimedOut, format!("no proof within {PROOF_TIME_MAX:?}")))
         });
         if let Err(refusal) = audited {
             if matches!(refusal.reason(), Reason::StoreFailed | Reason::TimedOut) {
-                self.proofs.failed(node);
+                self.shared.proofs.failed(node);
             }
             if refusal.reason() == Reason::BadReply {
-                self.counters.audits_failed.fetch_add(1, Relaxed);
+                count(&self.shared.counters.audits_failed, 1);
             }
             tracing::debug!(node = %node.short(), shard = %shard.id, %refusal, "audit not passed");
         }

@@ -14,7 +14,6 @@ use copse_core::{
     descriptor::Descriptor,
     ids::{ChunkId, NetworkId, NodeId, ShardId, ShardIndex},
     random::Random,
-    receipt::SignedReceipt,
     repair::{self, Lane},
     shard_tree,
 };
@@ -116,8 +115,7 @@ impl Exchange {
         data: Bytes,
         lane: Lane,
     ) -> Result<u64, Refusal> {
-        let sent = data.len() as u64;
-        let shard_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let (shard_bytes, sent) = (data.len(), data.len() as u64);
         self.0.pace.take(sent, lane).await?;
         let op = Op::PutShard(peer::PutShard {
             descriptor: descriptor.encode(),
@@ -127,15 +125,11 @@ impl Exchange {
         let Outcome::PutShard(receipt) = answer.outcome else {
             return Err(PeerError::BadReply { node }.into());
         };
-        let covered = SignedReceipt::verify(&receipt.receipt, &receipt.signature)
-            .and_then(|signed| signed.covers(self.0.network, node, id, shard_bytes));
-        match covered {
-            Ok(()) => Ok(sent),
-            Err(error) => {
-                let text = format!("node {node} gave no good receipt for shard {id}: {error}");
-                Err(Refusal::new(Reason::BadReply, text))
-            }
-        }
+        let stored = convert::check_receipt(&receipt, self.0.network, node, id, shard_bytes);
+        stored.map(|()| sent).map_err(|error| {
+            let text = format!("node {node} gave no good receipt for shard {id}: {error}");
+            Refusal::new(Reason::BadReply, text)
+        })
     }
 
     /// Has a node prove that it holds a shard, by a random group of it.

@@ -42,8 +42,6 @@ pub struct View {
     pub cut_off: bool,
     /// Nobody is evicted: many went silent together.
     pub frozen: bool,
-    /// Why nobody is evicted or nothing is planned; empty when all is as usual.
-    pub guard: String,
 }
 
 /// Where the present view comes from.
@@ -220,7 +218,6 @@ mod tests {
             standings: (0..nodes).map(|number| (node(number), Standing::Alive)).collect(),
             cut_off: false,
             frozen: false,
-            guard: String::new(),
         }
     }
 

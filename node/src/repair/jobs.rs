@@ -23,8 +23,8 @@ use tokio::{
 
 use super::{
     again::Again,
+    arcs::{self, row_key},
     claims::blocking,
-    steward::{changes, row_key},
 };
 use crate::store::{LEDGER_CHANGES_MAX, Ledger, LedgerChange};
 
@@ -74,7 +74,7 @@ impl Jobs {
         // Their chunks are found again by their arcs' fingerprints only if something changes there;
         // so all arcs are looked at again.
         if !bad.is_empty() {
-            ledger.scan(b"rf", &mut |key, _| {
+            ledger.scan(arcs::ROW_PREFIX, &mut |key, _| {
                 bad.push((key.to_vec(), None));
                 true
             })?;
@@ -113,7 +113,7 @@ impl Jobs {
         let unwritten = self.unwritten().contains(&arc);
         let mut queue = self.lock();
         let (mut rows, mut deferred) = (Vec::new(), false);
-        let mut write = |row| rows.push(changes(prefixed(row)));
+        let mut write = |row| rows.push(change(row));
         let mut displaced_arcs = BTreeSet::new();
         for &Wish { job, priority, sole_holder } in jobs {
             match queue.offer(job, priority, sole_holder, now_unix_ms) {
@@ -171,7 +171,7 @@ impl Jobs {
     pub(super) async fn strike_off(&self, job: Job) {
         let arc = Ring::arc(&job.chunk);
         let row = self.lock().succeeded(job);
-        let changes = row.map(|row| changes(prefixed(row))).into_iter();
+        let changes = row.map(change).into_iter();
         self.apply(changes.chain([(row_key(arc), None)]).collect()).await;
         self.again().ask(arc);
     }
@@ -208,7 +208,7 @@ impl Jobs {
 
     async fn write(&self, row: Option<Row>) {
         if let Some(row) = row {
-            self.apply(vec![changes(prefixed(row))]).await;
+            self.apply(vec![change(row)]).await;
         }
     }
 
@@ -248,11 +248,12 @@ impl Jobs {
     }
 }
 
-fn prefixed(row: Row) -> Row {
+/// A row of the queue as a change of the ledger.
+fn change(row: Row) -> LedgerChange {
     let at = |key: Vec<u8>| [QUEUE_PREFIX, &key].concat();
     match row {
-        Row::Put { key, value } => Row::Put { key: at(key), value },
-        Row::Delete { key } => Row::Delete { key: at(key) },
+        Row::Put { key, value } => (at(key), Some(value)),
+        Row::Delete { key } => (at(key), None),
     }
 }
 

@@ -13,11 +13,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `shared` | what all of these have in common |
 //! | `facts` | how nodes stand, at one moment |
 //! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `shapes` | what a chunk looks like when nodes say different things of it |
 //! | `gone` | whose claims are forgotten |
-//! | `steward` | which arcs changed; planning them |
+//! | `steward`, `arcs` | which arcs changed; planning them; their rows in the ledger |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
 //! | `exchange` | shards to and from others, verified and proved |
@@ -33,10 +34,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -44,7 +42,6 @@ use bytes::Bytes;
 use copse_core::{
     identity::NodeKey,
     ids::{NetworkId, NodeId, ShardId},
-    random::Random,
     repair::Policy,
 };
 use copse_proto::{door, peer, status::Refusal};
@@ -53,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 mod again;
 mod answers;
+mod arcs;
 mod asking;
 mod audit;
 #[cfg(feature = "canary")]
@@ -71,6 +69,7 @@ mod report;
 mod restart;
 mod scrub;
 mod shapes;
+mod shared;
 mod steward;
 #[cfg(test)]
 mod testing;
@@ -85,25 +84,11 @@ pub use phases::{PAUSE_VARIABLE, Phase, Phases};
 pub(crate) use report::Events;
 
 use self::{
-    answers::Answers,
-    audit::Audit,
-    claims::Claims,
-    exchange::Exchange,
-    facts::Opinions,
-    gone::Gone,
-    health::Health,
-    jobs::Jobs,
-    pins::Pins,
-    proofs::Proofs,
-    report::Counters,
-    restart::again_after_a_fault,
-    scrub::{Scrub, ScrubState},
-    shapes::Judge,
-    steward::Steward,
-    trust::Trust,
-    worker::Worker,
+    answers::Answers, audit::Audit, claims::Claims, exchange::Exchange, facts::Opinions,
+    health::Health, jobs::Jobs, proofs::Proofs, report::Counters, restart::again_after_a_fault,
+    scrub::Scrub, shared::Shared, steward::Steward, trust::Trust, worker::Worker,
 };
-use crate::{intake::Intake, peer::pool::PeerPool, shards::Clock, store::ShardStore};
+use crate::{clock::Clock, intake::Intake, peer::pool::PeerPool, store::ShardStore};
 
 /// How repair behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,23 +141,13 @@ pub struct Parts {
 pub struct Repair(Arc<Inner>);
 
 struct Inner {
+    shared: Arc<Shared>,
     steward: Arc<Steward>,
-    jobs: Jobs,
     audit: Audit,
     answers: Arc<Answers>,
     worker: Arc<Worker>,
-    trust: Trust,
-    opinions: Opinions,
+    scrub: Arc<Scrub>,
     pace: Pace,
-    views: Views,
-    store: Arc<dyn ShardStore>,
-    clock: Clock,
-    events: Events,
-    counters: Arc<Counters>,
-    scrub: Arc<ScrubState>,
-    running: Arc<AtomicU64>,
-    settings: Settings,
-    phases: Phases,
     hurry: Notify,
     /// When how many jobs were done: for the rate.
     since: Mutex<Option<(Instant, u64)>>,
@@ -199,86 +174,38 @@ impl Repair {
             seed,
         } = parts;
         let own = key.id();
-        let (trust, counters) = (Trust::default(), Arc::new(Counters::default()));
         store.doubts().set_patience(settings.lost_after);
-        let (proofs, health) = (Proofs::with(settings.lost_after), Health::new(Arc::clone(&store)));
+        let (trust, proofs) = (Trust::default(), Proofs::with(settings.lost_after));
         let opinions = Opinions::new(trust.clone(), proofs.clone());
         let believed = (trust.clone(), proofs.clone());
         let exchange = Exchange::new(network, peers, pace.clone(), believed, &seed);
-        let claims =
-            Arc::new(Claims::load(own, Arc::clone(&store), exchange.clone(), opinions.clone())?);
-        let jobs = Jobs::load(store.ledger(), clock() * 1000)?;
-        let steward = Arc::new(Steward::load(steward::Parts {
+        let shared = Arc::new(Shared {
             own,
-            clock: Arc::clone(&clock),
-            policy: settings.policy,
-            views: Arc::clone(&views),
-            claims: Arc::clone(&claims),
-            jobs: jobs.clone(),
-            opinions: opinions.clone(),
-            health: health.clone(),
-            gone: Gone::load(store.ledger())?,
-            ledger: store.ledger(),
-            events: events.clone(),
-            counters: Arc::clone(&counters),
-        })?);
-        let answers = Arc::new(Answers {
-            own,
-            store: Arc::clone(&store),
-            views: Arc::clone(&views),
-            exchange: exchange.clone(),
-            health,
-            counters: Arc::clone(&counters),
-            phases,
-            pins: Pins::default(),
-            memory: Answers::memory(),
-        });
-        let audit = Audit {
-            own,
-            claims: Arc::clone(&claims),
-            exchange: exchange.clone(),
-            trust: trust.clone(),
-            proofs,
-            counters: Arc::clone(&counters),
-            random: Mutex::new(Random::new(&seed, "audits")),
-        };
-        let running = Arc::new(AtomicU64::new(0));
-        let worker = Arc::new(Worker {
-            own,
-            clock: Arc::clone(&clock),
-            policy: settings.policy,
-            views: Arc::clone(&views),
-            claims: Arc::clone(&claims),
-            judge: Judge { own, store: Arc::clone(&store), exchange: exchange.clone() },
-            jobs: jobs.clone(),
-            opinions: opinions.clone(),
-            exchange,
-            answers: Arc::clone(&answers),
-            store: Arc::clone(&store),
-            intake,
-            counters: Arc::clone(&counters),
-            phases,
-            memory: Worker::memory(),
-            running: Arc::clone(&running),
-        });
-        Ok(Self(Arc::new(Inner {
-            steward,
-            jobs,
-            audit,
-            answers,
-            worker,
-            trust,
-            opinions,
-            pace,
-            views,
-            store,
+            claims: Claims::load(own, Arc::clone(&store), exchange.clone(), opinions.clone())?,
+            jobs: Jobs::load(store.ledger(), clock() * 1000)?,
             clock,
-            events,
-            counters,
-            scrub: Arc::default(),
-            running,
             settings,
             phases,
+            views,
+            exchange,
+            trust,
+            proofs,
+            opinions,
+            health: Health::new(Arc::clone(&store)),
+            events,
+            counters: Counters::default(),
+            ledger: store.ledger(),
+            store,
+        });
+        let answers = Arc::new(Answers::new(Arc::clone(&shared)));
+        Ok(Self(Arc::new(Inner {
+            steward: Arc::new(Steward::load(Arc::clone(&shared))?),
+            audit: Audit::new(Arc::clone(&shared), &seed),
+            worker: Arc::new(Worker::new(Arc::clone(&shared), Arc::clone(&answers), intake)),
+            scrub: Arc::new(Scrub::new(Arc::clone(&shared))),
+            answers,
+            shared,
+            pace,
             hurry: Notify::new(),
             since: Mutex::default(),
         })))
@@ -288,22 +215,13 @@ impl Repair {
     pub async fn run(&self, stop: CancellationToken) {
         let inner = &self.0;
         let mut tasks = JoinSet::new();
-        for _ in 0..inner.settings.parallel {
+        for _ in 0..inner.shared.settings.parallel {
             let (worker, until) = (Arc::clone(&inner.worker), stop.clone());
             tasks.spawn(again_after_a_fault("a worker", stop.clone(), move || {
                 Arc::clone(&worker).run(until.clone())
             }));
         }
-        let scrub = Arc::new(Scrub {
-            store: Arc::clone(&inner.store),
-            clock: Arc::clone(&inner.clock),
-            events: inner.events.clone(),
-            period: inner.settings.scrub_period,
-            state: Arc::clone(&inner.scrub),
-            #[cfg(feature = "canary")]
-            phases: inner.phases,
-        });
-        let until = stop.clone();
+        let (scrub, until) = (Arc::clone(&inner.scrub), stop.clone());
         tasks.spawn(again_after_a_fault("the scrub", stop.clone(), move || {
             Arc::clone(&scrub).run(until.clone())
         }));
@@ -327,7 +245,8 @@ impl Repair {
         let inner = &self.0;
         loop {
             inner.steward.round().await;
-            let _ = tokio::time::timeout(inner.settings.round_every, inner.hurry.notified()).await;
+            let _ = tokio::time::timeout(inner.shared.settings.round_every, inner.hurry.notified())
+                .await;
         }
     }
 
@@ -335,12 +254,12 @@ impl Repair {
     async fn audits(&self) {
         let inner = &self.0;
         #[cfg(feature = "canary")]
-        if inner.phases.unaudited {
+        if inner.shared.phases.unaudited {
             return;
         }
         loop {
-            tokio::time::sleep(inner.settings.round_every).await;
-            inner.audit.round(&inner.views.now()).await;
+            tokio::time::sleep(inner.shared.settings.round_every).await;
+            inner.audit.round(&inner.shared.views.now()).await;
         }
     }
 
@@ -361,7 +280,7 @@ impl Repair {
 
     /// Where it stops, in tests.
     pub fn phases(&self) -> Phases {
-        self.0.phases
+        self.0.shared.phases
     }
 
     /// Answers another node's question about arcs.
@@ -413,10 +332,10 @@ impl Repair {
 
     /// Why a node is not trusted.
     pub fn untrusted(&self) -> std::collections::BTreeMap<NodeId, String> {
-        let nodes = self.0.views.now().standings.len();
-        let silent = self.0.opinions.unreadable(nodes).into_iter();
+        let nodes = self.0.shared.views.now().standings.len();
+        let silent = self.0.shared.opinions.unreadable(nodes).into_iter();
         let silent = silent.map(|(node, why)| (node, format!("it {why}")));
-        let caught = self.0.trust.untrusted().into_iter();
+        let caught = self.0.shared.trust.untrusted().into_iter();
         // Who was caught was caught, whatever else it does.
         silent.chain(caught.map(|one| (one.node, format!("it {}", one.fault)))).collect()
     }
@@ -424,9 +343,9 @@ impl Repair {
     /// What it says of itself.
     pub async fn told(&self) -> (door::RepairInfo, door::ScrubInfo) {
         let inner = &self.0;
-        let (view, tally) = (inner.views.now(), inner.steward.tally());
+        let (view, tally) = (inner.shared.views.now(), inner.steward.tally());
         let mut info = door::RepairInfo {
-            guard: inner.views.guard(),
+            guard: inner.shared.views.guard(),
             cut_off: view.cut_off,
             chunks: report::margins(&tally.by_margin),
             chunks_whole: tally.whole,
@@ -436,23 +355,24 @@ impl Repair {
             chunks_lost: tally.lost,
             survives_nodes: tally.survives.map(|(nodes, _)| nodes),
             survives_zones: tally.survives.map(|(_, zones)| zones),
-            running: inner.running.load(Relaxed),
-            counters: Some(inner.counters.told()),
-            events: inner.events.list(),
+            running: inner.worker.running(),
+            counters: Some(inner.shared.counters.told()),
+            events: inner.shared.events.list(),
             leaving_shards: match view.own_state {
                 copse_core::directory::NodeState::Active => 0,
-                _ => inner.store.stats().await.shards,
+                _ => inner.shared.store.stats().await.shards,
             },
             ..door::RepairInfo::default()
         };
-        inner.jobs.tell(&mut info, (inner.clock)() * 1000);
+        inner.shared.jobs.tell(&mut info, inner.shared.now_ms());
         info.eta_seconds = self.eta();
         (info, inner.scrub.told())
     }
 
     /// How long the queue takes at the rate since it began to be worked on.
     fn eta(&self) -> Option<u64> {
-        let (left, done) = (self.0.jobs.len() as u64, self.0.counters.jobs_done.load(Relaxed));
+        let (left, done) =
+            (self.0.shared.jobs.len() as u64, self.0.shared.counters.jobs_done.load(Relaxed));
         let mut since = self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
         if left == 0 {
             *since = None;
@@ -475,7 +395,7 @@ mod tests {
     use copse_core::ids::ShardIndex;
 
     use super::{
-        testing::{NETWORK, Seen, member, peers, replica},
+        testing::{NETWORK, Seen, member, peers, replica, settings},
         *,
     };
     use crate::store::MemoryStore;
@@ -497,14 +417,7 @@ mod tests {
             events: Events::default(),
             pace: Pace::new(Rates::FREE),
             intake: Intake::default(),
-            settings: Settings {
-                policy: Policy::default(),
-                round_every: Duration::from_secs(10),
-                parallel: 1,
-                rates: Rates::FREE,
-                scrub_period: Duration::from_secs(30 * 24 * 3600),
-                lost_after: Duration::from_secs(3600),
-            },
+            settings: settings(),
             phases: Phases { panics: Some((Phase::Planned, panics)), ..Phases::default() },
             seed: [0; 32],
         };

@@ -23,11 +23,8 @@ use copse_proto::{door, holdings};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{claims::blocking, report::Events};
-use crate::{
-    shards::Clock,
-    store::{ReadError, ShardStore},
-};
+use super::{claims::blocking, shared::Shared};
+use crate::store::ReadError;
 
 const ROW_KEY: &[u8] = b"rs";
 const ROW_VERSION: u8 = 1;
@@ -44,22 +41,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// Between two rounds of an empty store.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The scrubber of one store.
+/// The scrubber of one store, and what it says of itself.
 pub(super) struct Scrub {
-    pub(super) store: Arc<dyn ShardStore>,
-    pub(super) clock: Clock,
-    pub(super) events: Events,
-    /// In what time everything is read once.
-    pub(super) period: Duration,
-    pub(super) state: Arc<ScrubState>,
-    /// Which bug to have.
-    #[cfg(feature = "canary")]
-    pub(super) phases: super::Phases,
-}
-
-/// What it says of itself, and what it may be told.
-#[derive(Default)]
-pub(super) struct ScrubState {
+    shared: Arc<Shared>,
     now: AtomicBool,
     asked: Notify,
     permille: AtomicU32,
@@ -70,7 +54,20 @@ pub(super) struct ScrubState {
     probed: Mutex<Option<ShardId>>,
 }
 
-impl ScrubState {
+impl Scrub {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            now: AtomicBool::new(false),
+            asked: Notify::new(),
+            permille: AtomicU32::new(0),
+            read_bytes: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
+            probed: Mutex::default(),
+        }
+    }
+
     /// Reads everything once more, from the beginning and without pauses.
     pub(super) fn ask(&self) {
         self.now.store(true, Relaxed);
@@ -86,9 +83,7 @@ impl ScrubState {
             rounds: self.rounds.load(Relaxed),
         }
     }
-}
 
-impl Scrub {
     /// Reads until `stop` is cancelled.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
@@ -99,27 +94,27 @@ impl Scrub {
     }
 
     async fn read_on(&self) {
-        let ledger = self.store.ledger();
+        let ledger = self.shared.store.ledger();
         let found = blocking(move || ledger.get(ROW_KEY)).await.ok().flatten();
         let mut after = found.as_deref().and_then(read_row);
         let mut hurried = false;
         loop {
-            if self.state.now.swap(false, Relaxed) {
+            if self.now.swap(false, Relaxed) {
                 (after, hurried) = (None, true);
             }
-            let batch = match self.store.list(after, BATCH).await {
+            let batch = match self.shared.store.list(after, BATCH).await {
                 Ok(batch) => batch,
                 Err(ReadError::Closed) => return,
                 Err(error) => {
                     tracing::error!(%error, "the scrub cannot list what is held");
-                    self.store.doubts().not_listed();
+                    self.shared.store.doubts().not_listed();
                     self.rest(IDLE).await;
                     continue;
                 }
             };
             let Some(&last) = batch.last() else {
                 if after.take().is_some() {
-                    self.state.rounds.fetch_add(1, Relaxed);
+                    self.rounds.fetch_add(1, Relaxed);
                     if std::mem::take(&mut hurried) {
                         self.tell_round();
                     }
@@ -145,21 +140,21 @@ impl Scrub {
 
     async fn check(&self, id: ShardId) -> u64 {
         let arc = u32::from(copse_core::ring::Ring::arc(&id.chunk));
-        self.state.permille.store((arc * 1000) >> 16, Relaxed);
+        self.permille.store((arc * 1000) >> 16, Relaxed);
         #[cfg(feature = "canary")]
-        if self.phases.scrubs_blindly() {
+        if self.shared.phases.scrubs_blindly() {
             return 1;
         }
-        match self.store.check(id).await {
+        match self.shared.store.check(id).await {
             Ok(bytes) => {
-                self.state.read_bytes.fetch_add(bytes, Relaxed);
+                self.read_bytes.fetch_add(bytes, Relaxed);
                 bytes
             }
             Err(ReadError::Corrupt { .. }) => {
-                self.state.damaged.fetch_add(1, Relaxed);
+                self.damaged.fetch_add(1, Relaxed);
                 let text =
                     format!("shard {id} is damaged on this disk: set apart, to be made again");
-                self.events.note((self.clock)(), text);
+                self.shared.events.note(self.shared.now(), text);
                 0
             }
             // Dropped meanwhile.
@@ -174,20 +169,20 @@ impl Scrub {
     /// Reads again what could not be read; and while the disk gives nothing, any shard, so that it is
     /// known when it gives something again.
     async fn look_again(&self) {
-        let doubts = self.store.doubts();
+        let doubts = self.shared.store.doubts();
         for id in doubts.due().into_iter().take(AGAIN_AT_ONCE) {
             self.check(id).await;
         }
         if !doubts.is_troubled() {
             return;
         }
-        let after = self.state.probed.lock().map_or(None, |probed| *probed);
-        let next = match self.store.list(after, 1).await {
+        let after = self.probed.lock().map_or(None, |probed| *probed);
+        let next = match self.shared.store.list(after, 1).await {
             Ok(list) => list.first().copied(),
             Err(ReadError::Io { .. }) => return doubts.not_listed(),
             Err(_) => return,
         };
-        if let Ok(mut probed) = self.state.probed.lock() {
+        if let Ok(mut probed) = self.probed.lock() {
             *probed = next;
         }
         if let Some(id) = next {
@@ -199,25 +194,27 @@ impl Scrub {
     async fn pause(&self, bytes: u64) -> Duration {
         if bytes == 0 {
             // Nothing of it could be read: the disk is not asked again and again for what it has not.
-            return IDLE.min(self.period);
+            return IDLE.min(self.shared.settings.scrub_period);
         }
-        let held = self.store.stats().await.shard_bytes.max(1);
-        let nanos = self.period.as_nanos() * u128::from(bytes) / u128::from(held);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(self.period)
+        let held = self.shared.store.stats().await.shard_bytes.max(1);
+        let nanos =
+            self.shared.settings.scrub_period.as_nanos() * u128::from(bytes) / u128::from(held);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            .min(self.shared.settings.scrub_period)
     }
 
     /// Waits, unless a scrub is asked for.
     async fn rest(&self, mut wait: Duration) {
-        while !wait.is_zero() && !self.state.now.load(Relaxed) {
+        while !wait.is_zero() && !self.now.load(Relaxed) {
             let part = wait.min(SLEEP_MAX);
-            let _ = tokio::time::timeout(part, self.state.asked.notified()).await;
+            let _ = tokio::time::timeout(part, self.asked.notified()).await;
             self.look_again().await;
             wait -= part;
         }
     }
 
     async fn keep(&self, last: ShardId) {
-        let ledger = self.store.ledger();
+        let ledger = self.shared.store.ledger();
         let value = [&[ROW_VERSION][..], &holdings::shard_key(last)].concat();
         let write = move || ledger.apply(vec![(ROW_KEY.to_vec(), Some(value))]);
         if let Err(refusal) = blocking(write).await {
@@ -226,9 +223,9 @@ impl Scrub {
     }
 
     fn tell_round(&self) {
-        let damaged = self.state.damaged.load(Relaxed);
-        self.events.note(
-            (self.clock)(),
+        let damaged = self.damaged.load(Relaxed);
+        self.shared.events.note(
+            self.shared.now(),
             format!("scrub done as asked: {damaged} damaged shards since the start"),
         );
     }
@@ -241,10 +238,12 @@ fn read_row(value: &[u8]) -> Option<ShardId> {
 
 #[cfg(test)]
 mod tests {
+    use copse_core::ids::NodeId;
+
     use super::*;
     use crate::{
-        repair::testing::replica,
-        store::{MemoryStore, memory::Faults},
+        repair::testing::{Seen, replica, shared},
+        store::{MemoryStore, ShardStore, memory::Faults},
     };
 
     /// What a store holds after a scrub of so many minutes in which reads fail as told.
@@ -254,15 +253,9 @@ mod tests {
             store.put(replica(seed, 0)).await.expect("a put");
         }
         store.set_faults(faults);
-        let scrub = Scrub {
-            store: Arc::clone(&store) as Arc<dyn ShardStore>,
-            clock: Arc::new(|| 0),
-            events: Events::default(),
-            period: Duration::from_secs(30 * 24 * 3600),
-            state: Arc::default(),
-            #[cfg(feature = "canary")]
-            phases: crate::repair::Phases::default(),
-        };
+        let held: Arc<dyn ShardStore> = Arc::<MemoryStore>::clone(&store);
+        let (own, ledger) = (NodeId::new([1; 32]), store.ledger());
+        let scrub = Scrub::new(Arc::new(shared(own, held, ledger, Seen::new(Vec::new()))));
         let stop = CancellationToken::new();
         let running = tokio::spawn(Arc::new(scrub).run(stop.clone()));
         tokio::time::sleep(Duration::from_secs(60 * minutes)).await;

@@ -16,8 +16,8 @@ use copse_core::{
 use copse_proto::{convert, holdings::ListedShard, status::Refusal};
 use futures::{StreamExt as _, stream};
 
-use super::{exchange::Exchange, facts::Facts};
-use crate::store::{ShardStore, Want};
+use super::{facts::Facts, shared::Shared};
+use crate::store::Want;
 
 /// Holders asked for a descriptor at one time.
 const ASKED_AT_ONCE: usize = 4;
@@ -137,11 +137,7 @@ impl Said {
 }
 
 /// Ends disputes.
-pub(super) struct Judge {
-    pub(super) own: NodeId,
-    pub(super) store: Arc<dyn ShardStore>,
-    pub(super) exchange: Exchange,
-}
+pub(super) struct Judge(pub(super) Arc<Shared>);
 
 impl Judge {
     /// The facts in the shape that a descriptor proves; who said otherwise is no longer trusted. If
@@ -157,8 +153,8 @@ impl Judge {
             let Ok(descriptor) = answer else { continue };
             let shard_bytes = u32::try_from(descriptor.shard_bytes()).unwrap_or(u32::MAX);
             let (facts, liars) = said.judged((descriptor.geometry(), shard_bytes));
-            for (node, id) in liars.into_iter().filter(|(node, _)| *node != self.own) {
-                self.exchange.told_wrong_shape(node, id);
+            for (node, id) in liars.into_iter().filter(|(node, _)| *node != self.0.own) {
+                self.0.exchange.told_wrong_shape(node, id);
             }
             return facts;
         }
@@ -166,10 +162,10 @@ impl Judge {
     }
 
     async fn descriptor(&self, node: NodeId, id: ShardId) -> Result<Descriptor, Refusal> {
-        if node != self.own {
-            return self.exchange.descriptor(node, id).await;
+        if node != self.0.own {
+            return self.0.exchange.descriptor(node, id).await;
         }
-        let read = self.store.read(id, Want::Range(0..1)).await;
+        let read = self.0.store.read(id, Want::Range(0..1)).await;
         let read = read.map_err(|error| crate::refusals::of_read(&error))?;
         Ok(convert::descriptor(&read.descriptor)?)
     }

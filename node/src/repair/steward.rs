@@ -3,13 +3,7 @@
 //! Owns the question whether an arc must be looked at. The one idea: an arc's fingerprint is all
 //! that its plan depends on (who is said to hold what, how these nodes stand, the ring); as long as
 //! it is the same as when the arc was last planned, nothing is done. It is written down in the same
-//! step as the jobs, so that neither a crash nor a restart loses or repeats anything.
-//!
-//! ```text
-//! row                 value
-//! "rf" ‖ arc u16 BE   1 u8 ‖ fingerprint 16 ‖ incomplete since u64 LE, unix seconds; 0: it is not
-//!                     ‖ tally (see `report.rs`)
-//! ```
+//! step as the jobs, so that neither a crash nor a restart loses or repeats anything (see `arcs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,27 +14,22 @@ use std::{
 
 use copse_core::{
     ids::NodeId,
-    repair::{
-        self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Policy, Priority, Row,
-        Skip,
-    },
+    repair::{self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Priority, Skip},
 };
 use copse_proto::status::Refusal;
 
 use super::{
+    arcs::{Arcwise, Fingerprint, ROW_PREFIX, read_row, row_key, row_value},
     asking::Asking,
-    claims::{Claims, blocking},
-    facts::{Opinions, View, Views},
+    claims::blocking,
+    facts::View,
     gone::Gone,
-    health::Health,
-    jobs::{Jobs, Wish},
-    report::{Counters, Events, Tally, count},
+    jobs::Wish,
+    report::{Tally, count},
     shapes::chunks_of,
+    shared::Shared,
 };
-use crate::{
-    shards::Clock,
-    store::{LEDGER_CHANGES_MAX, Ledger},
-};
+use crate::store::LEDGER_CHANGES_MAX;
 
 /// Arcs planned in one go, without letting others have the thread.
 const ARCS_AT_ONCE: usize = 64;
@@ -49,37 +38,11 @@ const ARCS_AT_ONCE: usize = 64;
 /// nothing changed: a node may have found room.
 const AGAIN_SECONDS: u64 = 600;
 
-const ROW_VERSION: u8 = 2;
-const ROW_PREFIX: &[u8] = b"rf";
-
-type Fingerprint = [u8; 16];
-
-/// What the plan of an arc depended on, and what it found.
-#[derive(Clone, Default)]
-struct Arcwise {
-    fingerprint: Fingerprint,
-    /// Since when a chunk of it has a shard missing, in unix seconds.
-    incomplete_since: Option<u64>,
-    /// When it is looked at again in any case.
-    again_at: Option<u64>,
-    tally: Tally,
-}
-
 /// The steward of all arcs that have this node first.
 pub(super) struct Steward {
-    own: NodeId,
-    clock: Clock,
-    policy: Policy,
-    views: Views,
-    claims: Arc<Claims>,
+    shared: Arc<Shared>,
     asking: Asking,
-    jobs: Jobs,
-    opinions: Opinions,
-    health: Health,
     gone: Gone,
-    ledger: Arc<dyn Ledger>,
-    events: Events,
-    counters: Arc<Counters>,
     arcs: Mutex<BTreeMap<u16, Arcwise>>,
     /// The ring, and who of it may be no steward, for which the mirror was told what to hold.
     mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
@@ -87,22 +50,6 @@ pub(super) struct Steward {
     planned: Mutex<Weak<View>>,
     /// An arc that could not be planned in the last round that planned any.
     unplanned: Mutex<Option<u16>>,
-}
-
-/// What a [`Steward`] is made of.
-pub(super) struct Parts {
-    pub(super) own: NodeId,
-    pub(super) clock: Clock,
-    pub(super) policy: Policy,
-    pub(super) views: Views,
-    pub(super) claims: Arc<Claims>,
-    pub(super) jobs: Jobs,
-    pub(super) opinions: Opinions,
-    pub(super) health: Health,
-    pub(super) gone: Gone,
-    pub(super) ledger: Arc<dyn Ledger>,
-    pub(super) events: Events,
-    pub(super) counters: Arc<Counters>,
 }
 
 /// An arc that must be planned.
@@ -123,42 +70,18 @@ struct Planned {
 
 impl Steward {
     /// Loads what was planned before. Blocks on the ledger.
-    pub(super) fn load(parts: Parts) -> io::Result<Self> {
-        let Parts {
-            own,
-            clock,
-            policy,
-            views,
-            claims,
-            jobs,
-            opinions,
-            health,
-            gone,
-            ledger,
-            events,
-            counters,
-        } = parts;
+    pub(super) fn load(shared: Arc<Shared>) -> io::Result<Self> {
         let mut arcs = BTreeMap::new();
-        ledger.scan(ROW_PREFIX, &mut |key, value| {
+        shared.ledger.scan(ROW_PREFIX, &mut |key, value| {
             if let Some((arc, known)) = read_row(key, value) {
                 arcs.insert(arc, known);
             }
             true
         })?;
         Ok(Self {
-            own,
-            clock,
-            policy,
-            views,
-            claims,
             asking: Asking::default(),
-            jobs,
-            opinions,
-            health,
-            gone,
-            ledger,
-            events,
-            counters,
+            gone: Gone::load(Arc::clone(&shared.ledger))?,
+            shared,
             arcs: Mutex::new(arcs),
             mirrored_for: Mutex::default(),
             planned: Mutex::default(),
@@ -185,12 +108,12 @@ impl Steward {
     /// Asks everybody what changed, and plans what has to be planned, after half a minute with what is
     /// known by then; how many arcs were planned.
     pub(super) async fn round(self: &Arc<Self>) -> usize {
-        self.jobs.begin_round();
-        let view = self.views.now();
-        let mut well = self.health.begin_round(view.cut_off).await.is_ok();
+        self.shared.jobs.begin_round();
+        let view = self.shared.views.now();
+        let mut well = self.shared.health.begin_round(view.cut_off).await.is_ok();
         if !view.cut_off {
             // Who is cut off keeps what it knows of its arcs, though others may plan them.
-            self.opinions.unable(self.own, self.health.told().await);
+            self.shared.opinions.unable(self.shared.own, self.shared.health.told().await);
         }
         if let Err(refusal) = self.follow_ring(&view).await {
             tracing::error!(%refusal, "the mirror of claims cannot be written; it is tried again");
@@ -207,17 +130,17 @@ impl Steward {
             .map(|(&node, _)| node)
             .collect();
         let refresh = async |node: NodeId| {
-            if let Err(refusal) = self.claims.refresh(node).await {
+            if let Err(refusal) = self.shared.claims.refresh(node).await {
                 tracing::debug!(node = %node.short(), %refusal, "not told what changed");
             }
         };
-        self.asking.ask(self.own, nodes, refresh).await;
-        well &= self.claims.are_written() && self.look_at_the_unplanned().await.is_ok();
+        self.asking.ask(self.shared.own, nodes, refresh).await;
+        well &= self.shared.claims.are_written() && self.look_at_the_unplanned().await.is_ok();
         let (planned, all) = match view.cut_off {
             true => (0, true),
             false => self.plan_all(&view).await,
         };
-        self.health.end_round(well && all);
+        self.shared.health.end_round(well && all);
         planned
     }
 
@@ -225,8 +148,8 @@ impl Steward {
     /// said that it cannot plan, and is this one's again only when it can.
     async fn look_at_the_unplanned(self: &Arc<Self>) -> Result<(), Refusal> {
         let Some(arc) = *self.unplanned() else { return Ok(()) };
-        let (this, _step) = (Arc::clone(self), self.health.ledger_step());
-        blocking(move || this.claims.of_arc(arc)).await?;
+        let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
+        blocking(move || this.shared.claims.of_arc(arc)).await?;
         *self.unplanned() = None;
         Ok(())
     }
@@ -238,16 +161,17 @@ impl Steward {
     /// Tells the mirror about a new ring, and about nodes that take no part for now: whoever is a
     /// steward in their place must know what is held.
     async fn follow_ring(self: &Arc<Self>, view: &Arc<View>) -> Result<(), Refusal> {
-        let nodes = self.opinions.with(view);
+        let nodes = self.shared.opinions.with(view);
         let members = view.ring.members().iter().map(|member| member.id);
         let unable = members.filter(|node| !repair::may_be_steward(&nodes, node)).collect();
         let now = Some((view.ring_id, unable));
         if *self.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) == now {
             return Ok(());
         }
-        let (this, view, _step) = (Arc::clone(self), Arc::clone(view), self.health.ledger_step());
+        let (this, view, _step) =
+            (Arc::clone(self), Arc::clone(view), self.shared.health.ledger_step());
         blocking(move || {
-            this.claims.want(&view.ring, &nodes)?;
+            this.shared.claims.want(&view.ring, &nodes)?;
             *this.mirrored_for.lock().unwrap_or_else(PoisonError::into_inner) = now;
             Ok(())
         })
@@ -256,11 +180,11 @@ impl Steward {
 
     /// Forgets what nodes held that are gone for good.
     async fn forget_the_gone(self: &Arc<Self>, view: &Arc<View>) -> Result<(), Refusal> {
-        let (this, nodes) = (Arc::clone(self), self.opinions.with(view));
-        let _step = self.health.ledger_step();
+        let (this, nodes) = (Arc::clone(self), self.shared.opinions.with(view));
+        let _step = self.shared.health.ledger_step();
         blocking(move || {
-            let gone = this.gone.note(&this.claims.nodes(), &nodes, (this.clock)())?;
-            this.claims.forget(&gone)
+            let gone = this.gone.note(&this.shared.claims.nodes(), &nodes, this.shared.now())?;
+            this.shared.claims.forget(&gone)
         })
         .await
     }
@@ -272,11 +196,11 @@ impl Steward {
         let mut problem = None;
         if !gone.is_empty() {
             let rows: Vec<_> = gone.iter().map(|&arc| (row_key(arc), None)).collect();
-            let ledger = Arc::clone(&self.ledger);
+            let ledger = Arc::clone(&self.shared.ledger);
             let write = move || {
                 rows.chunks(LEDGER_CHANGES_MAX).try_for_each(|part| ledger.apply(part.to_vec()))
             };
-            let _step = self.health.ledger_step();
+            let _step = self.shared.health.ledger_step();
             match blocking(write).await {
                 Ok(()) => self.lock().retain(|arc, _| !gone.contains(arc)),
                 Err(refusal) => problem = Some(refusal),
@@ -309,14 +233,14 @@ impl Steward {
 
     async fn plan_part(self: &Arc<Self>, view: &Arc<View>, part: &[Due]) -> Result<(), Refusal> {
         let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
-        let _step = self.health.ledger_step();
+        let _step = self.shared.health.ledger_step();
         blocking(move || this.plan_arcs(&view, &part)).await
     }
 
     /// The arcs to plan, with their fingerprints, and those that are no longer ours.
     fn due(&self, view: &View) -> (Vec<Due>, BTreeSet<u16>) {
-        let (now, nodes) = ((self.clock)(), self.opinions.with(view));
-        let again = self.jobs.take_again();
+        let (now, nodes) = (self.shared.now(), self.shared.opinions.with(view));
+        let again = self.shared.jobs.take_again();
         let known = {
             let mut arcs = self.lock();
             for (_, known) in arcs.iter_mut().filter(|(arc, _)| again.contains(arc)) {
@@ -326,8 +250,8 @@ impl Steward {
         };
         let mut gone: BTreeSet<u16> = known.keys().copied().collect();
         let mut due = Vec::new();
-        for arc in self.claims.arcs() {
-            if repair::steward(&view.ring, arc, &nodes) != Some(self.own) {
+        for arc in self.shared.claims.arcs() {
+            if repair::steward(&view.ring, arc, &nodes) != Some(self.shared.own) {
                 continue;
             }
             gone.remove(&arc);
@@ -336,7 +260,8 @@ impl Steward {
             // Noted by a clock that was ahead: then it counts from now.
             let since = noted.map(|since| since.min(now));
             let overdue = since.is_some_and(|since| {
-                Duration::from_secs(now.saturating_sub(since)) >= self.policy.patience
+                Duration::from_secs(now.saturating_sub(since))
+                    >= self.shared.settings.policy.patience
             });
             let fingerprint = self.fingerprint(view, &nodes, arc, overdue);
             let same = before.is_some_and(|before| {
@@ -358,7 +283,7 @@ impl Steward {
         hasher.update(&view.ring_id).update(&[u8::from(overdue), u8::from(view.frozen)]);
         // How the nodes stand on which shards belong, too.
         let around = view.ring.walk(arc).take(AROUND);
-        let holders = self.claims.holders(arc);
+        let holders = self.shared.claims.holders(arc);
         let digests: BTreeMap<NodeId, (u32, [u8; 16])> = holders.into_iter().collect();
         let all: BTreeSet<NodeId> = around.chain(digests.keys().copied()).collect();
         for node in all {
@@ -379,21 +304,21 @@ impl Steward {
 
     /// Plans arcs, and writes their jobs and fingerprints in one step. Blocks.
     fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<()> {
-        let nodes = self.opinions.with(view).with_returning(self.views.returning());
+        let nodes = self.shared.opinions.with(view).with_returning(self.shared.views.returning());
         for &Due { arc, fingerprint, since } in arcs {
             let mut planned = self.plan_arc(view, &nodes, arc, fingerprint, since)?;
-            let now_unix_ms = (self.clock)() * 1000;
-            let (mut rows, deferred) = self.jobs.offer(arc, &planned.jobs, now_unix_ms);
+            let now_unix_ms = self.shared.now_ms();
+            let (mut rows, deferred) = self.shared.jobs.offer(arc, &planned.jobs, now_unix_ms);
             if deferred {
                 // It is looked at again at the next round; its jobs find a place then.
                 planned.after.fingerprint = Fingerprint::default();
             }
             // The fingerprint last: it says that all jobs are written down.
             rows.push((row_key(arc), Some(row_value(&planned.after))));
-            self.jobs.write_down(arc, &rows)?;
+            self.shared.jobs.write_down(arc, &rows)?;
             self.lock().insert(planned.arc, planned.after);
         }
-        self.jobs.wake();
+        self.shared.jobs.wake();
         Ok(())
     }
 
@@ -405,14 +330,14 @@ impl Steward {
         fingerprint: Fingerprint,
         since: Option<u64>,
     ) -> io::Result<Planned> {
-        let now = (self.clock)();
+        let now = self.shared.now();
         let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
         let mut planned =
             Planned { arc, after: Arcwise { fingerprint, ..Arcwise::default() }, jobs: Vec::new() };
-        for said in chunks_of(self.claims.of_arc(arc)?, nodes, missing_for) {
+        for said in chunks_of(self.shared.claims.of_arc(arc)?, nodes, missing_for) {
             let (disputed, chunk) = (said.is_disputed(), &said.facts);
-            let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.policy);
-            count(&self.counters.chunks_planned, 1);
+            let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.shared.settings.policy);
+            count(&self.shared.counters.chunks_planned, 1);
             planned.after.tally.add(&plan);
             if plan.strength.hoped < chunk.geometry.total() {
                 planned.after.incomplete_since = since.or(Some(now));
@@ -421,7 +346,7 @@ impl Steward {
             planned.after.again_at = again.chain(planned.after.again_at).min();
             self.tell(chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
-            let sole_holder = said.sole_holder.filter(|node| *node != self.own);
+            let sole_holder = said.sole_holder.filter(|node| *node != self.shared.own);
             let mut kinds = kinds(&plan);
             if disputed {
                 // Whatever the vote says: a worker finds out what is true before it plans.
@@ -440,8 +365,9 @@ impl Steward {
         for skip in &plan.skips {
             match skip {
                 Skip::NotEnough { .. } | Skip::WaitingForDown { .. } | Skip::NoTarget { .. } => {
-                    self.events
-                        .note((self.clock)(), format!("chunk {}: {skip}", chunk.chunk.short()));
+                    self.shared
+                        .events
+                        .note(self.shared.now(), format!("chunk {}: {skip}", chunk.chunk.short()));
                 }
                 _ => tracing::debug!(chunk = %chunk.chunk.short(), "{skip}"),
             }
@@ -475,36 +401,6 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
     plan.actions.iter().map(kind).collect()
 }
 
-/// A row of the queue as a change of the ledger.
-pub(super) fn changes(row: Row) -> (Vec<u8>, Option<Vec<u8>>) {
-    match row {
-        Row::Put { key, value } => (key, Some(value)),
-        Row::Delete { key } => (key, None),
-    }
-}
-
-pub(super) fn row_key(arc: u16) -> Vec<u8> {
-    [ROW_PREFIX, &arc.to_be_bytes()].concat()
-}
-
-/// An arc that is to be looked at again has no fingerprint there: after a restart that is at once.
-fn row_value(arc: &Arcwise) -> Vec<u8> {
-    let since = arc.incomplete_since.unwrap_or(0);
-    let fingerprint = if arc.again_at.is_some() { Fingerprint::default() } else { arc.fingerprint };
-    [&[ROW_VERSION][..], &fingerprint, &since.to_le_bytes(), &arc.tally.encode()].concat()
-}
-
-fn read_row(key: &[u8], value: &[u8]) -> Option<(u16, Arcwise)> {
-    let arc = u16::from_be_bytes(key.get(2..)?.try_into().ok()?);
-    let [ROW_VERSION, rest @ ..] = value else { return None };
-    let (fingerprint, since) = rest.split_first_chunk::<16>()?;
-    let (since, tally) = since.split_first_chunk::<8>()?;
-    let since = u64::from_le_bytes(*since);
-    let incomplete_since = (since != 0).then_some(since);
-    let tally = Tally::decode(tally).ok()?;
-    Some((arc, Arcwise { fingerprint: *fingerprint, incomplete_since, again_at: None, tally }))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
@@ -514,14 +410,12 @@ mod tests {
 
     use super::{
         super::{
-            facts::Looks as _,
-            proofs::Proofs,
-            testing::{Failing, Seen, member, replica},
-            trust::Trust,
+            facts::{Looks as _, Views},
+            testing::{Failing, Seen, member, replica, shared},
         },
         *,
     };
-    use crate::store::{MemoryStore, ShardStore};
+    use crate::store::{Ledger, MemoryStore, ShardStore};
 
     const OWN: NodeId = NodeId::new([1; 32]);
 
@@ -535,22 +429,8 @@ mod tests {
         }
         arcs.sort_unstable();
         let ledger = Arc::clone(ledger) as Arc<dyn Ledger>;
-        let opinions = Opinions::new(Trust::default(), Proofs::default());
-        let claims = Claims::over(OWN, Arc::clone(&store), Arc::clone(&ledger), opinions.clone());
-        let steward = Steward::load(Parts {
-            own: OWN,
-            clock: Arc::new(|| 1_700_000_000),
-            policy: Policy::default(),
-            views: Arc::clone(seen) as Views,
-            claims: Arc::new(claims),
-            jobs: Jobs::load(Arc::clone(&ledger), 0).expect("empty"),
-            opinions,
-            health: Health::new(store),
-            gone: Gone::load(Arc::clone(&ledger)).expect("empty"),
-            ledger,
-            events: Events::default(),
-            counters: Arc::default(),
-        });
+        let views = Arc::clone(seen) as Views;
+        let steward = Steward::load(Arc::new(shared(OWN, store, ledger, views)));
         (Arc::new(steward.expect("a ledger")), arcs)
     }
 
@@ -571,17 +451,17 @@ mod tests {
         assert_eq!(steward.round().await, 3);
         assert!(!steward.has_planned(&seen.now()));
         // Whoever follows on the walk takes over, though a write succeeds at each round.
-        assert_eq!(steward.health.told().await, 0);
+        assert_eq!(steward.shared.health.told().await, 0);
         tokio::time::advance(Duration::from_secs(150)).await;
         assert_eq!(steward.round().await, 0);
         tokio::time::advance(Duration::from_secs(150)).await;
         assert_eq!(steward.round().await, 0);
-        assert_eq!(steward.health.told().await, CANNOT_PLAN);
+        assert_eq!(steward.shared.health.told().await, CANNOT_PLAN);
         // Alone, it goes on all the same.
         ledger.spoil(None);
         assert_eq!(steward.round().await, 1);
         assert!(steward.has_planned(&seen.now()));
-        assert_eq!(steward.health.told().await, 0);
+        assert_eq!(steward.shared.health.told().await, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -600,10 +480,10 @@ mod tests {
             tokio::time::advance(Duration::from_secs(150)).await;
             steward.round().await;
         }
-        assert_eq!(steward.health.told().await, CANNOT_PLAN);
+        assert_eq!(steward.shared.health.told().await, CANNOT_PLAN);
         ledger.spoil(None);
         steward.round().await;
-        assert_eq!(steward.health.told().await, 0);
+        assert_eq!(steward.shared.health.told().await, 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -617,32 +497,11 @@ mod tests {
             let steward = Arc::clone(&steward);
             async move { steward.round().await }
         });
-        while !steward.health.waits_for_the_ledger() {
+        while !steward.shared.health.waits_for_the_ledger() {
             tokio::task::yield_now().await;
         }
         ledger.hangs.store(false, Relaxed);
         assert_eq!(waiting.await.expect("a round"), 4);
-        assert!(!steward.health.waits_for_the_ledger());
-    }
-
-    #[test]
-    fn a_row_has_these_bytes_and_reads_back() {
-        let arc =
-            Arcwise { fingerprint: [7; 16], incomplete_since: Some(0x0102), ..Arcwise::default() };
-        assert_eq!(row_key(0x0a0b), *b"rf\x0a\x0b");
-        let value = row_value(&arc);
-        let expected =
-            [&[2][..], &[7; 16], &[2, 1, 0, 0, 0, 0, 0, 0], &Tally::default().encode()].concat();
-        assert_eq!(value, expected);
-        let (number, back) = read_row(&row_key(0x0a0b), &value).expect("a row");
-        assert_eq!(
-            (number, back.fingerprint, back.incomplete_since),
-            (0x0a0b, [7; 16], Some(0x0102))
-        );
-        let again = row_value(&Arcwise { again_at: Some(9), ..arc });
-        let (_, back) = read_row(&row_key(0x0a0b), &again).expect("a row");
-        assert_eq!((back.fingerprint, back.again_at), ([0; 16], None), "looked at after a restart");
-        assert!(read_row(b"rf\x0a", &value).is_none());
-        assert!(read_row(b"rf\x0a\x0b", &value[..20]).is_none());
+        assert!(!steward.shared.health.waits_for_the_ledger());
     }
 }

@@ -15,21 +15,27 @@ use copse_core::{
     directory::NodeState,
     geometry::Geometry,
     ids::{NetworkId, NodeId, ShardIndex},
-    repair::Standing,
+    repair::{Policy, Standing},
     ring::{Ring, RingMember},
     shard_tree,
 };
 
 use super::{
+    Events, Phases, Settings,
+    claims::Claims,
     exchange::Exchange,
-    facts::{Looks, View},
+    facts::{Looks, Opinions, View, Views},
+    health::Health,
+    jobs::Jobs,
     pace::{Pace, Rates},
     proofs::Proofs,
+    report::Counters,
+    shared::Shared,
     trust::Trust,
 };
 use crate::{
     peer::pool::PeerPool,
-    store::{Ledger, LedgerChange, MemoryStore, ShardStore as _, VerifiedShard},
+    store::{Ledger, LedgerChange, MemoryStore, ShardStore, VerifiedShard},
 };
 
 pub(super) const NETWORK: NetworkId = NetworkId::new([3; 32]);
@@ -106,7 +112,6 @@ fn view(members: Vec<RingMember>, ring_id: u8) -> View {
         standings,
         cut_off: false,
         frozen: false,
-        guard: String::new(),
     }
 }
 
@@ -138,6 +143,47 @@ pub(super) fn peers(own: NodeId) -> PeerPool {
 pub(super) fn exchange(own: NodeId) -> Exchange {
     let believed = (Trust::default(), Proofs::default());
     Exchange::new(NETWORK, peers(own), Pace::new(Rates::FREE), believed, &[0; 32])
+}
+
+/// How a node behaves that is in no hurry.
+pub(super) fn settings() -> Settings {
+    Settings {
+        policy: Policy::default(),
+        round_every: Duration::from_secs(10),
+        parallel: 1,
+        rates: Rates::FREE,
+        scrub_period: Duration::from_secs(30 * 24 * 3600),
+        lost_after: Duration::from_secs(3600),
+    }
+}
+
+/// What the parts of a node share that keeps its shards and its rows there. Needs a runtime.
+pub(super) fn shared(
+    own: NodeId,
+    store: Arc<dyn ShardStore>,
+    ledger: Arc<dyn Ledger>,
+    views: Views,
+) -> Shared {
+    let (trust, proofs) = (Trust::default(), Proofs::default());
+    let opinions = Opinions::new(trust.clone(), proofs.clone());
+    Shared {
+        own,
+        clock: Arc::new(|| 1_700_000_000),
+        settings: settings(),
+        phases: Phases::default(),
+        views,
+        exchange: exchange(own),
+        claims: Claims::over(own, Arc::clone(&store), Arc::clone(&ledger), opinions.clone()),
+        jobs: Jobs::load(Arc::clone(&ledger), 0).expect("a ledger"),
+        trust,
+        proofs,
+        opinions,
+        health: Health::new(Arc::clone(&store)),
+        events: Events::default(),
+        counters: Counters::default(),
+        store,
+        ledger,
+    }
 }
 
 /// A shard of a chunk of two replicas.

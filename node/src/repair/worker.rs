@@ -18,11 +18,9 @@ use std::{
 use bytes::Bytes;
 use copse_core::{
     descriptor::Descriptor,
-    erasure::Codec,
     ids::{NodeId, ShardId, ShardIndex},
-    repair::{
-        self, Action, ChunkFacts, ChunkPlan, Claim, Entry, Job, Kind, Lane, Nodes as _, Policy,
-    },
+    rebuild::{RebuildError, rebuild},
+    repair::{self, Action, ChunkFacts, ChunkPlan, Claim, Entry, Job, Kind, Lane, Nodes as _},
     ring::Ring,
 };
 use copse_proto::{
@@ -35,20 +33,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     answers::Answers,
-    claims::{Claims, blocking},
-    exchange::{Exchange, Use},
-    facts::{Facts, Opinions, View, Views},
-    jobs::{Jobs, kind_name},
-    phases::{Phase, Phases},
-    report::{Counters, count},
+    claims::blocking,
+    exchange::Use,
+    facts::{Facts, View},
+    jobs::kind_name,
+    phases::Phase,
+    report::count,
     shapes::{Judge, chunks_of},
+    shared::Shared,
 };
 use crate::{
     beside::beside,
     intake::Intake,
     peer::{Op, Outcome, PeerError},
-    shards::Clock,
-    store::{ShardStore, VerifiedShard, Want},
+    store::{VerifiedShard, Want},
 };
 
 /// Memory for shards of chunks that are being rebuilt, in KiB: five chunks of 10+6.
@@ -57,24 +55,15 @@ const BUFFER_KIB: u32 = 64 << 10;
 /// How long a worker sleeps at most: the clock may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
-/// What a worker needs.
+/// Does the jobs, as often at one time as it is [run](Self::run).
 pub(super) struct Worker {
-    pub(super) own: NodeId,
-    pub(super) clock: Clock,
-    pub(super) policy: Policy,
-    pub(super) views: Views,
-    pub(super) claims: Arc<Claims>,
-    pub(super) judge: Judge,
-    pub(super) jobs: Jobs,
-    pub(super) opinions: Opinions,
-    pub(super) exchange: Exchange,
-    pub(super) answers: Arc<Answers>,
-    pub(super) store: Arc<dyn ShardStore>,
-    pub(super) intake: Intake,
-    pub(super) counters: Arc<Counters>,
-    pub(super) phases: Phases,
-    pub(super) memory: Arc<Semaphore>,
-    pub(super) running: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    judge: Judge,
+    answers: Arc<Answers>,
+    /// Closed when the node leaves: then it stores nothing new.
+    intake: Intake,
+    memory: Arc<Semaphore>,
+    running: AtomicU64,
 }
 
 /// What became of a job.
@@ -102,23 +91,29 @@ impl Drop for Running<'_> {
 }
 
 impl Worker {
-    /// Memory for all workers together.
-    pub(super) fn memory() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(BUFFER_KIB as usize))
+    pub(super) fn new(shared: Arc<Shared>, answers: Arc<Answers>, intake: Intake) -> Self {
+        let judge = Judge(Arc::clone(&shared));
+        let memory = Arc::new(Semaphore::new(BUFFER_KIB as usize));
+        Self { shared, judge, answers, intake, memory, running: AtomicU64::new(0) }
+    }
+
+    /// Jobs in work.
+    pub(super) fn running(&self) -> u64 {
+        self.running.load(Relaxed)
     }
 
     /// Works until `stop` is cancelled.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let woken = self.jobs.woken();
+            let woken = self.shared.jobs.woken();
             // A node that is cut off has nobody to repair with: its jobs wait, and none has failed.
-            let next = match self.views.now().cut_off {
+            let next = match self.shared.views.now().cut_off {
                 true => None,
-                false => self.jobs.next(self.now_ms()),
+                false => self.shared.jobs.next(self.shared.now_ms()),
             };
             let Some((job, entry)) = next else {
-                let wait = self.jobs.next_at_unix_ms().map_or(SLEEP_MAX, |at| {
-                    Duration::from_millis(at.saturating_sub(self.now_ms()))
+                let wait = self.shared.jobs.next_at_unix_ms().map_or(SLEEP_MAX, |at| {
+                    Duration::from_millis(at.saturating_sub(self.shared.now_ms()))
                         .clamp(Duration::from_millis(50), SLEEP_MAX)
                 });
                 tokio::select! {
@@ -139,29 +134,28 @@ impl Worker {
             let chunk = job.chunk.short();
             match result {
                 Ok(Done::Yes) => {
-                    count(&self.counters.jobs_done, 1);
+                    count(&self.shared.counters.jobs_done, 1);
                     tracing::debug!(%chunk, kind = kind_name(job.kind), "repair done");
-                    self.jobs.strike_off(job).await;
+                    self.shared.jobs.strike_off(job).await;
                 }
                 Ok(Done::Needless(why)) => {
-                    count(&self.counters.jobs_cancelled, 1);
+                    count(&self.shared.counters.jobs_cancelled, 1);
                     tracing::debug!(%chunk, kind = kind_name(job.kind), why, "repair needless");
-                    self.jobs.strike_off(job).await;
+                    self.shared.jobs.strike_off(job).await;
                 }
                 Err(refusal) => {
-                    count(&self.counters.jobs_failed, 1);
+                    count(&self.shared.counters.jobs_failed, 1);
                     tracing::info!(%chunk, kind = kind_name(job.kind), %refusal, "repair put off");
                     // Others say when their load may be less; this one, when its reason ends.
                     let is_pinned = refusal.reason() == Reason::KeepsShard;
                     let told = refusal.retry_delay().filter(|_| is_pinned);
-                    self.jobs.put_off(job, self.now_ms(), refusal.message(), told).await;
+                    self.shared
+                        .jobs
+                        .put_off(job, self.shared.now_ms(), refusal.message(), told)
+                        .await;
                 }
             }
         }
-    }
-
-    fn now_ms(&self) -> u64 {
-        (self.clock)() * 1000
     }
 
     /// Works, and takes a panic for a failure: the job is tried again, and the worker goes on.
@@ -173,27 +167,28 @@ impl Worker {
     }
 
     async fn work(&self, job: Job, entry: &Entry) -> Result<Done, Refusal> {
-        let view = self.views.now();
-        let nodes = self.opinions.with(&view);
+        let view = self.shared.views.now();
+        let nodes = self.shared.opinions.with(&view);
         if view.cut_off {
-            return Err(Refusal::new(Reason::NodeUnreachable, view.guard.clone()));
+            return Err(Refusal::new(Reason::NodeUnreachable, self.shared.views.guard()));
         }
         let arc = Ring::arc(&job.chunk);
-        if repair::steward(&view.ring, arc, &nodes) != Some(self.own) {
+        if repair::steward(&view.ring, arc, &nodes) != Some(self.shared.own) {
             return Ok(Done::Needless("another node is its steward now"));
         }
-        let claims = Arc::clone(&self.claims);
-        let mut said = blocking(move || claims.of_arc(arc)).await?;
+        let shared = Arc::clone(&self.shared);
+        let mut said = blocking(move || shared.claims.of_arc(arc)).await?;
         said.iter_mut().for_each(|(_, shards)| shards.retain(|shard| shard.id.chunk == job.chunk));
         let Some(said) = chunks_of(said, &nodes, None).pop() else {
             return Ok(Done::Needless("nobody holds any of it"));
         };
         let said = self.judge.settle(said, &nodes).await;
         // Who was caught by that counts no more.
-        let mut nodes = self.opinions.with(&view).with_returning(self.views.returning());
+        let mut nodes =
+            self.shared.opinions.with(&view).with_returning(self.shared.views.returning());
         let (facts, silent) = self.ask_all(&view, &mut nodes, said, job.kind).await;
-        let plan = repair::plan_chunk(&view.ring, &nodes, &facts, &self.policy);
-        self.phases.reach(Phase::Planned, job.chunk).await;
+        let plan = repair::plan_chunk(&view.ring, &nodes, &facts, &self.shared.settings.policy);
+        self.shared.phases.reach(Phase::Planned, job.chunk).await;
         self.wait_for_the_returning(&plan, entry)?;
         match (self.carry_out(job, &facts, &plan).await?, silent) {
             (Done::Needless(_), Some(refusal)) => Err(refusal),
@@ -204,10 +199,11 @@ impl Worker {
     /// While nodes come back after an outage, chunks are thin one moment and whole the next: those
     /// that are thin only for nodes that are down wait for the rest of them, though not for long.
     fn wait_for_the_returning(&self, plan: &ChunkPlan, entry: &Entry) -> Result<(), Refusal> {
-        let Some(settle) = self.views.returning() else { return Ok(()) };
+        let Some(settle) = self.shared.views.returning() else { return Ok(()) };
         let strength = &plan.strength;
-        let enough = strength.hoped > self.policy.threshold.shards(strength.geometry);
-        let age = self.now_ms().saturating_sub(entry.priority.since_unix_ms);
+        let enough =
+            strength.hoped > self.shared.settings.policy.threshold.shards(strength.geometry);
+        let age = self.shared.now_ms().saturating_sub(entry.priority.since_unix_ms);
         let young = u128::from(age) < 2 * settle.as_millis();
         let rebuilds = plan.actions.iter().any(|action| matches!(action, Action::Rebuild { .. }));
         if enough && young && rebuilds {
@@ -236,10 +232,14 @@ impl Worker {
             .collect();
         let chunk = said.chunk;
         let answers = join_all(asked.iter().map(async |&node| {
-            let held = if node == self.own {
-                self.store.held(chunk).await.map_err(|error| crate::refusals::of_read(&error))
+            let held = if node == self.shared.own {
+                self.shared
+                    .store
+                    .held(chunk)
+                    .await
+                    .map_err(|error| crate::refusals::of_read(&error))
             } else {
-                self.exchange.has(node, chunk).await
+                self.shared.exchange.has(node, chunk).await
             };
             (node, held)
         }))
@@ -261,7 +261,7 @@ impl Worker {
         }
         // That it was queued says that it has been missing for long enough; whether it still is,
         // the claims say.
-        let missing_for = (kind == Kind::Rebuild).then_some(self.policy.patience);
+        let missing_for = (kind == Kind::Rebuild).then_some(self.shared.settings.policy.patience);
         (ChunkFacts { claims, missing_for, ..said }, silent)
     }
 
@@ -326,25 +326,25 @@ impl Worker {
             .await
             .map_err(|error| crate::refusals::internal(&error))?;
         let fetched = self.fetch(facts, lane, sources).await?;
-        self.phases.reach(Phase::Fetched, facts.chunk).await;
+        self.shared.phases.reach(Phase::Fetched, facts.chunk).await;
         let wanted: Vec<ShardIndex> = make.iter().map(|(index, _)| *index).collect();
         let made = beside(move || reconstruct(&fetched, &wanted));
         let (descriptor, made) =
             made.await.map_err(|error| crate::refusals::internal(&error))??;
-        self.phases.reach(Phase::Rebuilt, facts.chunk).await;
+        self.shared.phases.reach(Phase::Rebuilt, facts.chunk).await;
         let stored = make.iter().zip(made).map(async |(&(index, to), data)| {
             let id = ShardId { chunk: facts.chunk, index };
             let bytes = data.len() as u64;
             self.store_at(to, &descriptor, id, data, lane).await?;
-            self.phases.reach(Phase::Stored, facts.chunk).await;
+            self.shared.phases.reach(Phase::Stored, facts.chunk).await;
             self.prove_at(to, &descriptor, id).await?;
-            count(&self.counters.rebuilt_shards, 1);
-            count(&self.counters.rebuilt_bytes, bytes);
+            count(&self.shared.counters.rebuilt_shards, 1);
+            count(&self.shared.counters.rebuilt_bytes, bytes);
             Ok::<(), Refusal>(())
         });
         let results = join_all(stored).await;
         let problem = results.into_iter().find_map(Result::err);
-        self.phases.reach(Phase::Proved, facts.chunk).await;
+        self.shared.phases.reach(Phase::Proved, facts.chunk).await;
         problem.map_or(Ok(()), Err)
     }
 
@@ -371,7 +371,7 @@ impl Worker {
             }
             match running.next().await {
                 Some((index, Ok(shard))) => {
-                    count(&self.counters.rebuild_read_bytes, shard.data().len() as u64);
+                    count(&self.shared.counters.rebuild_read_bytes, shard.data().len() as u64);
                     have.insert(index, shard);
                 }
                 Some((_, Err(refusal))) => problem = Some(refusal),
@@ -397,10 +397,10 @@ impl Worker {
         id: ShardId,
         lane: Lane,
     ) -> Result<VerifiedShard, Refusal> {
-        if node != self.own {
-            return self.exchange.get(node, id, lane).await;
+        if node != self.shared.own {
+            return self.shared.exchange.get(node, id, lane).await;
         }
-        let read = self.store.read(id, Want::Whole).await;
+        let read = self.shared.store.read(id, Want::Whole).await;
         let read = read.map_err(|error| crate::refusals::of_read(&error))?;
         // What the store gives was verified: this only makes it of the same type.
         let check = move || VerifiedShard::check(read.descriptor, id.index, read.data);
@@ -418,27 +418,27 @@ impl Worker {
         data: Bytes,
         lane: Lane,
     ) -> Result<(), Refusal> {
-        if to != self.own {
-            let sent = self.exchange.put(to, descriptor, id, data, lane).await;
+        if to != self.shared.own {
+            let sent = self.shared.exchange.put(to, descriptor, id, data, lane).await;
             return sent.map(|_| ()).inspect_err(|refusal| self.note_full(to, refusal));
         }
-        let _inside = self.intake.enter(self.own).await?;
+        let _inside = self.intake.enter(self.shared.own).await?;
         let encoded = Bytes::from(descriptor.encode());
         let check = move || VerifiedShard::check(encoded, id.index, data);
         let verified = beside(check)
             .await
             .map_err(|error| crate::refusals::internal(&error))?
             .map_err(|error| crate::refusals::of_check(&error))?;
-        let stored = self.store.put(verified).await;
+        let stored = self.shared.store.put(verified).await;
         stored
             .map(|_| ())
-            .map_err(|error| crate::refusals::of_put(&error, self.own))
+            .map_err(|error| crate::refusals::of_put(&error, self.shared.own))
             .inspect_err(|refusal| self.note_full(to, refusal))
     }
 
     fn note_full(&self, node: NodeId, refusal: &Refusal) {
         if matches!(refusal.reason(), Reason::StoreFull | Reason::StoreFailed) {
-            self.opinions.full(node);
+            self.shared.opinions.full(node);
         }
     }
 
@@ -448,10 +448,10 @@ impl Worker {
         descriptor: &Descriptor,
         id: ShardId,
     ) -> Result<(), Refusal> {
-        if to != self.own {
-            return self.exchange.prove(to, descriptor, id, Use::Knowing).await;
+        if to != self.shared.own {
+            return self.shared.exchange.prove(to, descriptor, id, Use::Knowing).await;
         }
-        let read = self.store.read(id, Want::Whole).await;
+        let read = self.shared.store.read(id, Want::Whole).await;
         read.map(|_| ()).map_err(|error| crate::refusals::of_read(&error))
     }
 
@@ -462,10 +462,10 @@ impl Worker {
             index: id.index.0.into(),
             to: to.as_bytes().to_vec(),
         };
-        if from == self.own {
+        if from == self.shared.own {
             return self.answers.hand_over(&op).await.map(|_| ());
         }
-        match self.exchange.ask(from, Op::HandOver(op), Lane::Normal).await {
+        match self.shared.exchange.ask(from, Op::HandOver(op), Lane::Normal).await {
             Ok((Outcome::HandOver(_), _)) => Ok(()),
             Ok(_) => Err(PeerError::BadReply { node: from }.into()),
             Err(error) => {
@@ -483,10 +483,10 @@ impl Worker {
             index: id.index.0.into(),
             kept_by: kept_by.as_bytes().to_vec(),
         };
-        if node == self.own {
+        if node == self.shared.own {
             return self.answers.release(&op).await;
         }
-        match self.exchange.ask(node, Op::Release(op), Lane::Normal).await? {
+        match self.shared.exchange.ask(node, Op::Release(op), Lane::Normal).await? {
             (Outcome::Release(_), _) => Ok(()),
             _ => Err(PeerError::BadReply { node }.into()),
         }
@@ -507,20 +507,14 @@ fn reconstruct(
     let wrong = |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
     let first = have.first().ok_or_else(|| wrong(&"there is nothing to rebuild from"))?;
     let descriptor = Descriptor::decode(first.descriptor()).map_err(|error| wrong(&error))?;
-    let shards: Vec<(ShardIndex, &[u8])> =
-        have.iter().map(|shard| (shard.id().index, &shard.data()[..])).collect();
-    let made = Codec::new(descriptor.geometry())
-        .reconstruct(&shards, wanted)
-        .map_err(|error| wrong(&error))?;
-    for (index, shard) in wanted.iter().zip(&made) {
-        // Each was rebuilt from k proved shards, so this can only fail if whoever made the chunk
-        // made it wrong. Storing it would not help anybody.
-        descriptor.check_shard(*index, shard).map_err(|error| {
-            Refusal::new(
-                Reason::ShardDamaged,
-                format!("the chunk was stored wrong, it cannot be repaired: {error}"),
-            )
-        })?;
+    let shards: Vec<(ShardIndex, Bytes)> =
+        have.iter().map(|shard| (shard.id().index, shard.data().clone())).collect();
+    match rebuild(&descriptor, &shards, wanted) {
+        Ok(made) => Ok((descriptor, made)),
+        Err(RebuildError::Inconsistent(of)) => {
+            let text = format!("the chunk was stored wrong, it cannot be repaired: {of}");
+            Err(Refusal::new(Reason::ShardDamaged, text))
+        }
+        Err(error) => Err(wrong(&error)),
     }
-    Ok((descriptor, made.into_iter().map(Bytes::from).collect()))
 }

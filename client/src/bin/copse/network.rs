@@ -12,9 +12,10 @@ use copse_core::{
     directory::{Directory, Standing},
     geometry::Geometry,
     ids::NodeId,
+    ring::Ring,
     token::JoinToken,
 };
-use copse_proto::door::InfoReply;
+use copse_proto::door::{InfoReply, StoreInfo};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 
@@ -204,8 +205,7 @@ impl Check {
 }
 
 pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
-    let mut checks = Vec::new();
-    examine(session, &mut checks).await;
+    let checks = examine(session).await;
     let well = checks.iter().all(|check| check.ok);
     if session.global.json {
         let checks: Vec<_> = checks
@@ -228,108 +228,96 @@ pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(OTHER) })
 }
 
-async fn examine(session: &Session, checks: &mut Vec<Check>) {
+/// What was looked at, up to the first thing without which nothing more can be said.
+async fn examine(session: &Session) -> Vec<Check> {
+    let home = session.home.display();
     let profile = match session.profile() {
         Ok(profile) => profile,
-        Err(error) => {
-            checks.push(Check::new(
-                "state directory",
-                false,
-                session.home.display(),
-                error.message,
-            ));
-            return;
-        }
+        Err(error) => return vec![Check::new("state directory", false, home, error.message)],
     };
-    checks.push(Check::new(
-        "state directory",
-        true,
-        format!("{}, network {}", session.home.display(), profile.network().short()),
-        "",
-    ));
+    let known = format!("{home}, network {}", profile.network().short());
+    let mut checks = vec![Check::new("state directory", true, known, "")];
     let network = match profile.connect().await {
         Ok(network) => network,
         Err(error) => {
             checks.push(Check::new("network", false, "no node answers", error));
-            return;
+            return checks;
         }
     };
     let answers = ask_all(&network).await;
     let view = network.view();
-    let known = view.directory.iter().map(|signed| signed.record().node);
-    let gone = known.filter(|node| gone(&view.directory, node).is_some()).count() as u64;
-    let silent: Vec<_> = answers.values().filter(|answer| answer.info.is_err()).collect();
-    let reached = answers.len() - silent.len();
-    checks.push(Check {
-        name: "nodes",
-        ok: silent.is_empty(),
-        detail: match gone {
-            0 => format!("{reached} of {} answer", answers.len()),
-            gone => format!(
-                "{reached} of {} answer; {} left or evicted, and not counted",
-                answers.len(),
-                output::count(gone, "node")
-            ),
-        },
-        advice: silent
-            .iter()
-            .map(|answer| {
-                let error = answer.info.as_ref().err().cloned().unwrap_or_default();
-                format!("node {}: {error}", answer.node.short())
-            })
-            .collect(),
+    checks.push(who_answers(&answers, &view.directory));
+    checks.push(room(&answers));
+    checks.push(damage(&answers));
+    checks.push(default_geometry(&view.ring));
+    checks
+}
+
+fn who_answers(answers: &BTreeMap<NodeId, Answer>, directory: &Directory) -> Check {
+    let known = directory.iter().map(|signed| signed.record().node);
+    let gone = known.filter(|node| gone(directory, node).is_some()).count() as u64;
+    let silent = answers.values().filter_map(|answer| {
+        let error = answer.info.as_ref().err()?;
+        Some(format!("node {}: {error}", answer.node.short()))
     });
-    let full: Vec<_> = answers
-        .values()
-        .filter_map(|answer| {
-            let store = answer.info.as_ref().ok()?.0.store.as_ref()?;
-            (!store.accepting)
-                .then(|| format!("node {}: {}", answer.node.short(), store.refusing_reason))
-        })
-        .collect();
-    checks.push(Check::new(
-        "room",
-        full.is_empty(),
-        if full.is_empty() { "every node takes shards".to_owned() } else { full.join("; ") },
-        "free their disks, raise their capacity, or add nodes",
-    ));
-    let damaged: Vec<_> = answers
-        .values()
-        .filter_map(|answer| {
-            let count = answer.info.as_ref().ok()?.0.store.as_ref()?.quarantined;
-            (count > 0).then(|| format!("node {}: {count} shards", answer.node.short()))
-        })
-        .collect();
-    checks.push(Check::new(
-        "damage",
-        damaged.is_empty(),
-        if damaged.is_empty() {
-            "no node has found a damaged shard".to_owned()
-        } else {
-            damaged.join("; ")
-        },
-        "look at the disks of these nodes; reads go around the damage",
-    ));
-    let count = network.view().ring.len();
-    let (ok, detail) = match Geometry::default_for(count) {
-        None => (false, format!("{count} node cannot survive its own loss")),
+    let silent: Vec<String> = silent.collect();
+    let mut detail = format!("{} of {} answer", answers.len() - silent.len(), answers.len());
+    if gone > 0 {
+        let gone = output::count(gone, "node");
+        detail += &format!("; {gone} left or evicted, and not counted");
+    }
+    Check { name: "nodes", ok: silent.is_empty(), detail, advice: silent }
+}
+
+fn room(answers: &BTreeMap<NodeId, Answer>) -> Check {
+    let full =
+        of_stores(answers, |store| (!store.accepting).then(|| store.refusing_reason.clone()));
+    let advice = "free their disks, raise their capacity, or add nodes";
+    match full {
+        None => Check::new("room", true, "every node takes shards", advice),
+        Some(full) => Check::new("room", false, full, advice),
+    }
+}
+
+fn damage(answers: &BTreeMap<NodeId, Answer>) -> Check {
+    let damaged = |store: &StoreInfo| {
+        let count = store.quarantined;
+        (count > 0).then(|| format!("{count} shards"))
+    };
+    let advice = "look at the disks of these nodes; reads go around the damage";
+    match of_stores(answers, damaged) {
+        None => Check::new("damage", true, "no node has found a damaged shard", advice),
+        Some(damaged) => Check::new("damage", false, damaged, advice),
+    }
+}
+
+/// What is said of the stores of which there is something to say.
+fn of_stores(
+    answers: &BTreeMap<NodeId, Answer>,
+    say: impl Fn(&StoreInfo) -> Option<String>,
+) -> Option<String> {
+    let said = answers.values().filter_map(|answer| {
+        let store = answer.info.as_ref().ok()?.0.store.as_ref()?;
+        Some(format!("node {}: {}", answer.node.short(), say(store)?))
+    });
+    let said: Vec<String> = said.collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+fn default_geometry(ring: &Ring) -> Check {
+    let (ok, detail) = match Geometry::default_for(ring.len()) {
+        None => (false, format!("{} node cannot survive its own loss", ring.len())),
         Some(geometry) => {
-            let survival = network.view().ring.survives(geometry);
-            (
-                survival.nodes > 0,
-                format!(
-                    "{geometry}, survives the loss of any {}; `copse plan` says for how long",
-                    output::count(survival.nodes as u64, "node")
-                ),
-            )
+            let survived = ring.survives(geometry).nodes;
+            let nodes = output::count(survived as u64, "node");
+            let detail = format!(
+                "{geometry}, survives the loss of any {nodes}; `copse plan` says for how long"
+            );
+            (survived > 0, detail)
         }
     };
-    checks.push(Check::new(
-        "default geometry",
-        ok,
-        detail,
-        "start another node: copse-node init --join TOKEN",
-    ));
+    let advice = "start another node: copse-node init --join TOKEN";
+    Check::new("default geometry", ok, detail, advice)
 }
 
 #[cfg(test)]

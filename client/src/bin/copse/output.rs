@@ -9,6 +9,7 @@ use std::{
 };
 
 pub(crate) use copse_core::shown::{name, sentence};
+use copse_core::units::ByteSize;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
@@ -52,15 +53,6 @@ pub(crate) fn count(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A time to wait: `45 s`, `3 min`, `2 h 10 min`.
-pub(crate) fn duration(seconds: u64) -> String {
-    match seconds {
-        0..100 => format!("{seconds} s"),
-        100..6000 => format!("{} min", (seconds + 30) / 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
 /// Adds a path to an object as `KEY`, and as `KEY_hex` when that is not all of it, for it is not UTF-8.
 pub(crate) fn set_path(object: &mut Value, key: &str, path: &[u8]) {
     object[key] = String::from_utf8_lossy(path).into();
@@ -71,20 +63,7 @@ pub(crate) fn set_path(object: &mut Value, key: &str, path: &[u8]) {
 
 /// A size with a binary unit: `1.5 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut unit = 0;
-    let mut scaled = count;
-    let mut rest = 0;
-    while scaled >= 1024 && unit + 1 < UNITS.len() {
-        rest = scaled % 1024;
-        scaled /= 1024;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 || scaled >= 100 {
-        return format!("{scaled} {name}");
-    }
-    format!("{scaled}.{} {name}", rest * 10 / 1024)
+    ByteSize(count).rounded()
 }
 
 /// Bytes a second over a time.
@@ -138,20 +117,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units() {
-        for (count, expected) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (300 << 20, "300 MiB"),
-            (u64::MAX, "15.9 EiB"),
-        ] {
-            assert_eq!(bytes(count), expected);
-        }
-    }
-
-    #[test]
     fn a_path_is_whole_in_json_also_when_it_is_not_utf8() {
         let mut object = serde_json::json!({});
         set_path(&mut object, "a", "grün".as_bytes());
@@ -181,12 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn times_to_wait_are_rounded() {
-        for (seconds, expected) in
-            [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (7800, "2 h 10 min")]
-        {
-            assert_eq!(duration(seconds), expected);
-        }
+    fn one_of_something_has_no_s() {
         assert_eq!((count(1, "file"), count(0, "file")), ("1 file".into(), "0 files".into()));
     }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use copse_client::transfer::Counters;
+use copse_core::units::Brief;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output;
@@ -79,7 +80,7 @@ fn line(what: &str, counters: &Counters, rate: &mut Rate, now: Instant) -> Strin
     line += &format!("  {}/s", output::bytes(bytes_per_second));
     let left = total.saturating_sub(done);
     if left > 0 && bytes_per_second > 0 {
-        line += &format!("  {} left", output::duration(left.div_ceil(bytes_per_second)));
+        line += &format!("  {} left", Brief::seconds(left.div_ceil(bytes_per_second)));
     }
     match counters.files_done.load(Ordering::Relaxed) {
         // Of one long file that is no news.
@@ -134,7 +135,7 @@ mod tests {
         };
         assert_eq!(at(0, 0, 0), "put 0 B of 2.0 GiB  0 B/s");
         assert_eq!(at(1, 1024, 1024), "put 1.0 GiB of 2.0 GiB  0 B/s");
-        assert_eq!(at(2, 1044, 1024), "put 1.0 GiB of 2.0 GiB  10.0 MiB/s  2 min left");
+        assert_eq!(at(2, 1044, 1024), "put 1.0 GiB of 2.0 GiB  10.0 MiB/s  1 min 41 s left");
         assert_eq!(at(3, 2048, 1024), "put 2.0 GiB of 2.0 GiB  341 MiB/s");
     }
 }

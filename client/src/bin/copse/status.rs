@@ -4,7 +4,8 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use copse_client::status::{Count, NetworkStatus, NodeStatus, Span, Standing, Verdict, ask};
+use copse_client::status::{Count, NetworkStatus, NodeStatus, Standing, Verdict, ask};
+use copse_core::units::Brief;
 use serde_json::{Value, json};
 
 use crate::{
@@ -85,7 +86,7 @@ fn text(status: &NetworkStatus) -> String {
                 safe(&job.kind),
                 job.node.short(),
                 Count(job.attempts.into()),
-                Span(job.age_seconds),
+                Brief::seconds(job.age_seconds),
                 safe(&job.last_error)
             ),
         );
@@ -135,13 +136,14 @@ fn repair(status: &NetworkStatus) -> Vec<(&'static str, String)> {
     let queue = &status.queue;
     let mut lines = Vec::new();
     if queue.open() > 0 {
-        let eta = queue.eta_seconds.map_or("unknown".to_owned(), |eta| Span(eta).to_string());
+        let eta =
+            queue.eta_seconds.map_or("unknown".to_owned(), |eta| Brief::seconds(eta).to_string());
         lines.push((
             "repair",
             format!(
                 "{} queued, the oldest since {}; {} running; ETA {eta}",
                 Count(queue.jobs),
-                Span(queue.oldest_seconds),
+                Brief::seconds(queue.oldest_seconds),
                 Count(queue.running)
             ),
         ));

@@ -146,24 +146,6 @@ fn a_clock_that_is_set_back_puts_nothing_off_for_hours() {
 }
 
 #[test]
-fn shards_that_return_cancel_their_repair() {
-    let mut queue = Queue::new();
-    let copy = Job { kind: Kind::Copy, ..job(1) };
-    add(&mut queue, 1, 3, T0);
-    assert!(matches!(queue.offer(copy, urgency(3), None, T0), Offered::Added(_)));
-    add(&mut queue, 2, 3, T0);
-    // One of them is in work.
-    assert_eq!(queue.next(T0).map(|(job, _)| job), Some(job(1).min(copy).min(job(2))));
-    let rows = queue.cancel(chunk_id(1));
-    assert_eq!(rows.len(), 2);
-    assert!(rows.iter().all(|row| matches!(row, Row::Delete { .. })));
-    assert!(!queue.is_wanted(job(1)) && !queue.is_wanted(copy) && queue.is_wanted(job(2)));
-    assert_eq!(queue.failed(job(1), T0, "late"), None);
-    assert_eq!(queue.succeeded(copy), None);
-    assert_eq!(queue.len(), 1);
-}
-
-#[test]
 fn a_full_queue_refuses_visibly_and_keeps_places_for_emergencies() {
     let mut queue = Queue::new();
     let normal = (QUEUE_ENTRIES_MAX - EMERGENCY_RESERVE) as u64;
@@ -227,7 +209,7 @@ fn what_is_less_urgent_gives_way_in_a_full_queue() {
             panic!("a chunk without a shard to spare waits for copies");
         };
         assert_eq!(displaced.kind, Kind::Copy);
-        assert!(queue.is_wanted(new(number)) && !queue.is_wanted(displaced));
+        assert!(queue.get(new(number)).is_some() && queue.get(displaced).is_none());
         assert_eq!(queue.len(), QUEUE_ENTRIES_MAX);
     }
     // And it stays, though it fails, until there is no hope.
@@ -265,7 +247,7 @@ fn what_failed_most_often_makes_room_in_a_full_queue() {
             }
             other => panic!("{other:?}"),
         }
-        assert!(queue.is_wanted(new(number)) && !queue.is_wanted(job(gone)));
+        assert!(queue.get(new(number)).is_some() && queue.get(job(gone)).is_none());
         assert_eq!(queue.len(), QUEUE_ENTRIES_MAX);
     }
     assert_eq!(
@@ -327,8 +309,7 @@ fn the_bytes_of_a_row() {
             "6e6f20726f6f6d",   // "no room"
         )
     );
-    let deleted = queue.cancel(job.chunk);
-    assert_eq!(deleted, [Row::Delete { key }]);
+    assert_eq!(queue.succeeded(job), Some(Row::Delete { key }));
 }
 
 #[test]
@@ -395,7 +376,6 @@ enum Step {
     Next,
     Succeed(u8),
     Fail(u8),
-    Cancel(u64),
     Pass(u32),
     Restart,
 }
@@ -408,7 +388,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Next),
         2 => any::<u8>().prop_map(Step::Succeed),
         2 => any::<u8>().prop_map(Step::Fail),
-        1 => (0u64..12).prop_map(Step::Cancel),
         3 => (0u32..10_000).prop_map(Step::Pass),
         1 => Just(Step::Restart),
     ];
@@ -486,11 +465,6 @@ proptest! {
                     });
                 }
                 Step::Succeed(_) | Step::Fail(_) => {}
-                Step::Cancel(chunk) => {
-                    rows = queue.cancel(chunk_id(chunk));
-                    in_work.retain(|job| job.chunk != chunk_id(chunk));
-                    owed.retain(|job| job.chunk != chunk_id(chunk));
-                }
                 Step::Pass(ms) => now += u64::from(ms),
                 Step::Restart => {
                     queue = Queue::new();
@@ -506,7 +480,7 @@ proptest! {
                     Row::Delete { key } => prop_assert!(table.remove(&key).is_some()),
                 }
             }
-            prop_assert!(owed.iter().all(|job| queue.is_wanted(*job)), "an offer is lost");
+            prop_assert!(owed.iter().all(|job| queue.get(*job).is_some()), "an offer is lost");
             let mut from_table = Queue::new();
             for (key, value) in &table {
                 prop_assert!(from_table.load(key, value, now).is_ok());
