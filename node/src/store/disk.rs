@@ -34,8 +34,10 @@ use super::{
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
     Want, Writes,
     books::Books,
+    device::Device,
+    directory::{Directory, sync_directory},
     doubts::{Doubts, Ended},
-    file::{Faults, Segments, free_bytes, is_full, sync_directory},
+    file::{Faults, Segments, is_full},
     health::{Health, count},
     index::{Entry, Index},
     marker::{MARKER_FILE, Marker, MarkerError},
@@ -188,7 +190,7 @@ pub enum OpenError {
 pub struct DiskStore {
     shared: Arc<Shared>,
     ledger: Arc<dyn Ledger>,
-    dir: PathBuf,
+    device: Arc<dyn Device>,
     capacity_bytes: u64,
     reserve_bytes: u64,
     recovery: Recovery,
@@ -233,7 +235,7 @@ impl DiskStore {
         }
         lock_marker(&lock, dir)?;
         let segments = Segments {
-            dir: dir.join(SEGMENTS_DIR),
+            device: Arc::new(Directory::new(dir.join(SEGMENTS_DIR))),
             store: marker.store,
             faults: options.faults.clone(),
         };
@@ -252,14 +254,14 @@ impl DiskStore {
 
         let key = RecordKey::new(marker.store);
         let shared = Arc::new(Shared {
-            files: Arc::new(Files::new(segments.dir.clone())),
+            files: Arc::new(Files::new(Arc::clone(&segments.device))),
             key: key.clone(),
             index: Arc::clone(recovered.books.index()),
             arcs: Arc::clone(recovered.books.arcs()),
             health: Arc::new(Health::new(tally, recovered.used_bytes)),
             doubts: Arc::default(),
         });
-        let segments_dir = segments.dir.clone();
+        let device = Arc::clone(&segments.device);
         let writer = Writer {
             segments,
             key,
@@ -289,7 +291,7 @@ impl DiskStore {
         Ok(Self {
             shared,
             ledger,
-            dir: segments_dir,
+            device,
             capacity_bytes: options.capacity_bytes,
             reserve_bytes: options.reserve_bytes,
             recovery: recovered.report,
@@ -610,9 +612,9 @@ impl ShardStore for DiskStore {
     }
 
     async fn stats(&self) -> StoreStats {
-        let dir = self.dir.clone();
+        let device = Arc::clone(&self.device);
         // Of a disk that hangs the numbers in memory are told all the same: it takes nothing now.
-        let free = self.blocking(move |_| free_bytes(&dir));
+        let free = self.blocking(move |_| device.free_bytes());
         let free = tokio::time::timeout(FREE_TIME_MAX, free).await;
         let free = free.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(0);
         let mut stats = self.shared.health.stats(self.capacity_bytes, free);

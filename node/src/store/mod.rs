@@ -15,6 +15,8 @@ use copse_core::{
 mod arcs;
 mod books;
 mod compaction;
+mod device;
+mod directory;
 mod disk;
 mod doubts;
 mod file;

@@ -26,7 +26,7 @@ use copse_core::ids::ShardId;
 use super::{
     FullReason, PutError, TrashOptions, Writes,
     books::{Books, Entered},
-    file::{SegmentFile, Segments, free_bytes, is_full},
+    file::{SegmentFile, Segments, is_full},
     health::{Health, count},
     index::{Entry, State},
     reader::Files,
@@ -152,7 +152,7 @@ impl Writer {
         if writes.is_empty() {
             return;
         }
-        let free_bytes = free_bytes(&self.segments.dir);
+        let free_bytes = self.segments.free_bytes();
         let mut run = Run::default();
         for asked in writes {
             let id = asked.work.id();
@@ -233,7 +233,7 @@ impl Writer {
             reason,
             used_bytes: self.health.used_bytes.load(Relaxed),
             capacity_bytes: self.room.capacity_bytes,
-            free_bytes: free_bytes(&self.segments.dir).unwrap_or(0),
+            free_bytes: self.segments.free_bytes().unwrap_or(0),
         };
         if self.health.set_writes(Writes::Full(reason)) {
             tracing::warn!(%error, "new shards are refused; what is held is served");
