@@ -89,6 +89,11 @@ impl Segments {
         self.device.list()
     }
 
+    /// Makes durable which segments there are.
+    pub(super) fn sync_names(&self) -> io::Result<()> {
+        self.device.sync_names()
+    }
+
     /// Bytes that the file system has free for us.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
         self.device.free_bytes()

@@ -97,6 +97,16 @@ pub enum RecoverError {
     },
 }
 
+impl RecoverError {
+    /// What the system said, if it was that.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other),
+        }
+    }
+}
+
 /// What the writer starts from.
 pub(super) struct Recovered {
     pub(super) books: Books,
@@ -122,6 +132,8 @@ pub(super) fn recover(
     let is_new = books.is_new();
     finish_deleting(segments, &mut books)?;
     let found = segments.list().map_err(failed("segments could not be listed"))?;
+    // What a killed process made may have no durable name yet: what is added to it would go with the name.
+    segments.sync_names().map_err(failed("the directory of segments could not be synced"))?;
     let key = RecordKey::new(segments.store);
     let again = missed::look_again(segments, &mut books, &key, &found)
         .map_err(failed("segments could not be looked at again"))?;

@@ -7,12 +7,9 @@
 //! What is copied may pass the capacity for a moment, by half a segment at most, and takes up to half
 //! of the reserve: else a full store could never make room.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     Writes,

@@ -5,6 +5,7 @@ mod full;
 mod missed;
 mod model;
 mod opening;
+mod power;
 mod suite;
 mod upkeep;
 
