@@ -82,6 +82,17 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
     is_found_out("hoards", "Bounds");
 }
 
+#[test]
+fn disks_that_lie_about_syncs_under_the_products_store_are_found_out() {
+    let found = (0..CANARY_SEEDS).any(|seed| {
+        let seed = seed.to_string();
+        let canary = ["--canary", "lying-disks"];
+        let arguments = [&["run", "--json", "--dice", "7", "--seed", &seed], &canary[..]];
+        told(&arguments.concat())["promise"] == "Durability"
+    });
+    assert!(found, "lying disks are not found in {CANARY_SEEDS} worlds");
+}
+
 /// What strikes only when something comes to it does come to it.
 #[test]
 fn whatever_is_drawn_has_an_effect_in_some_world() {
@@ -93,6 +104,8 @@ fn whatever_is_drawn_has_an_effect_in_some_world() {
         "torn_writes",
         "unsynced_lost",
         "forgotten_batches",
+        "indexes_lost",
+        "segments_compacted",
         "rotted",
         "misdirected_writes",
         "misdirected_reads",
@@ -102,9 +115,9 @@ fn whatever_is_drawn_has_an_effect_in_some_world() {
         "overtaken",
         "looked_at_when_acknowledged",
     ];
-    let mut struck = [0; 15];
+    let mut struck = [0; 17];
     let all = (0..EFFECT_SEEDS).any(|seed| {
-        let told = told(&["run", "--json", "--seed", &seed.to_string()]);
+        let told = told(&["run", "--json", "--dice", "7", "--seed", &seed.to_string()]);
         for (count, name) in struck.iter_mut().zip(names) {
             *count += told[name].as_u64().expect("a count");
         }

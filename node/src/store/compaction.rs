@@ -40,7 +40,7 @@ use copse_core::{geometry::Geometry, ids::ShardId};
 use super::{
     Writes,
     books::Entered,
-    file::{SegmentFile, free_bytes, is_full},
+    file::{SegmentFile, is_full},
     health::count,
     index::{Entry, State},
     missed, record,
@@ -443,7 +443,7 @@ impl Writer {
         self.upkeep.forget(number);
         self.books.drop_segment(number);
         self.books.commit().map_err(Trouble::of_index)?;
-        let free = free_bytes(&self.segments.dir);
+        let free = self.segments.free_bytes();
         let room = self.lacks_room(RECORD_BYTES_MAX, &free).is_none()
             && free.is_ok_and(|free| free > RECORD_BYTES_MAX);
         if room && matches!(self.health.writes(), Writes::Full(_)) {

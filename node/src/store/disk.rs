@@ -14,13 +14,8 @@ use std::{
     fs::{self, File},
     io,
     ops::Bound,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::JoinHandle,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -34,16 +29,18 @@ use super::{
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
     Want, Writes,
     books::Books,
+    device::Device,
+    directory::{Directory, sync_directory},
     doubts::{Doubts, Ended},
-    file::{Faults, Segments, free_bytes, is_full, sync_directory},
+    driver::{Driver, Waits},
+    file::{Faults, Segments, is_full},
     health::{Health, count},
     index::{Entry, Index},
     marker::{MARKER_FILE, Marker, MarkerError},
     reader::{Files, Outcome, Shared},
     recover::{self, RecoverError, Recovered, Recovery},
     request::{Answer, Asked, Request, Work, record_bytes},
-    segment::RECORD_BYTES_MAX,
-    segment::{RecordKey, SEGMENT_BYTES_MAX, StoreId},
+    segment::{HEAD_BYTES, RECORD_BYTES_MAX, RecordKey, SEGMENT_BYTES_MAX, StoreId},
     upkeep::Upkeep,
     writer::{Room, Writer},
 };
@@ -61,6 +58,10 @@ const READS_MAX: usize = 16;
 /// What the upkeep reads and writes in a second, in bytes, unless set otherwise: a tenth of what a
 /// slow disk does, so that a store of 1 TB of which half was removed is compact again in a day.
 pub const COMPACTION_BYTES_PER_SECOND: u64 = 16 << 20;
+
+/// A store with less capacity says that it takes shards again when there is room for the one that it
+/// refused; a larger one, when there is room for any: so it does not say so in vain.
+const SMALL_BYTES: u64 = 8 << 30;
 
 /// How long opening waits for another process to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -188,18 +189,26 @@ pub enum OpenError {
 pub struct DiskStore {
     shared: Arc<Shared>,
     ledger: Arc<dyn Ledger>,
-    dir: PathBuf,
+    device: Arc<dyn Device>,
     capacity_bytes: u64,
     reserve_bytes: u64,
     recovery: Recovery,
     /// Locked until the store is dropped.
-    _marker: File,
-    /// The way to the writer; gone when closed.
-    queue: Mutex<Option<SyncSender<Request>>>,
+    _marker: Option<File>,
+    driver: Driver,
     puts: Arc<Semaphore>,
     put_kib: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a store is made of when its segments were read.
+pub(super) struct Parts {
+    pub(super) segments: Segments,
+    pub(super) recovered: Recovered,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) doubts: Arc<Doubts>,
+    /// The locked marker, if there is one.
+    pub(super) marker: Option<File>,
 }
 
 impl DiskStore {
@@ -233,7 +242,7 @@ impl DiskStore {
         }
         lock_marker(&lock, dir)?;
         let segments = Segments {
-            dir: dir.join(SEGMENTS_DIR),
+            device: Arc::new(Directory::new(dir.join(SEGMENTS_DIR))),
             store: marker.store,
             faults: options.faults.clone(),
         };
@@ -249,17 +258,28 @@ impl DiskStore {
         };
         let tally = recovered.books.tally();
         tracing::info!(?dir, recovery = ?recovered.report, ?tally, "store open");
+        let (doubts, marker) = (Arc::default(), Some(lock));
+        let parts = Parts { segments, recovered, ledger, doubts, marker };
+        Self::begin(parts, options, Driver::thread).map_err(io("the writing thread"))
+    }
 
-        let key = RecordKey::new(marker.store);
+    /// Serves from now on. `drive` has the writer work, with a queue of so many requests.
+    pub(super) fn begin(
+        parts: Parts,
+        options: &DiskOptions,
+        drive: impl FnOnce(Writer, usize) -> io::Result<Driver>,
+    ) -> io::Result<Self> {
+        let Parts { segments, recovered, ledger, doubts, marker } = parts;
+        let key = RecordKey::new(segments.store);
         let shared = Arc::new(Shared {
-            files: Arc::new(Files::new(segments.dir.clone())),
+            files: Arc::new(Files::new(Arc::clone(&segments.device))),
             key: key.clone(),
             index: Arc::clone(recovered.books.index()),
             arcs: Arc::clone(recovered.books.arcs()),
-            health: Arc::new(Health::new(tally, recovered.used_bytes)),
-            doubts: Arc::default(),
+            health: Arc::new(Health::new(recovered.books.tally(), recovered.used_bytes)),
+            doubts,
         });
-        let segments_dir = segments.dir.clone();
+        let device = Arc::clone(&segments.device);
         let writer = Writer {
             segments,
             key,
@@ -280,25 +300,19 @@ impl DiskStore {
             doubtful: false,
         };
         writer.publish();
-        // One slot more than permits: a sender never waits on the channel itself.
-        let (queue, requests) = sync_channel(QUEUE_PUTS_MAX + 1);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || write_until_the_end(writer, &requests))
-            .map_err(io("the writing thread"))?;
         Ok(Self {
             shared,
             ledger,
-            dir: segments_dir,
+            device,
             capacity_bytes: options.capacity_bytes,
             reserve_bytes: options.reserve_bytes,
             recovery: recovered.report,
-            _marker: lock,
-            queue: Mutex::new(Some(queue)),
+            _marker: marker,
+            // One slot more than permits: a sender never waits on the queue itself.
+            driver: drive(writer, QUEUE_PUTS_MAX + 1)?,
             puts: Arc::new(Semaphore::new(QUEUE_PUTS_MAX)),
             put_kib: Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            writer: Mutex::new(Some(thread)),
         })
     }
 
@@ -307,10 +321,14 @@ impl DiskStore {
         &self.recovery
     }
 
+    /// Whether new shards were taken the last time that it mattered.
+    pub(super) fn writes(&self) -> Writes {
+        self.shared.health.writes()
+    }
+
     /// Hands a request to the writer. The caller holds a permit of `puts`, so there is a slot.
     fn send(&self, request: Request) -> Option<()> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.as_ref()?.try_send(request).ok()
+        self.driver.send(request)
     }
 
     /// Why the writer does not answer: it has ended with the store, or before it.
@@ -376,6 +394,7 @@ impl DiskStore {
     ) -> Result<T, ReadError> {
         // Before its turn: behind reads that hang it hangs as well.
         let look = self.shared.doubts.look(id);
+        self.driver.wait(Waits::Read).await;
         let (outcome, lost) = self
             .blocking(move |shared| {
                 let outcome = work(shared);
@@ -429,7 +448,7 @@ impl DiskStore {
         let permit = Arc::clone(&self.reads).acquire_owned().await;
         let permit = permit.map_err(|_| ReadError::Closed)?;
         let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = self.driver.look(move || {
             let result = work(&shared);
             drop(permit);
             result
@@ -510,19 +529,6 @@ fn move_index_aside(dir: &Path, reason: &OpenError) -> io::Result<()> {
     Ok(())
 }
 
-/// The writing thread. When it panics, the store says that it takes nothing more: else it would pass for
-/// one with room, and be chosen for every shard. What it acknowledged is on the disk.
-fn write_until_the_end(writer: Writer, requests: &Receiver<Request>) {
-    let health = Arc::clone(&writer.health);
-    let ended = catch_unwind(AssertUnwindSafe(|| writer.run(requests)));
-    if ended.is_err() {
-        tracing::error!(
-            "the writing thread panicked; the store takes no more writes until the next start"
-        );
-        health.set_writes(Writes::Refused);
-    }
-}
-
 #[cfg(feature = "rocksdb")]
 fn open_index(path: &Path, store: StoreId) -> io::Result<(Arc<dyn Index>, Arc<dyn Ledger>)> {
     let index = Arc::new(super::rocks::RocksIndex::open(path, store)?);
@@ -547,7 +553,11 @@ impl ShardStore for DiskStore {
         let (answer, wait) = oneshot::channel();
         let asked = Asked { work: Work::Put(shard), answer: Answer::Put(answer), share };
         self.send(Request::Write(asked)).ok_or_else(|| self.unwritten())?;
-        wait.await.unwrap_or_else(|_| Err(self.unwritten()))
+        let stored = wait.await.unwrap_or_else(|_| Err(self.unwritten()));
+        if matches!(stored, Ok(Stored::New)) {
+            self.driver.wait(Waits::Sync).await;
+        }
+        stored
     }
 
     async fn read(&self, id: ShardId, want: Want) -> Result<ShardRead, ReadError> {
@@ -568,7 +578,11 @@ impl ShardStore for DiskStore {
         };
         let ended = || RemoveError::of(id, &self.unwritten());
         self.send(Request::Write(asked)).ok_or_else(ended)?;
-        wait.await.unwrap_or_else(|_| Err(ended()))
+        let removed = wait.await.unwrap_or_else(|_| Err(ended()));
+        if matches!(removed, Ok(Removed::Removed)) {
+            self.driver.wait(Waits::Sync).await;
+        }
+        removed
     }
 
     async fn held(&self, chunk: ChunkId) -> Result<Vec<ShardIndex>, ReadError> {
@@ -610,16 +624,20 @@ impl ShardStore for DiskStore {
     }
 
     async fn stats(&self) -> StoreStats {
-        let dir = self.dir.clone();
+        let device = Arc::clone(&self.device);
         // Of a disk that hangs the numbers in memory are told all the same: it takes nothing now.
-        let free = self.blocking(move |_| free_bytes(&dir));
+        let free = self.blocking(move |_| device.free_bytes());
         let free = tokio::time::timeout(FREE_TIME_MAX, free).await;
         let free = free.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or(0);
         let mut stats = self.shared.health.stats(self.capacity_bytes, free);
         // Who is full is given nothing, so no write would show that there is room again.
         let left = self.capacity_bytes.saturating_sub(stats.used_bytes);
-        let has_room =
-            left >= RECORD_BYTES_MAX && free >= self.reserve_bytes.saturating_add(RECORD_BYTES_MAX);
+        // A small store cannot spare as much as any record may take.
+        let wanted = match self.capacity_bytes {
+            ..SMALL_BYTES => self.shared.health.refused_bytes.load(Relaxed).max(HEAD_BYTES as u64),
+            _ => RECORD_BYTES_MAX,
+        };
+        let has_room = left >= wanted && free >= self.reserve_bytes.saturating_add(wanted);
         stats.writes = match stats.writes {
             Writes::Accepted if free < self.reserve_bytes => Writes::Full(FullReason::Reserve),
             Writes::Full(_) if has_room => Writes::Accepted,
@@ -631,14 +649,7 @@ impl ShardStore for DiskStore {
     async fn close(&self) {
         self.puts.close();
         self.put_kib.close();
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!("the writing thread died; what it acknowledged is on the disk");
-            }
-        }
+        self.driver.close().await;
         self.reads.close();
     }
 }

@@ -1,19 +1,20 @@
-//! The system calls on segment files, each in one place, so that tests can make each one fail.
+//! Segment files as the store uses them, on whatever device they lie.
 //!
-//! Owns creating, reading, appending, syncing and cutting a segment file. Decides nothing about failures: it
-//! says how far a write came.
+//! Owns creating, reading, appending, syncing and cutting a segment file, each in one place, so that tests
+//! can make each one fail. Decides nothing about failures: it says how far a write came.
 
 use std::{
-    fs::{File, OpenOptions},
     io::{self, IoSlice},
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::io::Errno;
 
-use super::segment::{self, StoreId};
+use super::{
+    device::{Device, DeviceFile},
+    segment::{self, StoreId},
+};
 
 /// Bytes of one pwritev, at most. Larger writes make the page cache of ext4 (Linux 6.18) take pages
 /// of 2 MiB and more, six times slower: 8 MiB in one call took 15 to 24 ms, in 1 MiB calls 2.5 ms.
@@ -23,17 +24,16 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 const SLICES_MAX: usize = 1024;
 
 /// A segment that is written to.
-#[derive(Debug)]
 pub(super) struct SegmentFile {
     pub(super) number: u32,
-    file: File,
+    file: Box<dyn DeviceFile>,
     faults: Faults,
 }
 
 /// Where the segments are.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Segments {
-    pub(super) dir: PathBuf,
+    pub(super) device: Arc<dyn Device>,
     pub(super) store: StoreId,
     pub(super) faults: Faults,
 }
@@ -43,41 +43,24 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Bytes that the file system has free for us.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Makes names in a directory durable.
-pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 impl Segments {
     /// Makes a segment with nothing but its head. When this returns, the file and its name are on
     /// the disk; when it fails, there is no file.
     pub(super) fn create(&self, number: u32) -> io::Result<SegmentFile> {
-        let path = segment::path(&self.dir, number);
         let created = || {
             self.faults.create()?;
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?;
+            let file = self.device.create(number)?;
             let made = SegmentFile { number, file, faults: self.faults.clone() };
             let head = segment::segment_head(self.store, number);
             made.append(0, &mut [IoSlice::new(&head)]).map_err(|(_, error)| error)?;
             made.file.sync_all()?;
-            sync_directory(&self.dir)?;
+            self.device.sync_names()?;
             Ok(made)
         };
         created().inspect_err(|error: &io::Error| {
             if error.kind() != io::ErrorKind::AlreadyExists {
                 // Best effort: recovery removes a segment without a head.
-                let _ = std::fs::remove_file(&path);
+                let _ = self.device.remove(number);
             }
         })
     }
@@ -85,8 +68,7 @@ impl Segments {
     /// Opens a segment to append to it.
     pub(super) fn open(&self, number: u32) -> io::Result<SegmentFile> {
         self.faults.open()?;
-        let path = segment::path(&self.dir, number);
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = self.device.open(number)?;
         Ok(SegmentFile { number, file, faults: self.faults.clone() })
     }
 
@@ -94,30 +76,45 @@ impl Segments {
     /// that is gone already, for it may be gone from memory only.
     pub(super) fn remove(&self, number: u32) -> io::Result<()> {
         self.faults.remove()?;
-        match std::fs::remove_file(segment::path(&self.dir, number)) {
+        match self.device.remove(number) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         self.faults.sync_directory()?;
-        sync_directory(&self.dir)
+        self.device.sync_names()
+    }
+
+    /// The segments in order of number, with their sizes.
+    pub(super) fn list(&self) -> io::Result<Vec<(u32, u64)>> {
+        self.device.list()
+    }
+
+    /// Makes durable which segments there are.
+    pub(super) fn sync_names(&self) -> io::Result<()> {
+        self.device.sync_names()
+    }
+
+    /// Bytes that the file system has free for us.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        self.device.free_bytes()
     }
 }
 
 impl SegmentFile {
     /// The file's length.
     pub(super) fn bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.bytes()
     }
 
     /// The open file, to read from it.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    pub(super) fn file(&self) -> &dyn DeviceFile {
+        &*self.file
     }
 
     /// Reads all of `buffer`.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.faults.read(self.number, at..at + buffer.len() as u64)?;
-        self.file.read_exact_at(buffer, at)
+        self.file.read(buffer, at)
     }
 
     /// Writes all slices at `offset`; on failure says how many bytes were written.
@@ -132,11 +129,11 @@ impl SegmentFile {
         while !slices.is_empty() {
             let result = self.faults.write().and_then(|most| {
                 let at = offset + written;
-                Ok(match fitting(slices, most) {
+                match fitting(slices, most) {
                     // One slice alone is too long: a part of it.
-                    0 => rustix::io::pwrite(&self.file, &slices[0][..most], at)?,
-                    count => rustix::io::pwritev(&self.file, &slices[..count], at)?,
-                })
+                    0 => self.file.write(at, &[IoSlice::new(&slices[0][..most])]),
+                    count => self.file.write(at, &slices[..count]),
+                }
             });
             match result {
                 Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
@@ -155,12 +152,12 @@ impl SegmentFile {
     /// Makes what was appended durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.faults.sync()?;
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        self.file.sync()
     }
 
     /// Cuts the file off.
     pub(super) fn cut(&self, bytes: u64) -> io::Result<()> {
-        self.file.set_len(bytes)
+        self.file.cut(bytes)
     }
 }
 
@@ -212,7 +209,7 @@ impl Faults {
 /// Failures that a test asks for: how many of the next calls fail, and with what.
 #[cfg(test)]
 #[derive(Debug, Clone, Default)]
-pub(super) struct Faults(std::sync::Arc<std::sync::Mutex<Planned>>);
+pub(super) struct Faults(Arc<std::sync::Mutex<Planned>>);
 
 #[cfg(test)]
 #[derive(Debug, Default)]

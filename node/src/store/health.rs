@@ -21,6 +21,8 @@ pub(super) struct Health {
     pub(super) compactions: AtomicU64,
     pub(super) used_bytes: AtomicU64,
     pub(super) dead_bytes: AtomicU64,
+    /// What the last shard that was refused for want of room would have taken.
+    pub(super) refused_bytes: AtomicU64,
     state: Mutex<(Tally, Writes)>,
 }
 
@@ -36,6 +38,7 @@ impl Health {
             compactions: AtomicU64::new(0),
             used_bytes: AtomicU64::new(used_bytes),
             dead_bytes: AtomicU64::new(0),
+            refused_bytes: AtomicU64::new(0),
             state: Mutex::new((tally, Writes::Accepted)),
         }
     }

@@ -15,8 +15,11 @@ use copse_core::{
 mod arcs;
 mod books;
 mod compaction;
+mod device;
+mod directory;
 mod disk;
 mod doubts;
+mod driver;
 mod file;
 mod health;
 // The bytes of its rows are of use to RocksDB only.
@@ -36,6 +39,7 @@ mod rocks;
 mod scan;
 mod segment;
 mod shard;
+pub mod simulated;
 #[cfg(test)]
 mod tests;
 mod tolerant;
@@ -57,6 +61,7 @@ pub use memory::MemoryStore;
 pub use recover::{RecoverError, Recovery};
 pub use segment::StoreId;
 pub use shard::{CheckError, VerifiedShard};
+pub use simulated::SimulatedStore;
 pub use trash::{HANDED_OVER_FOR, RemovalReason, RemoveError, Removed, TRASH_FOR, TrashOptions};
 
 /// Keeps shards, and gives back only what is proved to be them.

@@ -8,26 +8,23 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
     io,
     ops::{Bound, Range},
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use copse_core::ids::ShardId;
-use rustix::fs::Advice;
 
 use super::{
     HeldShard, ReadError, ShardRead, Want,
     arcs::{self, Arcs},
+    device::{Device, DeviceFile},
     doubts::Doubts,
     health::{Health, count},
     index::{Entry, Index, State},
     record,
-    segment::{self, HEAD_BYTES, RecordKey, prefix_bytes},
+    segment::{HEAD_BYTES, RecordKey, prefix_bytes},
     shard,
 };
 
@@ -38,32 +35,34 @@ const MOVES_MAX: usize = 16;
 
 /// Segment files that are open for reading.
 pub(super) struct Files {
-    dir: PathBuf,
-    open: Mutex<VecDeque<(u32, Arc<File>)>>,
+    device: Arc<dyn Device>,
+    open: Mutex<VecDeque<(u32, OpenFile)>>,
 }
 
+type OpenFile = Arc<dyn DeviceFile>;
+
 impl Files {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, open: Mutex::default() }
+    pub(super) fn new(device: Arc<dyn Device>) -> Self {
+        Self { device, open: Mutex::default() }
     }
 
-    fn open(&self) -> MutexGuard<'_, VecDeque<(u32, Arc<File>)>> {
+    fn open(&self) -> MutexGuard<'_, VecDeque<(u32, OpenFile)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file of a segment, kept open for the next reader. Nothing when it is gone.
-    pub(super) fn get(&self, number: u32) -> io::Result<Option<Arc<File>>> {
+    pub(super) fn get(&self, number: u32) -> io::Result<Option<OpenFile>> {
         if let Some((_, file)) = self.open().iter().find(|(open, _)| *open == number) {
             return Ok(Some(Arc::clone(file)));
         }
-        let file = match File::open(segment::path(&self.dir, number)) {
-            Ok(file) => Arc::new(file),
+        let file: OpenFile = match self.device.open_to_read(number) {
+            Ok(file) => file.into(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut files = self.open();
         // A file that was deleted meanwhile would take room as long as it is open.
-        if file.metadata()?.nlink() > 0 {
+        if !file.is_removed()? {
             if files.len() >= FILES_MAX {
                 files.pop_front();
             }
@@ -130,11 +129,10 @@ impl Shared {
         self.follow(id, |entry| {
             let look = || {
                 let Some(file) = self.files.get(entry.place.segment)? else { return Ok(None) };
-                let whole = record::read_whole(&file, &self.key, id, entry)?;
+                let whole = record::read_whole(&*file, &self.key, id, entry)?;
                 let bytes = entry.record_bytes();
-                // A scrub reads each shard once: its pages only push out others. Only advice.
-                let length = std::num::NonZero::new(bytes);
-                let _ = rustix::fs::fadvise(&file, entry.place.offset, length, Advice::DontNeed);
+                // A scrub reads each shard once: its pages only push out others.
+                file.not_needed(entry.place.offset..entry.place.offset + bytes);
                 Ok(whole.map(|_| bytes))
             };
             look().map_err(|error| self.failed(error))
@@ -187,12 +185,12 @@ impl Shared {
         // A whole shard is one pread; of a part, what lies before the shard is read for itself.
         let whole = covered.len() == shard_bytes;
         let first = if whole { prefix_bytes + shard_bytes } else { prefix_bytes };
-        let Some(bytes) = record::read_exact(&file, at, first)? else { return Ok(None) };
+        let Some(bytes) = file.read_exact(at, first)? else { return Ok(None) };
         let data = if whole {
             bytes.slice(prefix_bytes..)
         } else {
             let from = at + prefix + covered.start as u64;
-            match record::read_exact(&file, from, covered.len())? {
+            match file.read_exact(from, covered.len())? {
                 Some(data) => data,
                 None => return Ok(None),
             }
@@ -264,13 +262,14 @@ pub(super) fn arc_from(arc: u16, after: Option<ShardId>) -> Bound<ShardId> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, path::PathBuf};
 
     use copse_core::ids::{ChunkId, ShardIndex};
 
     use super::{
         super::{
             books::{Books, Entered},
+            directory::Directory,
             index::Tally,
             index_memory::MemoryIndex,
             segment::{Kind, Position, RecordHeader, StoreId},
@@ -297,7 +296,7 @@ mod tests {
             books.enter(&record).and_then(|_| books.commit()).expect("a row");
         };
         let shared = Shared {
-            files: Arc::new(Files::new(PathBuf::new())),
+            files: Arc::new(Files::new(Arc::new(Directory::new(PathBuf::new())))),
             key: RecordKey::new(StoreId([7; 32])),
             arcs: Arc::clone(books.borrow().arcs()),
             index,

@@ -1,15 +1,15 @@
 //! One record read from a segment's file, and proved.
 //!
-//! Owns reading exactly so many bytes, and the check of a whole record. Opens no file and sets
-//! nothing apart. What is not proved is not given.
+//! Owns the check of a whole record. Opens no file and sets nothing apart. What is not proved is not
+//! given.
 
-use std::{fs::File, io};
+use std::io;
 
 use bytes::Bytes;
 use copse_core::{geometry::Geometry, ids::ShardId};
-use rustix::io::Errno;
 
 use super::{
+    device::DeviceFile,
     index::Entry,
     segment::{HEAD_BYTES, RecordHeader, RecordKey, prefix_bytes},
     shard,
@@ -24,14 +24,14 @@ pub(super) struct Record {
 
 /// Reads the whole record of a row and checks all of it. Nothing when it is damaged.
 pub(super) fn read_whole(
-    file: &File,
+    file: &dyn DeviceFile,
     key: &RecordKey,
     id: ShardId,
     entry: &Entry,
 ) -> io::Result<Option<Record>> {
     let prefix = index_of(prefix_bytes(entry.descriptor_bytes, entry.shard_bytes));
     let bytes = index_of(entry.record_bytes());
-    let Some(bytes) = read_exact(file, entry.place.offset, bytes)? else { return Ok(None) };
+    let Some(bytes) = file.read_exact(entry.place.offset, bytes)? else { return Ok(None) };
     let groups_at = HEAD_BYTES + entry.descriptor_bytes as usize;
     let proved = || {
         if !is_header_of(id, entry, key, &bytes) {
@@ -59,22 +59,4 @@ pub(super) fn is_header_of(id: ShardId, entry: &Entry, key: &RecordKey, bytes: &
 /// A length of at most a record: it fits.
 pub(super) fn index_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-/// Reads exactly so many bytes, into memory that was not written before. Nothing when the file ends
-/// early.
-pub(super) fn read_exact(file: &File, at: u64, bytes: usize) -> io::Result<Option<Bytes>> {
-    let mut buffer = Vec::with_capacity(bytes);
-    while buffer.len() < bytes {
-        let offset = at + buffer.len() as u64;
-        // The capacity may be larger than asked.
-        let spare = rustix::buffer::spare_capacity(&mut buffer);
-        match rustix::io::pread(file, spare, offset) {
-            Ok(0) => return Ok(None),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    buffer.truncate(bytes);
-    Ok(Some(buffer.into()))
 }

@@ -13,7 +13,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -98,6 +97,16 @@ pub enum RecoverError {
     },
 }
 
+impl RecoverError {
+    /// What the system said, if it was that.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other),
+        }
+    }
+}
+
 /// What the writer starts from.
 pub(super) struct Recovered {
     pub(super) books: Books,
@@ -114,20 +123,6 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> RecoverError {
     move |source| RecoverError::Io { what, source }
 }
 
-/// The segments of a store in order of number, with their sizes.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<(u32, u64)>> {
-    let mut found = Vec::new();
-    for file in std::fs::read_dir(dir)? {
-        let file = file?;
-        match file.file_name().to_str().and_then(segment::number_of) {
-            Some(number) => found.push((number, file.metadata()?.len())),
-            None => tracing::warn!(file = ?file.path(), "not a segment: left alone"),
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
 /// Brings the index up to date and finds the place to go on writing.
 pub(super) fn recover(
     segments: &Segments,
@@ -136,7 +131,9 @@ pub(super) fn recover(
 ) -> Result<Recovered, RecoverError> {
     let is_new = books.is_new();
     finish_deleting(segments, &mut books)?;
-    let found = list(&segments.dir).map_err(failed("segments could not be listed"))?;
+    let found = segments.list().map_err(failed("segments could not be listed"))?;
+    // What a killed process made may have no durable name yet: what is added to it would go with the name.
+    segments.sync_names().map_err(failed("the directory of segments could not be synced"))?;
     let key = RecordKey::new(segments.store);
     let again = missed::look_again(segments, &mut books, &key, &found)
         .map_err(failed("segments could not be looked at again"))?;
@@ -182,7 +179,7 @@ pub(super) fn recover(
     }
     replay.write()?;
     replay.books.index().flush().map_err(failed("the index could not be written"))?;
-    let left = list(&segments.dir).map_err(failed("segments could not be listed"))?;
+    let left = segments.list().map_err(failed("segments could not be listed"))?;
     Ok(Recovered {
         sizes: ours(segments, &replay.books, &left),
         books: replay.books,

@@ -4,7 +4,7 @@
 //! are zero, which no check takes for sound, *and* whoever reads is told: they are no evidence of
 //! damage, so nothing may be cut, removed or forgotten for them.
 
-use std::{io, thread, time::Duration};
+use std::{io, time::Duration};
 
 use rustix::io::Errno;
 
@@ -27,7 +27,7 @@ const PAGES_FAILED_MAX: usize = 256;
 pub(super) fn read(file: &SegmentFile, buffer: &mut [u8], at: u64) -> io::Result<bool> {
     for turn in 0..TRIES {
         if turn > 0 {
-            thread::sleep(PAUSE);
+            file.file().rest(PAUSE);
         }
         match file.read(buffer, at) {
             Ok(()) => return Ok(true),
@@ -70,10 +70,11 @@ fn is_unreadable(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
+    use std::{io::IoSlice, sync::Arc};
 
     use super::{
         super::{
+            directory::Directory,
             file::{Faults, Planned, Segments},
             segment::{HEAD_BYTES, StoreId},
         },
@@ -84,7 +85,8 @@ mod tests {
     fn what_fails_for_a_moment_is_read_and_what_goes_on_failing_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
         let (store, faults) = (StoreId([7; 32]), Faults::none());
-        let segments = Segments { dir: dir.path().to_owned(), store, faults: faults.clone() };
+        let device = Arc::new(Directory::new(dir.path().to_owned()));
+        let segments = Segments { device, store, faults: faults.clone() };
         let file = segments.create(1).expect("a segment");
         file.append(HEAD_BYTES as u64, &mut [IoSlice::new(&[7; 20_000])]).expect("a write");
         let plan = |reads, unreadable| {

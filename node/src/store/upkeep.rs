@@ -7,17 +7,14 @@
 //! What is copied may pass the capacity for a moment, by half a segment at most, and takes up to half
 //! of the reserve: else a full store could never make room.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     Writes,
     compaction::{Compaction, HEADER_COST_BYTES},
-    file::{free_bytes, is_full},
+    file::is_full,
     health::count,
     index::{Entry, State},
     segment::HEAD_BYTES,
@@ -228,7 +225,7 @@ impl Writer {
     fn room_is_short(&self) -> bool {
         let used = self.health.used_bytes.load(Relaxed);
         let capacity = self.room.capacity_bytes;
-        let free = free_bytes(&self.segments.dir).unwrap_or(u64::MAX);
+        let free = self.segments.free_bytes().unwrap_or(u64::MAX);
         let left = capacity.saturating_sub(used).min(free.saturating_sub(self.room.reserve_bytes));
         left < (capacity / ROOM_SHORT_PART).min(ROOM_SHORT_BYTES)
             || matches!(self.health.writes(), Writes::Full(_))
@@ -278,7 +275,7 @@ impl Writer {
         if skipped.filter(|number| waits(number)).any(|&it| self.books.segment(it).forgotten > 0) {
             return None;
         }
-        let free = free_bytes(&self.segments.dir).unwrap_or(u64::MAX);
+        let free = self.segments.free_bytes().unwrap_or(u64::MAX);
         let room = free.saturating_sub(self.room.reserve_bytes / 2);
         let may_copy = self.upkeep.paused_until.is_none_or(|until| until <= Instant::now());
         // All before the place of the last record are sealed.

@@ -26,7 +26,7 @@ use copse_core::ids::ShardId;
 use super::{
     FullReason, PutError, TrashOptions, Writes,
     books::{Books, Entered},
-    file::{SegmentFile, Segments, free_bytes, is_full},
+    file::{SegmentFile, Segments, is_full},
     health::{Health, count},
     index::{Entry, State},
     reader::Files,
@@ -92,15 +92,33 @@ impl Writer {
         loop {
             match queue.recv_timeout(self.upkeep.wait()) {
                 Ok(first) => {
-                    crowded = self.serve(first, queue, crowded);
-                    if self.upkeep.is_late(UPKEEP_STARVED) {
-                        self.do_upkeep();
-                    }
+                    let deadline = Instant::now() + COMMIT_WAIT;
+                    crowded = self.serve(first, || match queue.try_recv() {
+                        Ok(request) => Some(request),
+                        Err(TryRecvError::Empty) if crowded => {
+                            let left = deadline.saturating_duration_since(Instant::now());
+                            queue.recv_timeout(left).ok()
+                        }
+                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+                    });
+                    self.do_late_upkeep();
                 }
                 Err(RecvTimeoutError::Timeout) => self.do_upkeep(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.close();
+    }
+
+    /// A step of the upkeep, if puts kept it waiting for too long.
+    pub(super) fn do_late_upkeep(&mut self) {
+        if self.upkeep.is_late(UPKEEP_STARVED) {
+            self.do_upkeep();
+        }
+    }
+
+    /// All that was asked is done.
+    pub(super) fn close(mut self) {
         // With a failed disk the index may lack what was given out: the next start must know.
         let closed = if self.refused.is_none() { self.books.close() } else { Ok(()) };
         if let Err(error) = closed {
@@ -109,9 +127,13 @@ impl Writer {
         }
     }
 
-    /// Serves a request and those that come with it. Says whether there were several writes.
-    fn serve(&mut self, first: Request, queue: &Receiver<Request>, crowded: bool) -> bool {
-        let deadline = Instant::now() + COMMIT_WAIT;
+    /// Serves a request and those that come with it, as `more` has them. Says whether there were several
+    /// writes.
+    pub(super) fn serve(
+        &mut self,
+        first: Request,
+        mut more: impl FnMut() -> Option<Request>,
+    ) -> bool {
         let (mut writes, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(request) = next.take() {
@@ -133,14 +155,7 @@ impl Writer {
             if bytes >= COMMIT_BYTES_MAX {
                 break;
             }
-            next = match queue.try_recv() {
-                Ok(request) => Some(request),
-                Err(TryRecvError::Empty) if crowded => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    queue.recv_timeout(left).ok()
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = more();
         }
         let company = writes.len() > 1;
         self.commit(writes);
@@ -152,7 +167,7 @@ impl Writer {
         if writes.is_empty() {
             return;
         }
-        let free_bytes = free_bytes(&self.segments.dir);
+        let free_bytes = self.segments.free_bytes();
         let mut run = Run::default();
         for asked in writes {
             let id = asked.work.id();
@@ -208,8 +223,12 @@ impl Writer {
         if matches!(work, Work::Remove(..)) {
             return Ok(true);
         }
-        match self.lacks_room(planned + work.record_bytes() + HEAD_BYTES as u64, free) {
-            Some(reason) => Err(self.full(reason)),
+        let bytes = work.record_bytes() + HEAD_BYTES as u64;
+        match self.lacks_room(planned + bytes, free) {
+            Some(reason) => {
+                self.health.refused_bytes.store(bytes, Relaxed);
+                Err(self.full(reason))
+            }
             None => Ok(true),
         }
     }
@@ -233,7 +252,7 @@ impl Writer {
             reason,
             used_bytes: self.health.used_bytes.load(Relaxed),
             capacity_bytes: self.room.capacity_bytes,
-            free_bytes: free_bytes(&self.segments.dir).unwrap_or(0),
+            free_bytes: self.segments.free_bytes().unwrap_or(0),
         };
         if self.health.set_writes(Writes::Full(reason)) {
             tracing::warn!(%error, "new shards are refused; what is held is served");
@@ -268,6 +287,8 @@ impl Writer {
             }
             active.end = end;
             let refused = run.split_off(kept);
+            let first = refused.first().map_or(0, |wanted| wanted.work.record_bytes());
+            self.health.refused_bytes.store(first, Relaxed);
             let full = self.full(FullReason::NoSpace);
             fail(refused, |_| full.clone());
             if run.is_empty() {

@@ -15,7 +15,6 @@ use copse_core::{
     repair::Standing,
     ring::Ring,
 };
-use copse_node::store::ShardStore as _;
 use copse_proto::door::InfoReply;
 
 use super::{

@@ -10,11 +10,9 @@ use copse_core::{
     ids::{ChunkId, NodeId, ShardId, ShardIndex},
     ring::Ring,
 };
-use copse_node::store::{
-    ArcChanges, ArcDigest, HeldShard, MemoryStore, ReadError, ShardStore as _, digest_of_arc,
-};
+use copse_node::store::{ArcChanges, ArcDigest, HeldShard, ReadError, digest_of_arc};
 
-use super::atlas::Lie;
+use super::{atlas::Lie, store::Store};
 
 /// Chunks that nobody has ever put, which a liar says it has a shard of.
 pub(super) const PHANTOMS: u32 = 200;
@@ -45,7 +43,7 @@ impl Claims {
     pub(super) async fn of_arc(
         &self,
         lie: Lie,
-        disk: &MemoryStore,
+        disk: &Store,
         arc: u16,
     ) -> Result<Vec<HeldShard>, ReadError> {
         let mut held = disk.list_arc(arc, None, usize::MAX).await?;
@@ -67,11 +65,7 @@ impl Claims {
     }
 
     /// What changed since any moment: all of it, each time.
-    pub(super) async fn changes(
-        &self,
-        lie: Lie,
-        disk: &MemoryStore,
-    ) -> Result<ArcChanges, ReadError> {
+    pub(super) async fn changes(&self, lie: Lie, disk: &Store) -> Result<ArcChanges, ReadError> {
         let true_changes = disk.arc_changes(None).await?;
         let mut arcs: Vec<u16> = true_changes.changed.iter().map(|digest| digest.arc).collect();
         if lie == Lie::Phantoms {

@@ -21,9 +21,9 @@ use copse_core::{
 use copse_node::{
     membership::memory::Memory,
     store::{
-        ArcChanges, Doubts, FullReason, HeldShard, Ledger, LedgerChange, MemoryStore, PutError,
-        ReadError, RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision,
-        StoreStats, Stored, VerifiedShard, Want,
+        ArcChanges, Doubts, FullReason, HeldShard, Ledger, LedgerChange, PutError, ReadError,
+        RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision, StoreStats,
+        Stored, VerifiedShard, Want,
     },
 };
 
@@ -32,6 +32,7 @@ use super::{
     claims::Claims,
     killat::{Deed, Fuse},
     scene::Scene,
+    store::Store,
 };
 
 /// What a read leaves behind in a node that never lets go of memory.
@@ -61,7 +62,7 @@ pub(super) type Lying = Arc<Mutex<Option<Lie>>>;
 /// The store of one process on a disk. What comes out of a store is verified nowhere else in the
 /// node, so a store that lies makes a node that lies.
 pub(super) struct Mounted {
-    disk: Arc<MemoryStore>,
+    disk: Arc<Store>,
     fence: Fence,
     files: Files,
     lying: Lying,
@@ -251,7 +252,7 @@ pub(super) struct Books {
 /// What else a process keeps on its disk: it fails as the shards do.
 #[derive(Clone)]
 pub(super) struct Files {
-    disk: Arc<MemoryStore>,
+    disk: Arc<Store>,
     fence: Fence,
     fuse: Fuse,
     books: Arc<Books>,
@@ -261,7 +262,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(
-        disk: &Arc<MemoryStore>,
+        disk: &Arc<Store>,
         fence: &Fence,
         fuse: &Fuse,
         books: &Arc<Books>,

@@ -21,7 +21,7 @@ use copse_node::{
     peer::endpoint::PeerSocket,
     repair::Phases,
     shards::Clock,
-    store::{MemoryStore, TrashOptions, memory::Faults},
+    store::memory::{Faults, Unsynced},
 };
 use copse_proto::door::{InfoReply, SignedRecord};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ use super::{
     net::{Machine, Net, address},
     scene::Scene,
     spec::Dice,
+    store::Store,
     stream::Door,
     udp::{PausedRuntime, Socket},
 };
@@ -53,7 +54,7 @@ pub(super) struct Host {
     rng: Xoshiro,
     start: Instant,
     skew_seconds: Arc<AtomicI64>,
-    disk: Arc<MemoryStore>,
+    disk: Arc<Store>,
     disks: u64,
     /// How much there is room for; the configuration has what the node offers.
     room: ByteSize,
@@ -61,6 +62,8 @@ pub(super) struct Host {
     latency: Duration,
     /// Whether a power cut may leave what was not synced, and files fail as shards do.
     is_real: bool,
+    /// What the product's store is made from, if the machine has that and not the model.
+    segments: Option<Xoshiro>,
     /// Whether a process that ends knows nothing any more of reads that failed.
     forgets: bool,
     faults: Faults,
@@ -117,6 +120,9 @@ pub(super) struct Common {
 /// go by milliseconds, so what is shorter is one.
 const LATENCY_US: (f64, f64) = (50.0, 5000.0);
 
+/// Part of the machines that have the product's store; the others have the model.
+const SEGMENTS: f64 = 0.75;
+
 impl Host {
     /// A machine that offers the usual and has room for it, or else as told.
     pub(super) fn new(
@@ -152,11 +158,15 @@ impl Host {
         } else {
             Duration::ZERO
         };
+        let mut stores = Xoshiro::new(rng.clone().next_u64(), "cluster store");
+        let has_segments = common.dice > Dice::Sixth && stores.chance(SEGMENTS);
+        let mut segments = has_segments.then_some(stores);
         let mut host = Self {
             machine,
             id: Seed::new(seed).key().id(),
             seed,
-            disk: empty_disk(room, clock, 0),
+            disk: empty_disk(room, clock, 0, segments.as_mut()),
+            segments,
             room,
             config,
             rng,
@@ -202,7 +212,7 @@ impl Host {
         self.running.as_ref().is_some_and(|(_, body)| !body.fence.has_fallen())
     }
 
-    pub(super) fn disk(&self) -> &Arc<MemoryStore> {
+    pub(super) fn disk(&self) -> &Arc<Store> {
         &self.disk
     }
 
@@ -227,6 +237,16 @@ impl Host {
         };
         self.disk.watch(Some(Arc::new(self.fuse.clone())));
         self.fuse.opens(body.clone());
+        if let Err(error) = self.disk.open() {
+            let died = body.fence.has_fallen();
+            body.fence.fall();
+            if !died {
+                self.disk.end(false, || Unsynced::Whole);
+            }
+            net.unplug(self.machine, true);
+            // As the ledger, which is in the same place.
+            return Err(StartError::Ledger(error));
+        }
         let mut random = [0; 32];
         for part in random.chunks_mut(8) {
             part.copy_from_slice(&self.rng.next_u64().to_le_bytes());
@@ -261,6 +281,9 @@ impl Host {
                 Ok(())
             }
             Err(error) => {
+                if self.segments.is_some() && !body.fence.has_fallen() {
+                    self.disk.end(false, || Unsynced::Whole);
+                }
                 body.fence.fall();
                 net.unplug(self.machine, true);
                 Err(error)
@@ -272,14 +295,21 @@ impl Host {
     /// cannot be read, or not be written.
     pub(super) fn excuses(&self, error: &StartError) -> bool {
         let StartError::Ledger(source) = error else { return false };
-        let Faults { no_space, fail_writes, fail_reads, .. } = self.faults;
+        let Faults { no_space, fail_writes, fail_reads, fail_syncs, .. } = self.faults;
         let fails = fail_reads || fail_writes || self.books.fail.load(Relaxed);
+        let fails = fails || (fail_syncs && self.segments.is_some());
         let is_told = match source.raw_os_error() {
             Some(libc::ENOSPC) => no_space,
             Some(libc::EIO) => fails,
             _ => false,
         };
         self.is_real && is_told
+    }
+
+    /// Whether its store takes no more writes until the next start, and the disk is well again.
+    pub(super) fn should_restart(&self) -> bool {
+        let Faults { fail_writes, fail_syncs, .. } = self.faults;
+        self.is_running() && !fail_writes && !fail_syncs && self.disk.is_refusing()
     }
 
     /// What its node offers to hold, in bytes.
@@ -338,7 +368,7 @@ impl Host {
         self.disks += 1;
         let clock = clock(self.start, &self.skew_seconds);
         // Each epoch leaves room for crashes to count on.
-        self.disk = empty_disk(self.room, clock, self.disks << 32);
+        self.disk = empty_disk(self.room, clock, self.disks << 32, self.segments.as_mut());
         self.disk.set_faults(self.faults.clone());
         self.scene.set_disk(self.machine, &self.disk);
         self.peers = PeersFile::default();
@@ -429,13 +459,16 @@ impl Host {
     }
 }
 
-fn empty_disk(capacity: ByteSize, clock: Clock, epoch: u64) -> Arc<MemoryStore> {
-    let trash = TrashOptions {
-        trash_for: Duration::from_secs(600),
-        handed_over_for: Duration::from_secs(60),
-        clock,
-    };
-    Arc::new(MemoryStore::with(capacity.0, trash, epoch))
+fn empty_disk(
+    capacity: ByteSize,
+    clock: Clock,
+    epoch: u64,
+    segments: Option<&mut Xoshiro>,
+) -> Arc<Store> {
+    match segments {
+        None => Store::memory(capacity, clock, epoch),
+        Some(rng) => Store::segments(capacity, clock, epoch, rng),
+    }
 }
 
 fn clock(start: Instant, skew: &Arc<AtomicI64>) -> Clock {

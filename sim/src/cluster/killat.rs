@@ -13,16 +13,14 @@ use std::{
     time::Duration,
 };
 
-use copse_node::store::{
-    MemoryStore, ShardStore as _,
-    memory::{Faults, Step, Unsynced, Watch},
-};
+use copse_node::store::memory::{Faults, Step, Unsynced, Watch};
 
 use super::{
     atlas::{Bounds, Fault, Number, Planned},
     disk::Fence,
     net::{Machine, Net},
     scene::Scene,
+    store::Store,
 };
 use crate::random::Xoshiro;
 
@@ -134,7 +132,7 @@ pub(super) struct Body {
     pub(super) machine: Machine,
     pub(super) fence: Fence,
     pub(super) net: Net,
-    pub(super) disk: Arc<MemoryStore>,
+    pub(super) disk: Arc<Store>,
     pub(super) scene: Scene,
     /// Whether a power cut may leave what was not synced.
     pub(super) is_real: bool,
@@ -389,6 +387,7 @@ pub(super) fn draw_unsynced(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut 
 
 #[cfg(test)]
 mod tests {
+    use copse_node::byte_size::ByteSize;
     use tokio::time::Instant;
 
     use super::{
@@ -411,7 +410,7 @@ mod tests {
             machine: 1,
             fence: Fence::default(),
             net: Net::new(Xoshiro::new(1, "test"), quality, Trace::new(Log::Tail)),
-            disk: Arc::new(MemoryStore::new(1 << 20)),
+            disk: Store::memory(ByteSize(1 << 20), Arc::new(|| 0), 0),
             scene: Scene::default(),
             is_real: true,
             forgets: true,

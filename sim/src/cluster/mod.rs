@@ -19,7 +19,8 @@
 //! | [`entropy`] | the system's randomness, by the seed |
 //! | [`trace`] | what happened: a hash of all of it, and the lines |
 //! | [`net`], [`udp`], [`stream`] | links that delay, lose and are cut; sockets and streams on them |
-//! | [`disk`] | stores that a power cut takes back to what was synced |
+//! | [`store`] | what a machine keeps shards in: a model, or the product's store on a simulated disk |
+//! | [`disk`] | what a process has of it, and the fence |
 //! | [`host`] | machines with nodes on them |
 //! | [`atlas`] | what goes wrong, and how much of it must be survived |
 //! | [`size`], [`spread`] | how many machines for which code; how far apart shards must lie |
@@ -63,6 +64,7 @@ pub mod shrink;
 mod size;
 pub mod spec;
 mod spread;
+mod store;
 mod stream;
 mod strike;
 pub mod trace;

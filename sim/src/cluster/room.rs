@@ -11,7 +11,7 @@ use copse_core::{
     ids::{ChunkId, NodeId},
     ring::Ring,
 };
-use copse_node::store::{ShardStore as _, Writes};
+use copse_node::store::Writes;
 
 use super::{
     atlas::{Bounds, Fault, Number, Planned},

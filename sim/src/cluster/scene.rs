@@ -13,9 +13,9 @@ use copse_core::{
     ids::{ChunkId, ShardId, ShardIndex},
     manifest::ChunkRef,
 };
-use copse_node::store::{MemoryStore, memory::Effects};
+use copse_node::store::memory::Effects;
 
-use super::net::Machine;
+use super::{net::Machine, store::Store};
 
 /// The scene. Clones are the same one.
 #[derive(Clone, Default)]
@@ -24,9 +24,9 @@ pub(super) struct Scene(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     /// The disks of machines that run, are reached by everybody and have nothing wrong with them.
-    serving: BTreeMap<Machine, Arc<MemoryStore>>,
+    serving: BTreeMap<Machine, Arc<Store>>,
     /// All disks, whether their machines run or not.
-    disks: BTreeMap<Machine, Arc<MemoryStore>>,
+    disks: BTreeMap<Machine, Arc<Store>>,
     /// Shards that a planned fault took from a disk: its machine may have said before that it has them.
     taken: BTreeMap<ChunkId, BTreeSet<(Machine, ShardIndex)>>,
     /// Machines with such faults: what is damaged there was acknowledged before.
@@ -86,7 +86,7 @@ impl Scene {
     }
 
     /// Which machines serve from now on.
-    pub(super) fn set_serving(&self, serving: BTreeMap<Machine, Arc<MemoryStore>>) {
+    pub(super) fn set_serving(&self, serving: BTreeMap<Machine, Arc<Store>>) {
         let mut inner = self.lock();
         inner.serving = serving;
         let chunks: BTreeSet<ChunkId> = inner.reads.values().map(|read| read.chunk).collect();
@@ -94,7 +94,7 @@ impl Scene {
     }
 
     /// A machine has this disk from now on; what happened to the one before it is not forgotten.
-    pub(super) fn set_disk(&self, machine: Machine, disk: &Arc<MemoryStore>) {
+    pub(super) fn set_disk(&self, machine: Machine, disk: &Arc<Store>) {
         self.takes_from(machine);
         let mut inner = self.lock();
         if let Some(lost) = inner.disks.insert(machine, Arc::clone(disk)) {

@@ -4,9 +4,10 @@
 //! shard that is lost from a disk that is (`store::doubts`), and in time. A machine with them counts as one
 //! that loses shards.
 
-use copse_node::store::{MemoryStore, ShardStore as _};
-
-use super::atlas::{self, Bounds, Fault, Number, Planned};
+use super::{
+    atlas::{self, Bounds, Fault, Number, Planned},
+    store::Store,
+};
 use crate::random::Xoshiro;
 
 /// Part of the usual worlds with bad sectors.
@@ -36,21 +37,14 @@ pub(super) fn draw(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut Xoshiro) 
 }
 
 /// Some of what is stored cannot be read any more, never all of it; how many shards.
-pub(super) async fn go_bad(disk: &MemoryStore, one_in: usize, rng: &mut Xoshiro) -> u64 {
+pub(super) async fn go_bad(disk: &Store, one_in: usize, rng: &mut Xoshiro) -> u64 {
     // A disk that cannot be read at all now has no single bad sectors now.
     let held = disk.list(None, usize::MAX).await.unwrap_or_default();
     let mut bad = 0;
     for shard in held.into_iter().skip(1) {
         if rng.below(one_in) == 0 {
-            bad += u64::from(disk.break_sectors(shard, true));
+            bad += u64::from(disk.break_sectors(shard));
         }
     }
     bad
-}
-
-/// All that is stored can be read again.
-pub(super) async fn get_well(disk: &MemoryStore) {
-    for shard in disk.list(None, usize::MAX).await.unwrap_or_default() {
-        disk.break_sectors(shard, false);
-    }
 }

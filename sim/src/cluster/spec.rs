@@ -113,13 +113,18 @@ pub enum Dice {
     /// Before networks were as large as the default code has shards, or smaller; before blackouts, bad
     /// lines, and zones that lose all their disks.
     Fifth = 5,
-    /// All there is.
+    /// Before machines had the product's store, on simulated disks.
     Sixth = 6,
+    /// All there is. On trial: they are thrown when they are asked for.
+    Seventh = 7,
 }
 
 impl Dice {
     /// Those that are thrown unless others are asked for.
     pub const NEWEST: Self = Self::Sixth;
+
+    /// The last that can be asked for.
+    pub const LAST: Self = Self::Seventh;
 
     /// By its number.
     pub const fn numbered(number: u8) -> Option<Self> {
@@ -130,6 +135,7 @@ impl Dice {
             4 => Some(Self::Fourth),
             5 => Some(Self::Fifth),
             6 => Some(Self::Sixth),
+            7 => Some(Self::Seventh),
             _ => None,
         }
     }

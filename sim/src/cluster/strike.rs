@@ -5,8 +5,6 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use copse_node::store::ShardStore as _;
-
 use super::{
     atlas::{BadDisk, Fault, Lie},
     blackout,
@@ -77,6 +75,13 @@ impl World {
         for (machine, host) in self.hosts.iter_mut().enumerate() {
             if let Some(pause) = host.died() {
                 self.waiting.insert(machine, now + pause);
+            }
+            // As its owner, who reads that the store takes no more writes until then.
+            if host.should_restart() {
+                self.trace
+                    .note(format_args!("node {machine} is restarted: its store refuses writes"));
+                host.kill(false);
+                self.waiting.insert(machine, now);
             }
         }
     }
@@ -190,7 +195,7 @@ impl World {
                     let bad = sectors::go_bad(&disk, *one_in, &mut self.rng).await;
                     self.scene.struck(|struck| struck.bad_sectors += bad);
                 } else if !stays {
-                    sectors::get_well(&disk).await;
+                    disk.get_well().await;
                 }
             }
             // It is so from the beginning.

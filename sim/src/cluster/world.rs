@@ -21,7 +21,6 @@ use copse_node::{
     byte_size::ByteSize,
     config::Config,
     repair::{self, Rates},
-    store::ShardStore as _,
 };
 
 use super::{

@@ -58,6 +58,10 @@ pub struct Effects {
     pub misdirected_reads: u64,
     /// Batches of the ledger that are gone.
     pub forgotten_batches: u64,
+    /// Segments that were deleted, since what was needed of them was copied.
+    pub segments_deleted: u64,
+    /// Indexes that were lost, with the ledger.
+    pub indexes_lost: u64,
 }
 
 impl core::ops::AddAssign for Effects {
@@ -68,6 +72,8 @@ impl core::ops::AddAssign for Effects {
         self.misdirected_writes += other.misdirected_writes;
         self.misdirected_reads += other.misdirected_reads;
         self.forgotten_batches += other.forgotten_batches;
+        self.segments_deleted += other.segments_deleted;
+        self.indexes_lost += other.indexes_lost;
     }
 }
 

@@ -61,6 +61,32 @@ fn a_store_at_its_capacity_refuses_and_serves() {
     });
 }
 
+/// There never is room for any record in a store of this size.
+#[test]
+fn a_small_store_takes_shards_again_when_there_is_room_for_what_it_refused() {
+    let mut subject = Subject::new();
+    let time = Time::new();
+    subject.options.capacity_bytes = 400_000;
+    subject.options.segment_bytes_max = 120_000;
+    subject.options.trash = time.trash();
+    runtime().block_on(async {
+        let store = subject.open();
+        for seed in 1..4 {
+            store.put(shard(seed, 100_000)).await.expect("there is room");
+        }
+        assert_eq!(refused(&store, shard(4, 100_000)).await, FullReason::Capacity);
+        for seed in 1..3 {
+            remove(&store, &shard(seed, 100_000), RemovalReason::Ordered).await;
+        }
+        assert_eq!(store.stats().await.writes, Writes::Full(FullReason::Capacity));
+        time.pass_hours(WEEK_HOURS);
+        store.compact().await;
+        assert_eq!(store.stats().await.writes, Writes::Accepted);
+        assert_eq!(store.put(shard(4, 100_000)).await.expect("room"), Stored::New);
+        store.close().await;
+    });
+}
+
 #[test]
 fn many_puts_at_once_do_not_pass_the_capacity() {
     let mut subject = Subject::new();

@@ -5,6 +5,7 @@ mod full;
 mod missed;
 mod model;
 mod opening;
+mod power;
 mod suite;
 mod upkeep;
 
@@ -29,6 +30,7 @@ use copse_core::{
 use super::{
     DiskOptions, DiskStore, ReadError, RemovalReason, Removed, ShardRead, ShardStore, StoreId,
     TrashOptions, VerifiedShard, Want,
+    directory::Directory,
     file::{Faults, Segments},
     scan::{Found, Scan},
     segment::{self, Kind, RecordKey},
@@ -137,7 +139,8 @@ fn segments(dir: &Path) -> Vec<u32> {
 fn records(dir: &Path) -> Vec<(Kind, ShardId)> {
     let mut records = Vec::new();
     let store = StoreId([7; 32]);
-    let files = Segments { dir: dir.join("segments"), store, faults: Faults::none() };
+    let device = Arc::new(Directory::new(dir.join("segments")));
+    let files = Segments { device, store, faults: Faults::none() };
     for number in segments(dir) {
         let file = files.open(number).expect("a segment");
         let key = RecordKey::new(store);
