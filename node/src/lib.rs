@@ -6,11 +6,6 @@
 pub mod addresses;
 mod beside;
 pub mod buffers;
-pub mod byte_size {
-    //! Core's sizes, for those who make settings of them.
-
-    pub use copse_core::units::ByteSize;
-}
 pub mod cli;
 pub mod clock;
 pub mod commands;

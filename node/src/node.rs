@@ -22,6 +22,7 @@ use crate::{
     addresses,
     beside::beside,
     buffers::Buffers,
+    clock::Clock,
     config::{Config, Listen},
     control,
     door::{About, Door, DoorError, Listener, Parts, Records},
@@ -37,7 +38,7 @@ use crate::{
         server,
     },
     repair::{self, Events, Looks as _, Pace, Phase, Phases, Repair},
-    shards::{self, Clock, ShardService},
+    shards::{self, ShardService},
     store::{ShardStore, Writes},
     tls::{NodeTls, TlsError},
 };

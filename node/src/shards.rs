@@ -20,10 +20,10 @@ use copse_proto::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 
-pub use crate::clock::Clock;
 use crate::{
     beside::beside,
     buffers::{Buffers, Taken},
+    clock::Clock,
     intake::Intake,
     peer::{Op, Outcome, PeerError, pool::PeerPool},
     refusals,

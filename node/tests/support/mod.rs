@@ -16,9 +16,9 @@ use copse_core::{
     ids::{NetworkId, NodeId, ShardIndex},
     seal::ConvergenceSecret,
     token::JoinToken,
+    units::ByteSize,
 };
 use copse_node::{
-    byte_size::ByteSize,
     config::Config,
     dial,
     identity::Seed,

@@ -11,16 +11,15 @@ use std::{
     time::Duration,
 };
 
-use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken};
+use copse_core::{geometry::Geometry, ids::NodeId, token::JoinToken, units::ByteSize};
 use copse_node::{
-    byte_size::ByteSize,
+    clock::Clock,
     config::{Config, Listen},
     identity::Seed,
     leaving::{Departure, Progress},
     node::{Edges, Node, StartError},
     peer::endpoint::PeerSocket,
     repair::Phases,
-    shards::Clock,
     store::memory::{Faults, Unsynced},
 };
 use copse_proto::door::{InfoReply, SignedRecord};

@@ -387,7 +387,7 @@ pub(super) fn draw_unsynced(bounds: &Bounds, plan: &mut Vec<Planned>, rng: &mut 
 
 #[cfg(test)]
 mod tests {
-    use copse_node::byte_size::ByteSize;
+    use copse_core::units::ByteSize;
     use tokio::time::Instant;
 
     use super::{

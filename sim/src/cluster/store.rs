@@ -8,10 +8,10 @@ use std::{io, ops::Deref, sync::Arc, time::Duration};
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ShardId, ShardIndex},
+    units::ByteSize,
 };
 use copse_node::{
-    byte_size::ByteSize,
-    shards::Clock,
+    clock::Clock,
     store::{
         MemoryStore, ShardStore, SimulatedStore, TrashOptions,
         memory::{Effects, Faults, Unsynced, Watch},

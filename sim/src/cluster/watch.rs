@@ -14,8 +14,9 @@ use std::{
 use copse_core::{
     ids::{ChunkId, ShardId},
     repair::{Policy, Standing},
+    units::ByteSize,
 };
-use copse_node::{byte_size::ByteSize, config::Config};
+use copse_node::config::Config;
 use copse_proto::door::InfoReply;
 
 use super::{

@@ -16,9 +16,9 @@ use copse_client::{network::Network, profile::Door};
 use copse_core::{
     ids::{NetworkId, ShardId},
     liveness::Timeouts,
+    units::ByteSize,
 };
 use copse_node::{
-    byte_size::ByteSize,
     config::Config,
     repair::{self, Rates},
 };
