@@ -103,10 +103,10 @@ fn programs_get_the_same_figures() {
 #[test]
 fn what_is_not_understood_is_named_with_an_example() {
     for (arguments, expected) in [
-        ("--nodes 12 --node-life 18", "for example 30min, 24h, 7days, 18months"),
+        ("--nodes 12 --node-life 18", "for example 250ms, 10s, 30min, 24h, 7d, 18months or 5years"),
         ("--nodes 12 --want 11", "write 11-nines"),
         ("--nodes 12 --online 101%", "write 5% or 0.05"),
-        ("--nodes 12 --stored 5", "for example 500GB"),
+        ("--nodes 12 --stored 5", "for example 10GiB"),
         ("--nodes 12 --uplink 5", "for example 500kbit"),
         ("--nodes 0", "--nodes must be 1 to 100,000"),
         ("--nodes 3 --zones 4", "--zones must not be more than the nodes"),

@@ -277,9 +277,11 @@ mod tests {
             placement.refused(ShardIndex(0), node, gone());
             tried.push(node);
         }
-        // Its own place, then who has none of the chunk, and each once; the last of them was not named.
-        assert_eq!(tried, [0, 2, 3, 1, 4, 5].map(|at| walk[at]));
+        // Its own place, then who is to have none of the chunk; each once, and none that was not named.
+        assert_eq!(tried, [0, 2, 3, 4, 5].map(|at| walk[at]));
         let never = || -> Vec<NodeId> { unreachable!("asked before") };
+        assert_eq!(placement.next_or_further(ShardIndex(1), |_| true, never), Some(walk[1]));
+        placement.refused(ShardIndex(1), walk[1], gone());
         assert_eq!(placement.next_or_further(ShardIndex(1), |_| true, never), None);
     }
 
