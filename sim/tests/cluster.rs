@@ -33,6 +33,15 @@ fn every_promise_holds_in_two_hundred_worlds() {
     assert!(text.contains("200 worlds, 0 with a broken promise"), "{text}");
 }
 
+/// Most machines have the product's store, on a simulated disk.
+#[test]
+fn every_promise_holds_in_sixty_worlds_with_the_products_store() {
+    let output = sim(&["swarm", "--dice", "7", "--seeds", "0..59"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("60 worlds, 0 with a broken promise"), "{text}");
+}
+
 #[test]
 fn seeds_that_broke_a_promise_once_hold() {
     let found = include_str!("../seeds/found.txt");
