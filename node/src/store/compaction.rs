@@ -120,7 +120,8 @@ impl Writer {
     /// Looks once more at the segments from here on that may hide records, and enters what is found.
     /// Gives one that may hide some still.
     fn look_behind(&mut self, number: u32) -> Result<Option<u32>, Trouble> {
-        let hiding: Vec<u32> = self.books.hiding().range(number..).copied().collect();
+        let hiding = self.books.hiding().range(number..).copied();
+        let hiding: Vec<u32> = hiding.filter(|it| !self.upkeep.looked.contains(it)).collect();
         let (left_alone, others): (Vec<u32>, Vec<u32>) =
             hiding.into_iter().partition(|&hiding| self.is_left_alone(hiding));
         let length = |number| self.segments.open(number).and_then(|file| file.bytes());
@@ -134,6 +135,7 @@ impl Writer {
         if let Some(&unread) = again.unread.first() {
             return Err(Trouble::Skip(unread, io::Error::other("the disk fails under it still")));
         }
+        self.upkeep.looked.extend(files.iter().map(|(number, _)| *number));
         // What it has not given for two days is as good as damaged: else nothing could be moved again.
         Ok(left_alone.into_iter().find(|&hiding| !self.is_given_up(hiding)))
     }

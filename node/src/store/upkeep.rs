@@ -7,7 +7,12 @@
 //! What is copied may pass the capacity for a moment, by half a segment at most, and takes up to half
 //! of the reserve: else a full store could never make room.
 
-use std::{collections::BTreeMap, io, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -46,6 +51,9 @@ pub(super) struct Upkeep {
     compaction: Option<Compaction>,
     /// Segments that could not be compacted: left alone for a while.
     skipped: BTreeMap<u32, Skipped>,
+    /// Segments that may hide records, of which all was read since the store was opened: what is damage
+    /// in them is damage, and they are not looked at again.
+    pub(super) looked: BTreeSet<u32>,
 }
 
 /// Since when a segment is left alone, in unix seconds, and for how many.
@@ -98,6 +106,7 @@ impl Upkeep {
     /// A segment is gone.
     pub(super) fn forget(&mut self, segment: u32) {
         self.skipped.remove(&segment);
+        self.looked.remove(&segment);
     }
 
     pub(super) fn new(bytes_per_second: u64) -> Self {
@@ -107,6 +116,7 @@ impl Upkeep {
             paused_until: None,
             compaction: None,
             skipped: BTreeMap::new(),
+            looked: BTreeSet::new(),
         }
     }
 
