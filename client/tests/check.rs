@@ -27,7 +27,7 @@ use copse_core::{
     tree::{self, Meta, Name, Timestamp, TreeWriter},
 };
 
-use support::{FakeNetwork, bytes, until};
+use support::{FakeNetwork, StillTime, bytes, until};
 
 const LOOK: CheckOptions = CheckOptions { deep: false, repair: false };
 const DEEP: CheckOptions = CheckOptions { deep: true, repair: false };
@@ -49,6 +49,7 @@ fn meta() -> Meta {
 }
 
 async fn stored(nodes: u8, code: &str) -> Stored {
+    let _still = StillTime::begin();
     let fake = FakeNetwork::start(nodes).await;
     let network = fake.connect().await;
     let geometry: Geometry = code.parse().expect("a geometry");

@@ -18,7 +18,7 @@ use copse_core::{
     tree::{Meta, Timestamp, TreeWriter},
 };
 
-use support::FakeNetwork;
+use support::{FakeNetwork, StillTime};
 
 /// Directories of the longest name within each other: together longer than any path may be (4096 on
 /// Linux, 1024 on others), so that every system refuses the innermost.
@@ -26,6 +26,7 @@ const DEEP: usize = 17;
 
 /// `deep/` with [`DEEP`] directories in it, and `z`, a file of three bytes.
 async fn stored() -> (FakeNetwork, TreeReader) {
+    let _still = StillTime::begin();
     let fake = FakeNetwork::start(6).await;
     let network = fake.connect().await;
     let geometry: Geometry = "4+2".parse().expect("a geometry");

@@ -2,11 +2,7 @@
 
 mod support;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use copse_client::{
     encode::{Budget, Encoder},
@@ -28,7 +24,7 @@ use copse_proto::files::{
     Entry, Kind, ListRequest, PutFile, PutRequest, PutResponse, ReadRequest, StatRequest,
     files_client::FilesClient, put_request::Part,
 };
-use support::{FakeNetwork, bytes};
+use support::{FakeNetwork, StillTime, bytes, until};
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{
     Code, Request, Status,
@@ -142,6 +138,7 @@ async fn store(
     bulk: &[u8],
     write: impl FnOnce(&mut TreeWriter, Extent),
 ) -> (String, Extent) {
+    let _still = StillTime::begin();
     let geometry = Geometry::default_for(network.view().ring.len()).expect("enough nodes");
     let encoder = Encoder::new(secret(), Budget::default());
     let uploader = Uploader::new(network.clone(), encoder.budget().clone(), PutOptions::default());
@@ -323,7 +320,14 @@ async fn errors_say_what_they_are_about() {
     for node in &fake.nodes {
         node.lose(extent.chunk);
     }
-    let error = served.read("bulk", 0, 10).await.expect_err("lost");
+    let mut error = served.read("bulk", 0, 10).await.expect_err("lost");
+    for _ in 0..20 {
+        // For whoever waits, a pause of the machine is a node that does not answer: then once more.
+        if error.code() != Code::Unavailable {
+            break;
+        }
+        error = served.read("bulk", 0, 10).await.expect_err("lost");
+    }
     assert_eq!(error.code(), Code::DataLoss, "{error}");
     let details = error.get_error_details();
     let info = details.error_info().expect("has");
@@ -464,6 +468,7 @@ async fn what_is_put_comes_back_and_is_stored_once() {
     let network = fake.connect().await;
     let (capability, ..) = everything(&network).await;
     let served = Served::start(&network, &capability, None).await;
+    let _still = StillTime::begin();
 
     // A file of several chunks and a tail, in messages of odd sizes.
     let full = Layout::largest(Geometry::default_for(4).expect("a code")).plaintext_bytes_max();
@@ -568,6 +573,7 @@ async fn a_put_that_cannot_be_made_safe_is_refused() {
     let network = fake.connect().await;
     let (capability, ..) = everything(&network).await;
     let served = Served::start(&network, &capability, None).await;
+    let _still = StillTime::begin();
     for node in &fake.nodes {
         node.faults.full.store(true, std::sync::atomic::Ordering::SeqCst);
     }
@@ -588,15 +594,17 @@ async fn a_stop_lets_running_calls_end() {
     let request = ReadRequest { path: "bulk".to_owned(), ..ReadRequest::default() };
     let mut stream = served.files().read(request).await.expect("reads").into_inner();
     let first = stream.message().await.expect("a message").expect("data").data.len();
-    let started = Instant::now();
+    // The clock stands still: it ends only because all calls have ended.
+    let _still = StillTime::begin();
     served.stop.send(()).expect("it runs");
     let mut got = first as u64;
     while let Some(response) = stream.message().await.expect("goes on") {
         got += response.data.len() as u64;
     }
     assert_eq!(got, size);
+    until("it ends without waiting for the connection to close", || served.ended.is_finished())
+        .await;
     served.ended.await.expect("no panic").expect("ends well");
-    assert!(started.elapsed() < Duration::from_secs(10), "it waited for the connection to close");
     let socket: PathBuf = served.dir.path().join("socket");
     assert!(!socket.exists(), "the socket is left behind");
     drop(Arc::new(fake));

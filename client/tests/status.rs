@@ -4,12 +4,12 @@ mod support;
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use copse_client::status::{Standing, Verdict, ask, ask_within};
 use copse_proto::door::{InfoReply, MarginCount, PeerInfo, RepairInfo, StoreInfo};
-use support::{FakeNetwork, PlainConnector};
+use support::{FakeNetwork, PlainConnector, StillTime};
 
 /// Every node is the steward of ten whole chunks and thinks all others alive but the last.
 async fn network() -> FakeNetwork {
@@ -39,6 +39,7 @@ async fn network() -> FakeNetwork {
 #[tokio::test]
 async fn stewards_are_summed_and_the_down_one_is_not_missed() {
     let fake = network().await;
+    let _still = StillTime::begin();
     fake.nodes[4].kill();
     let status = ask(&fake.connect().await).await;
     assert_eq!((status.asked, status.answered, status.uncounted), (5, 4, 0));
@@ -56,8 +57,9 @@ async fn a_node_that_does_not_answer_in_time_is_missed() {
     fake.nodes[4].kill();
     fake.nodes[2].faults.hung.store(true, Ordering::SeqCst);
     connector.unreachable.lock().expect("no panic").push(fake.nodes[3].id);
-    let started = Instant::now();
-    let status = ask_within(&network, Duration::from_secs(2)).await;
+    let still = StillTime::begin();
+    let started = tokio::time::Instant::now();
+    let status = still.stepping(ask_within(&network, Duration::from_secs(2))).await;
     assert!(started.elapsed() < Duration::from_secs(20), "each node has its limit");
     assert_eq!((status.answered, status.uncounted), (2, 2));
     assert_eq!((status.verdict(), status.chunks.total), (Verdict::Uncounted, 20));

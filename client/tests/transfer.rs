@@ -29,7 +29,7 @@ use copse_core::{
 };
 use futures::TryStreamExt as _;
 
-use support::{FakeNetwork, FakeNode, PlainConnector, bytes, until};
+use support::{FakeNetwork, FakeNode, PlainConnector, StillTime, bytes, until};
 
 /// A folder to put, and the journal of whoever puts it.
 struct Local {
@@ -131,7 +131,8 @@ async fn a_holder_that_does_not_answer_holds_up_no_known_piece() {
     let connector = Arc::new(PlainConnector::default());
     connector.silent.lock().expect("no panic").push(gone);
     let network = fake.connect_over(connector).await;
-    let third = local.put(&network, &[&file]).await.expect("stored");
+    let still = StillTime::begin();
+    let third = still.stepping(local.put(&network, &[&file])).await.expect("stored");
     assert_eq!((&third.capability, third.confirmed_chunks), (&second.capability, 0));
     let problem = network.holder(gone).report().last_problem.expect("it was noticed");
     assert!(!problem.contains("10 s"), "{problem}");
@@ -143,6 +144,7 @@ async fn a_known_piece_is_believed_stored_only_when_it_is_shown() {
     let local = Local::new();
     let file = local.write("file", &bytes(2, 10 << 20));
     local.settle(&file).await;
+    let _still = StillTime::begin();
     let first = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     let again = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     assert_eq!((again.confirmed_chunks, again.progress.sent_bytes), (2, 0));
@@ -185,6 +187,7 @@ async fn a_known_file_that_changes_before_it_is_read_again_fails_alone() {
     let local = Local::new();
     local.write("a/changes", &bytes(3, 10 << 20));
     local.settle(&local.write("b/stays", &bytes(4, 3 << 20))).await;
+    let _still = StillTime::begin();
     let folder = local.path("");
     local.put(&fake.connect().await, &[&folder]).await.expect("stored");
 
@@ -194,11 +197,12 @@ async fn a_known_file_that_changes_before_it_is_read_again_fails_alone() {
     holder.shards.lock().expect("no panic").clear();
     let (from, to) = (local.path("a"), local.path("away"));
     let changed = local.path("a/changes");
-    let name = changed.clone();
+    let new = local.dir.path().join("new");
+    fs::create_dir(&new).expect("made");
+    fs::write(new.join("changes"), bytes(5, 10 << 20)).expect("written");
     holder.faults.before_has.set(move || {
         fs::rename(&from, &to).expect("moved");
-        fs::create_dir(&from).expect("made");
-        fs::write(&name, bytes(5, 10 << 20)).expect("written");
+        fs::rename(&new, &from).expect("moved");
     });
     let network = fake.connect().await;
     let outcome = local.put(&network, &[&folder]).await.expect("the rest is stored");
@@ -218,6 +222,7 @@ async fn a_file_is_stored_with_the_mode_and_time_of_what_was_read() {
     let local = Local::new();
     let before = local.write("before", &bytes(6, 3 << 20));
     local.settle(&before).await;
+    let _still = StillTime::begin();
     let later = local.write("later", b"as it was listed");
     local.put(&fake.connect().await, &[&before, &later]).await.expect("stored");
 
@@ -277,6 +282,7 @@ async fn a_file_that_cannot_be_read_is_left_out() {
     let local = Local::new();
     let before = local.write("before", &bytes(8, 3 << 20));
     local.settle(&before).await;
+    let _still = StillTime::begin();
     let later = local.write("later", b"a file when it was listed");
     local.put(&fake.connect().await, &[&before, &later]).await.expect("stored");
     let name = later.clone();

@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
     sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 
 use copse_core::{
@@ -17,11 +18,16 @@ use copse_core::{
 };
 
 use copse_core::manifest::ChunkRef;
+use tokio::time::Instant;
 
 use crate::lock::lock;
 
 /// Chunks remembered, at most: about 1 KiB each.
 const CHUNKS_MAX: usize = 4096;
+
+/// How long a node that does not have a shard is not the first to be asked for it again. A repair may
+/// bring it there; until that is found out, a read is rebuilt from others.
+const NOT_HELD_FOR: Duration = Duration::from_secs(60);
 
 /// Two items of a pack that lie no further apart than this are neighbours, in bytes.
 const NEAR_BYTES: usize = 64 << 10;
@@ -36,8 +42,17 @@ pub(crate) struct ChunkFacts {
     pub(crate) geometry: Geometry,
     pub(crate) shard_bytes: usize,
     known: OnceLock<(Vec<u8>, Arc<Descriptor>)>,
-    places: Mutex<HashMap<ShardIndex, Vec<NodeId>>>,
+    places: Mutex<HashMap<ShardIndex, Places>>,
     last: Mutex<LastRead>,
+}
+
+/// Where one shard is, and where it is not.
+#[derive(Debug, Default)]
+struct Places {
+    /// Nodes that said they have it.
+    held_by: Vec<NodeId>,
+    /// The node that said last that it has it not, and until when that is believed.
+    not_held_by: Option<(NodeId, Instant)>,
 }
 
 /// The small item read last, and how many before it lay side by side.
@@ -107,23 +122,32 @@ impl ChunkFacts {
 
     /// Nodes that said they have this shard.
     pub(super) fn places(&self, index: ShardIndex) -> Vec<NodeId> {
-        lock(&self.places).get(&index).cloned().unwrap_or_default()
+        lock(&self.places).get(&index).map(|places| places.held_by.clone()).unwrap_or_default()
+    }
+
+    /// Whether a node said lately that it does not have this shard, and not that it has it since.
+    pub(super) fn is_not_held(&self, index: ShardIndex, node: NodeId) -> bool {
+        let places = lock(&self.places);
+        let last = places.get(&index).and_then(|places| places.not_held_by);
+        last.is_some_and(|(by, until)| by == node && Instant::now() < until)
     }
 
     /// A node says it has this shard.
     pub(super) fn add_place(&self, index: ShardIndex, node: NodeId) {
         let mut places = lock(&self.places);
-        let nodes = places.entry(index).or_default();
-        if !nodes.contains(&node) {
-            nodes.push(node);
+        let places = places.entry(index).or_default();
+        places.not_held_by.take_if(|(by, _)| *by == node);
+        if !places.held_by.contains(&node) {
+            places.held_by.push(node);
         }
     }
 
     /// A node does not have this shard after all.
     pub(super) fn remove_place(&self, index: ShardIndex, node: NodeId) {
-        if let Some(nodes) = lock(&self.places).get_mut(&index) {
-            nodes.retain(|known| *known != node);
-        }
+        let mut places = lock(&self.places);
+        let places = places.entry(index).or_default();
+        places.held_by.retain(|known| *known != node);
+        places.not_held_by = Some((node, Instant::now() + NOT_HELD_FOR));
     }
 }
 

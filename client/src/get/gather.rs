@@ -355,11 +355,13 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// A node to ask for a range of a shard: one that said it has it, else the one the ring names.
-    /// Not one that failed to give the shard before, or was asked for as much of it; one that was
-    /// asked for less, such as the short end of a file, is asked again for the column.
+    /// A node to ask for a range of a shard: one that said it has it, else the one the ring names, if
+    /// that did not say lately that it has it not. Not one that failed to give the shard before, or was
+    /// asked for as much of it; one that was asked for less, such as the short end of a file, is asked
+    /// again for the column.
     fn source(&self, index: ShardIndex, range: &Range<usize>, unwell_too: bool) -> Option<NodeId> {
         let guess = self.guesses.get(index.as_usize()).copied();
+        let guess = guess.filter(|node| unwell_too || !self.facts.is_not_held(index, *node));
         let asked = |node: NodeId| {
             self.asks.iter().any(|ask| {
                 let as_much = ask.range.start <= range.start && range.end <= ask.range.end;

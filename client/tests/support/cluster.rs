@@ -168,7 +168,9 @@ impl Cluster {
     /// Waits for the end of a node that ends by itself.
     pub fn wait_for_end(&mut self, number: usize) {
         let mut child = self.nodes[number].take().expect("the node runs");
-        until("the end of a node", || child.try_wait().expect("a process"));
+        // It stays for a minute, at most, to tell others that it goes.
+        let patience = 4 * PATIENCE;
+        until_within(patience, "the end of a node", || child.try_wait().expect("a process"));
     }
 
     pub fn node_dir(&self, number: usize) -> PathBuf {

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
@@ -607,15 +608,69 @@ impl NodeService for FakeDoor {
     }
 }
 
-/// Waits until a condition holds, for at most ten seconds.
+/// Waits until a condition holds, for at most a minute by the real clock.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        really_wait().await;
     }
-    panic!("not within 10 s: {what}");
+}
+
+thread_local! {
+    /// How many want the clock of this test's runtime to stand still.
+    static STILL: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While it lives, the clock of this test's runtime stands still: for the client nothing is late, however
+/// busy the machine is. For runtimes of one thread, and for what waits for answers and for no time.
+pub(crate) struct StillTime {
+    _held: std::sync::mpsc::Sender<()>,
+}
+
+impl StillTime {
+    pub(crate) fn begin() -> Self {
+        // A clock that is paused goes on by itself when all wait, but not while a thread is blocked.
+        let (held, released) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || released.recv());
+        STILL.with(|still| {
+            if still.get() == 0 {
+                tokio::time::pause();
+            }
+            still.set(still.get() + 1);
+        });
+        Self { _held: held }
+    }
+
+    /// Waits for something with a clock that goes as far as this task comes: a pause of the machine is one
+    /// step of it.
+    pub(crate) async fn stepping<T>(&self, what: impl Future<Output = T>) -> T {
+        let mut what = std::pin::pin!(what);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut what => return done,
+                () = really_wait() => tokio::time::advance(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
+
+impl Drop for StillTime {
+    fn drop(&mut self) {
+        STILL.with(|still| {
+            still.set(still.get() - 1);
+            if still.get() == 0 && !std::thread::panicking() {
+                tokio::time::resume();
+            }
+        });
+    }
+}
+
+/// Waits 10 ms by the real clock.
+async fn really_wait() {
+    let slept = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(10)));
+    slept.await.expect("a sleep");
 }
 
 /// Bytes that look random and are the same each time.
