@@ -23,14 +23,17 @@ pub(super) struct Homes<'a> {
 
 impl<'a> Homes<'a> {
     /// Matches what is held to the slots: what can be read now before what is on nodes that are
-    /// down. What is left over goes where it can be stored now, first what is missing everywhere.
+    /// down, and what is on nodes that can take nothing else before all. So of two that hold a shard the
+    /// full one keeps it, and the slot of the other is free for what the full one has no room for. What
+    /// is left over goes where it can be stored now, first what is missing everywhere.
     pub(super) fn assign(placement: &'a [NodeId], holdings: &Holdings, nodes: &impl Nodes) -> Self {
         let mut matching = Matching::new(placement);
-        for sure_only in [true, false] {
-            for index in 0..placement.len() {
-                matching.improve(index, holdings, sure_only);
-            }
-        }
+        let takes_nothing_else =
+            |held: &Held| held.is_sure() && unfit_for_own(nodes.facts(&held.node)).is_some();
+        // A slot that is filled stays filled, so the first come best.
+        matching.improve(holdings, &takes_nothing_else);
+        matching.improve(holdings, &Held::is_sure);
+        matching.improve(holdings, &|_| true);
         let is_home: Vec<bool> = matching.slot_of.iter().map(Option::is_some).collect();
         if !is_home.iter().all(|is_home| *is_home) {
             matching.fill(holdings, nodes);
@@ -78,12 +81,13 @@ impl<'a> Matching<'a> {
         self.slot_of[index] = Some(slot);
     }
 
-    /// Gives the index a slot of one of its holders, if that can be done without taking a slot
-    /// from another index for good.
-    fn improve(&mut self, index: usize, holdings: &Holdings, sure_only: bool) {
-        if self.slot_of[index].is_none() {
-            let mut seen = Vec::new();
-            self.augment(index, holdings, sure_only, &mut seen);
+    /// Gives each index a slot of one of its holders that count, if that can be done without taking a
+    /// slot from another index for good.
+    fn improve(&mut self, holdings: &Holdings, counts: &impl Fn(&Held) -> bool) {
+        for index in 0..self.slot_of.len() {
+            if self.slot_of[index].is_none() {
+                self.augment(index, holdings, counts, &mut Vec::new());
+            }
         }
     }
 
@@ -91,10 +95,10 @@ impl<'a> Matching<'a> {
         &mut self,
         index: usize,
         holdings: &Holdings,
-        sure_only: bool,
+        counts: &impl Fn(&Held) -> bool,
         seen: &mut Vec<bool>,
     ) -> bool {
-        let slots = self.slots_of_holders(index, holdings, sure_only);
+        let slots = self.slots_of_holders(index, holdings, counts);
         // The slot in which it was stored first, if that is free, else any free one.
         let free = |slot: &&usize| self.index_in[**slot].is_none();
         let own = slots.iter().filter(free).find(|slot| **slot == index);
@@ -108,7 +112,7 @@ impl<'a> Matching<'a> {
                 continue;
             }
             let other = self.index_in[slot].expect("a free slot would have been taken");
-            if self.augment(other, holdings, sure_only, seen) {
+            if self.augment(other, holdings, counts, seen) {
                 self.put(index, slot);
                 return true;
             }
@@ -116,9 +120,13 @@ impl<'a> Matching<'a> {
         false
     }
 
-    fn slots_of_holders(&self, index: usize, holdings: &Holdings, sure_only: bool) -> Vec<usize> {
-        let holders = holdings.holders(shard(index)).iter();
-        let counted = holders.take_while(|held| !sure_only || held.is_sure());
+    fn slots_of_holders(
+        &self,
+        index: usize,
+        holdings: &Holdings,
+        counts: &impl Fn(&Held) -> bool,
+    ) -> Vec<usize> {
+        let counted = holdings.holders(shard(index)).iter().filter(|held| counts(held));
         let slots_of = |held: &Held| {
             let start = self.by_node.partition_point(|(node, _)| *node < held.node);
             let node = held.node;

@@ -270,6 +270,25 @@ fn of_two_entitled_holders_of_one_shard_neither_drops_it() {
 }
 
 #[test]
+fn of_two_entitled_holders_of_one_shard_the_full_one_keeps_it_and_the_other_takes_the_next() {
+    // Shard 2 is on its own node and on that of shard 1, which is full; so shard 1 is further on.
+    let ring = ring_of(0..8);
+    let (walk, mut nodes, mut chunk) =
+        replicas("1+3", &ring, &[(0, 0), (1, 2), (2, 2), (3, 3), (4, 1)]);
+    fill_up(&mut nodes, walk[1]);
+    for step in [
+        Action::Copy { index: ShardIndex(1), from: walk[4], to: walk[2] },
+        Action::Drop { index: ShardIndex(1), node: walk[4], kept_by: walk[2] },
+        Action::Drop { index: ShardIndex(2), node: walk[2], kept_by: walk[1] },
+    ] {
+        assert_eq!(plan(&ring, &nodes, &chunk).actions.first(), Some(&step));
+        carry_out(&ring, &nodes, &mut chunk, &step);
+    }
+    let rest = plan(&ring, &nodes, &chunk);
+    assert!(rest.actions.is_empty() && rest.skips.is_empty(), "{rest:?}");
+}
+
+#[test]
 fn nothing_is_dropped_while_the_chunk_is_being_rebuilt() {
     let (ring, nodes, mut chunk) = forty();
     let walk: Vec<NodeId> = ring.walk(Ring::arc(&chunk.chunk)).collect();
