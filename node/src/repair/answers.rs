@@ -26,6 +26,7 @@ use copse_proto::{
 
 use super::{
     exchange::Use,
+    facts::fullness_of,
     phases::Phase,
     pins::{Giving, PROOF_HOLDS, Pins},
     report::count,
@@ -34,11 +35,8 @@ use super::{
 use crate::{
     buffers::Buffers,
     refusals,
-    store::{HeldShard, RemovalReason, StoreRevision, StoreStats, Want, Writes},
+    store::{HeldShard, RemovalReason, StoreRevision, Want},
 };
-
-/// The part of the capacity under which the rest is kept for what the ring gives this node.
-const TIGHT_BELOW: u64 = 20;
 
 /// Memory for shards that are handed over at the same time: four of the largest, 40 of a full chunk
 /// of 10+6.
@@ -82,7 +80,7 @@ impl Answers {
             .collect();
         let stats = self.shared.store.stats().await;
         let reply = peer::ArcChangesReply {
-            fullness: fullness(&stats),
+            fullness: fullness_of(&stats),
             unable: self.shared.health.told().await,
             epoch: changes.now.epoch,
             revision: changes.now.revision,
@@ -250,17 +248,6 @@ fn slots(ring: &Ring, id: ShardId, geometry: Geometry, node: NodeId) -> usize {
         .into_iter()
         .filter(|&member| member == node)
         .count()
-}
-
-/// How much more this node takes, as it travels: nothing when the store refuses; when less than a
-/// twentieth is free, only what the ring gives it.
-fn fullness(stats: &StoreStats) -> u32 {
-    let free = stats.capacity_bytes.saturating_sub(stats.used_bytes);
-    match stats.writes {
-        Writes::Accepted if free >= stats.capacity_bytes / TIGHT_BELOW => 0,
-        Writes::Accepted => 1,
-        Writes::Full(_) | Writes::Refused => 2,
-    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,10 @@ use copse_proto::{
 mod rows;
 
 use self::rows::{CLAIMS_PREFIX, DIGEST_PREFIX, arc_and_node, digest_of, list_of, write};
-use super::{exchange::Exchange, facts::Opinions};
+use super::{
+    exchange::Exchange,
+    facts::{Opinions, fullness_of},
+};
 use crate::{
     beside::beside,
     peer::{Op, Outcome, PeerError},
@@ -237,6 +240,7 @@ impl Claims {
     pub(super) async fn refresh(&self, node: NodeId) -> Result<usize, Refusal> {
         let since = self.lock().nodes.get(&node).and_then(|known| known.since);
         let (now, all, changed) = if node == self.own {
+            self.opinions.fullness(node, fullness_of(&self.store.stats().await));
             let changes = self.store.arc_changes(since).await;
             let changes = changes.map_err(|error| crate::refusals::of_read(&error))?;
             let digests = changes

@@ -20,9 +20,13 @@ use copse_proto::holdings::{CANNOT_PLAN, CANNOT_READ};
 use tokio::time::Instant;
 
 use super::{proofs::Proofs, trust::Trust};
+use crate::store::{StoreStats, Writes};
 
 /// How long what is known of a node's room counts. Everybody tells it at each round of asking.
 const ROOM_FOR: Duration = Duration::from_secs(300);
+
+/// The part of the capacity under which the rest is kept for what the ring gives this node.
+const TIGHT_BELOW: u64 = 20;
 
 /// Nodes whose room is remembered, at most.
 const ROOMS_MAX: usize = 1 << 16;
@@ -174,6 +178,17 @@ impl Facts {
         if let Some(facts) = self.nodes.get_mut(&node) {
             facts.standing = Standing::Down;
         }
+    }
+}
+
+/// How much more this node takes, as it travels: nothing when the store refuses; when less than a
+/// twentieth is free, only what the ring gives it.
+pub(super) fn fullness_of(stats: &StoreStats) -> u32 {
+    let free = stats.capacity_bytes.saturating_sub(stats.used_bytes);
+    match stats.writes {
+        Writes::Accepted if free >= stats.capacity_bytes / TIGHT_BELOW => 0,
+        Writes::Accepted => 1,
+        Writes::Full(_) | Writes::Refused => 2,
     }
 }
 

@@ -3,7 +3,7 @@
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ShardId, ShardIndex},
-    repair::{NodeFacts, Standing},
+    repair::{NodeFacts, Room, Standing},
 };
 
 use futures::FutureExt as _;
@@ -11,11 +11,12 @@ use futures::FutureExt as _;
 use super::*;
 use crate::{
     repair::{
+        facts::Looks as _,
         proofs::Proofs,
-        testing::{Failing, replica},
+        testing::{Failing, Seen, member, replica},
         trust::Trust,
     },
-    store::MemoryStore,
+    store::{MemoryStore, memory::Faults},
 };
 
 const OWN: NodeId = NodeId::new([1; 32]);
@@ -147,4 +148,18 @@ async fn an_arc_that_cannot_be_written_keeps_no_other_from_being_mirrored() {
     ledger.spoil(None);
     claims.forget(&[]).expect("a ledger");
     assert_eq!(rows(&ledger), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_is_full_knows_it_and_plans_nothing_for_itself() {
+    let store = Arc::new(MemoryStore::new(1 << 20));
+    let opinions = Opinions::new(Trust::default(), Proofs::default());
+    let claims = Claims::over(OWN, Arc::clone(&store) as _, Failing::new(), opinions.clone());
+    let view = Seen::new(vec![member(OWN, "barn"), member(OTHER, "barn")]).now();
+    for (full, room) in [(true, Room::Full), (false, Room::Free)] {
+        store.set_faults(Faults { no_space: full, ..Faults::default() });
+        assert_eq!(store.put(replica(7, 0)).await.is_err(), full);
+        claims.refresh(OWN).await.expect("its own shards");
+        assert_eq!(opinions.with(&view).facts(&OWN).room, room);
+    }
 }
