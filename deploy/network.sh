@@ -110,7 +110,7 @@ start_nodes() { # how many
         run_node "$i"
     done
     for ((i = 1; i <= count; i++)); do
-        wait_until 30 "node $i sees the $((count - 1)) others" sees "$i" $((count - 1))
+        wait_until 180 "node $i sees the $((count - 1)) others" sees "$i" $((count - 1))
     done
     # shellcheck disable=SC2034 # for the sourcing script
     network_token=$token

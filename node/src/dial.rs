@@ -38,6 +38,18 @@ pub enum DialError {
 /// # Errors
 /// When nobody answers, or another node does.
 pub async fn dial(address: SocketAddr, node: NodeId) -> Result<Channel, DialError> {
+    dial_within(TIMEOUT, address, node).await
+}
+
+/// The same with another time for the connection, and for each call.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_within(
+    patience: Duration,
+    address: SocketAddr,
+    node: NodeId,
+) -> Result<Channel, DialError> {
     let failed = |error: tonic::transport::Error| {
         if let Some(wrong) = WrongNode::in_chain(&error) {
             return DialError::WrongNode { address, wrong };
@@ -53,11 +65,11 @@ pub async fn dial(address: SocketAddr, node: NodeId) -> Result<Channel, DialErro
     let verifier = DoorVerifier::new(node);
     Endpoint::from_shared(format!("https://{address}"))
         .and_then(|endpoint| {
-            endpoint.tls_config_with_verifier(ClientTlsConfig::new().timeout(TIMEOUT), verifier)
+            endpoint.tls_config_with_verifier(ClientTlsConfig::new().timeout(patience), verifier)
         })
         .map_err(failed)?
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT)
+        .connect_timeout(patience)
+        .timeout(patience)
         .connect()
         .await
         .map_err(failed)

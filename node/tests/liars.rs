@@ -21,7 +21,7 @@ use copse_node::store::{
     RemovalReason, RemoveError, Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored,
     VerifiedShard, Want,
 };
-use copse_proto::door::{InfoReply, InfoRequest, node_client::NodeClient};
+use copse_proto::door::InfoReply;
 use support::{PATIENCE, Put, TestNode, chunk};
 
 #[derive(Clone, Copy, PartialEq)]
@@ -147,8 +147,7 @@ impl ShardStore for Liar {
 }
 
 async fn info(node: &TestNode) -> InfoReply {
-    let info = NodeClient::new(node.door.clone()).info(InfoRequest {}).await;
-    info.expect("it answers").into_inner()
+    node.node.info().await
 }
 
 /// What a node says about another one's honesty.

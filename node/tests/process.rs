@@ -98,13 +98,23 @@ impl Home {
     }
 
     fn status(&self) -> Value {
-        let (out, _) = check(&["status", "--dir", self.path(), "--json"], 0);
-        serde_json::from_str(&out).expect("JSON")
+        let start = Instant::now();
+        loop {
+            let output = run(&["status", "--dir", self.path(), "--json"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).expect("JSON");
+            }
+            // It waits five seconds for the door: a pause of the machine may be longer.
+            assert!(start.elapsed() < PATIENCE, "{}", text(&output.stderr));
+        }
     }
 
     async fn door(&self) -> (NodeId, Channel) {
         let token: JoinToken = self.token().parse().expect("a token");
-        (token.node, dial::dial(token.grpc[0], token.node).await.expect("the door"))
+        (
+            token.node,
+            dial::dial_within(PATIENCE, token.grpc[0], token.node).await.expect("the door"),
+        )
     }
 }
 

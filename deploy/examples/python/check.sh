@@ -53,7 +53,7 @@ env HOME="$work/home" XDG_CONFIG_HOME="$work/home/config" XDG_STATE_HOME="$work/
     "$bin/copse" serve "$capability" --grpc "$address" >"$work/serve.log" 2>&1 </dev/null &
 other_pids+=($!)
 # The socket belongs to its owner alone: what passes there is plaintext.
-wait_until 20 "copse serve listens" test -S "$work/socket"
+wait_until 180 "copse serve listens" test -S "$work/socket"
 
 files() { "$venv/bin/python" "$work/copse_files.py" "$address" "$@"; }
 same() { # what expected got

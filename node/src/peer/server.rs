@@ -56,6 +56,8 @@ pub struct Limits {
     pub put_bytes_max: usize,
     /// Bytes of answers' bodies held at once; half of it, at most, for shards that nobody waits for.
     pub get_bytes_max: usize,
+    /// How long a request waits for its turn before it is refused.
+    pub queue_time_max: Duration,
 }
 
 impl Default for Limits {
@@ -67,6 +69,7 @@ impl Default for Limits {
             requests_max: 512,
             put_bytes_max: 64 << 20,
             get_bytes_max: 64 << 20,
+            queue_time_max: QUEUE_TIME_MAX,
         }
     }
 }
@@ -492,7 +495,7 @@ impl Shared {
             }
             Some(admitted)
         };
-        let admitted = tokio::time::timeout(QUEUE_TIME_MAX, admitted).await;
+        let admitted = tokio::time::timeout(self.limits.queue_time_max, admitted).await;
         admitted.ok().flatten().ok_or_else(|| {
             Refusal::new(Reason::Overloaded, "too many requests at once: try again in a second")
                 .retry_after(OVERLOADED_RETRY)

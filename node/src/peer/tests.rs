@@ -313,8 +313,14 @@ async fn a_hundred_requests_at_once_are_answered() {
 #[tokio::test]
 async fn bodies_over_the_limit_wait_for_their_turn() {
     let a = Peer::start(1);
-    let limits =
-        Limits { put_bytes_max: 0, get_bytes_max: 0, requests_max: 3, ..Limits::default() };
+    let limits = Limits {
+        put_bytes_max: 0,
+        get_bytes_max: 0,
+        requests_max: 3,
+        // A pause of the machine is no reason to refuse.
+        queue_time_max: Duration::from_secs(300),
+        ..Limits::default()
+    };
     let b = Peer::start_with(2, local(), 2, limits);
     a.knows(&b);
     // Only one body of 5 MiB fits at a time, and three answers.
@@ -375,8 +381,8 @@ async fn an_answer_longer_than_was_asked_for_is_refused() {
     );
 }
 
-/// Less than a request waits for its turn, and much more than an answer takes.
-const AT_ONCE: Duration = Duration::from_secs(3);
+/// Less than an answer may take. What has no turn is refused long before, and a refusal is no answer here.
+const AT_ONCE: Duration = Duration::from_secs(50);
 
 /// A ping and its answer, at once.
 async fn is_there(from: &Peer, to: &Peer) -> bool {
@@ -582,8 +588,8 @@ async fn a_killed_and_restarted_peer_says_at_once_that_old_connections_are_gone(
         open(&tls, PeerSocket::Udp(restarted), Congestion::Cubic, seed(8)).expect("an endpoint");
     tokio::spawn(serve(endpoint, Arc::new(Echo), Limits::default(), CancellationToken::new()));
 
-    let answered = tokio::time::timeout(Duration::from_secs(4), a.put(id, 10)).await;
-    answered.expect("far sooner than the idle timeout").expect("an answer of the restarted peer");
+    // By the reset and nothing else, such as the idle timeout.
+    a.put(id, 10).await.expect("an answer of the restarted peer");
     assert_eq!(old.close_reason(), Some(quinn::ConnectionError::Reset));
 }
 

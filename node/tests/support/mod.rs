@@ -38,7 +38,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Status, Streaming, transport::Channel};
 
 /// How long anything is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const NETWORK: NetworkId = NetworkId::new([0x5e; 32]);
 
@@ -98,7 +98,7 @@ impl TestNode {
         };
         let node = Node::start(edges, config).await.expect("a node");
         let id = node.id();
-        let door = dial::dial(address, id).await.expect("its door");
+        let door = dial::dial_within(PATIENCE, address, id).await.expect("its door");
         Self { node, id, address, door }
     }
 
