@@ -90,6 +90,12 @@ pub enum ProfileError {
         /// What is wrong.
         problem: String,
     },
+    /// The convergence secret is gone.
+    #[error(
+        "{} is missing: restore it from a copy; if there is none, remove profile.toml beside it and join \
+         again, and what is put again is stored a second time", .0.join("secret").display()
+    )]
+    NoSecret(PathBuf),
     /// The operating system refused.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -192,11 +198,8 @@ impl Profile {
             let node = door.node.parse().map_err(|error| damaged(format!("{error}")))?;
             doors.push(Door { node, addresses: door.addresses });
         }
-        let path = dir.join("secret");
-        let secret = read_secret(&path)?.ok_or_else(|| ProfileError::Damaged {
-            path,
-            problem: "it is missing; a new one would store everything a second time".to_owned(),
-        })?;
+        let secret = read_secret(&dir.join("secret"))?;
+        let secret = secret.ok_or_else(|| ProfileError::NoSecret(dir.to_owned()))?;
         Ok(Self { dir: dir.to_owned(), network, doors, secret })
     }
 
@@ -384,6 +387,10 @@ mod tests {
         fs::remove_file(dir.path().join("secret")).expect("removed");
         let error = Profile::open(dir.path()).expect_err("no secret");
         assert!(error.to_string().contains("missing"), "{error}");
+        Profile::join(dir.path(), &token(1, 1)).expect_err("no secret");
+        // What the error says to do, does it.
+        fs::remove_file(dir.path().join("profile.toml")).expect("removed");
+        Profile::join(dir.path(), &token(1, 1)).expect("joins");
     }
 
     #[cfg(unix)]

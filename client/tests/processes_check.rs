@@ -84,7 +84,14 @@ fn whoever_has_the_verify_capability_mends_a_tree_and_reads_nothing_of_it() {
         copse.env("COPSE_HOME", &home).stdin(Stdio::null()).args(arguments);
         copse.output().expect("copse runs")
     };
-    assert!(caretaker(&["join", &cluster.token]).status.success());
+    let joined = caretaker(&["join", &cluster.token]);
+    assert!(joined.status.success(), "{}", text(&joined.stderr));
+    // Whoever joins is told what the default gives, and under which assumptions.
+    let advice = text(&joined.stderr);
+    for part in ["default geometry ", " nines (exponential repair times", "(fixed", "`copse plan`"]
+    {
+        assert!(advice.contains(part), "{part}: {advice}");
+    }
     // It is the same whoever makes it.
     let again = caretaker(&["verifier", &capability, "--json"]);
     assert_eq!(json(&again)["verify_capability"].as_str(), Some(verify.as_str()));

@@ -18,6 +18,20 @@ pub const DOMAIN: &str = "copse";
 /// common limit and escaping may triple it.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// Bytes of each text among the details that are kept, such as a path: they travel in a header of their own,
+/// a third larger than they are, beside the sentence.
+pub const DETAIL_BYTES_MAX: usize = 512;
+
+/// The beginning of a text, of so many bytes at most.
+pub fn shortened(mut text: String, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $code:ident;)*) => {
         /// Why something was refused, as a stable word for programs. A word is never reused or
@@ -174,14 +188,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with the code that goes with its reason.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > MESSAGE_BYTES_MAX {
-            let mut end = MESSAGE_BYTES_MAX;
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-        }
+        let message = shortened(message.into(), MESSAGE_BYTES_MAX);
         Self { reason, code: reason.code(), message, details: None }
     }
 
@@ -195,7 +202,8 @@ impl Refusal {
     /// Names what the refusal is about.
     #[must_use]
     pub fn about(mut self, kind: impl Into<String>, name: impl fmt::Display) -> Self {
-        let resource = Resource { kind: kind.into(), name: name.to_string() };
+        let name = shortened(name.to_string(), DETAIL_BYTES_MAX);
+        let resource = Resource { kind: kind.into(), name };
         self.details_mut().resource = Some(resource);
         self
     }
@@ -203,7 +211,9 @@ impl Refusal {
     /// Names the share that is used up.
     #[must_use]
     pub fn quota(mut self, subject: impl fmt::Display, description: impl Into<String>) -> Self {
-        let quota = Quota { subject: subject.to_string(), description: description.into() };
+        let subject = shortened(subject.to_string(), DETAIL_BYTES_MAX);
+        let description = shortened(description.into(), DETAIL_BYTES_MAX);
+        let quota = Quota { subject, description };
         self.details_mut().quota = Some(quota);
         self
     }
@@ -211,7 +221,8 @@ impl Refusal {
     /// Adds a fact for programs, for example `have` and `need` of [`Reason::TooFewShards`].
     #[must_use]
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
-        self.details_mut().metadata.insert(key.to_owned(), value.to_string());
+        let value = shortened(value.to_string(), DETAIL_BYTES_MAX);
+        self.details_mut().metadata.insert(key.to_owned(), value);
         self
     }
 
@@ -392,6 +403,19 @@ mod tests {
             assert!(word.len() <= 63 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
         }
         assert_eq!(Reason::from_word("SOMETHING_NEW"), Reason::Unknown);
+    }
+
+    #[test]
+    fn a_refusal_about_a_path_of_any_length_fits_into_headers() {
+        let path = "é".repeat(50_000);
+        let refusal = Refusal::new(Reason::NoSuchEntry, &path)
+            .about("file", &path)
+            .with("path", &path)
+            .quota(&path, &path);
+        let status = Status::from(refusal);
+        // Escaping triples what is no ASCII, Base64 adds a third. Clients refuse more than 8 KiB.
+        let bytes = 3 * status.message().len() + status.details().len().div_ceil(3) * 4;
+        assert!(bytes < 8 << 10, "{bytes}");
     }
 
     #[test]

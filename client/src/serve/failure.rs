@@ -11,7 +11,7 @@ use std::{
 };
 
 use copse_core::tree::{self, TreeError, path::PathError};
-use copse_proto::status::{Reason, Refusal};
+use copse_proto::status::{DETAIL_BYTES_MAX, Reason, Refusal, shortened};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
 
@@ -45,7 +45,7 @@ struct Inner {
 impl Failure {
     /// A field of the request has no meaning.
     pub(super) fn field(field: &'static str, problem: impl fmt::Display) -> Self {
-        let problem = problem.to_string();
+        let problem = shortened(problem.to_string(), DETAIL_BYTES_MAX);
         let refusal = Refusal::new(Reason::Malformed, format!("{field}: {problem}"));
         Self(Box::new(Inner { refusal, field: Some((field, problem)) }))
     }
@@ -129,6 +129,7 @@ impl Failure {
             "a message has {MESSAGE_BYTES_MAX} bytes at most, {PIECE_BYTES_MAX} of them data ({})",
             status.message()
         );
+        let problem = shortened(problem, DETAIL_BYTES_MAX);
         let refusal = Refusal::new(Reason::Oversized, format!("data: {problem}"));
         Self(Box::new(Inner { refusal, field: Some(("data", problem)) }))
     }

@@ -139,7 +139,10 @@ fn the_worst_steward_decides_what_survives_and_what_is_said_first() {
         repair.chunks_waiting = 2;
         repair.chunks_lost = 1;
     });
-    assert_eq!(status.headline(), "DANGER: 1 of 35 chunks are lost: too few of their shards exist");
+    assert_eq!(
+        status.headline(),
+        "DANGER: 1 of 35 chunks are lost, or of a put that was broken off: too few of their shards exist"
+    );
 }
 
 #[test]

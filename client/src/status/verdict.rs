@@ -99,7 +99,8 @@ impl fmt::Display for Headline<'_> {
         match status.verdict() {
             Verdict::Lost => write!(
                 f,
-                "DANGER: {} of {total} chunks are lost: too few of their shards exist",
+                "DANGER: {} of {total} chunks are lost, or of a put that was broken off: too few of their \
+                 shards exist",
                 Count(chunks.lost)
             ),
             Verdict::Unreadable => write!(

@@ -105,7 +105,7 @@ pub enum PeerError {
         problem: String,
     },
     /// It could not be reached a moment ago, and it is too early to try again.
-    #[error("node {node} could not be reached: {problem}; next try in {retry_after:?}")]
+    #[error("node {node} could not be reached: {problem}; next try in {} s", .retry_after.as_secs_f64().ceil())]
     Backoff {
         /// The node.
         node: NodeId,

@@ -213,6 +213,11 @@ pub(crate) async fn cat(
     copy_out(session, &tree, &entry, range).await
 }
 
+fn no_stream(what: &str) -> CliError {
+    let how = "`copse get CAPABILITY DEST` restores it, `copse ls` shows it";
+    CliError::new(USAGE, format!("the capability names {what}, which is no stream of bytes: {how}"))
+}
+
 /// Writes a file, or a range of it, to standard output.
 async fn copy_out(
     session: &Session,
@@ -220,8 +225,10 @@ async fn copy_out(
     entry: &Entry,
     range: Option<ByteRange>,
 ) -> Result<ExitCode, CliError> {
-    let Kind::File { size, .. } = entry.kind else {
-        return Err(CliError::new(USAGE, "this is no file; use `copse get` or `copse ls`"));
+    let size = match entry.kind {
+        Kind::File { size, .. } => size,
+        Kind::Directory { .. } => return Err(no_stream("a folder")),
+        Kind::Symlink { .. } => return Err(no_stream("a symbolic link")),
     };
     let (first, count) = match range {
         None => (0, size),

@@ -39,6 +39,7 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
     if session.global.json {
         let mut value = json!({ "network": network.id().to_string(), "nodes": nodes });
         output::set_path(&mut value, "home", session.home.as_os_str().as_bytes());
+        value["advice"] = plan::of_default(&network).into();
         output::print(value)?;
         return Ok(ExitCode::SUCCESS);
     }

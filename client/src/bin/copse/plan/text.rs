@@ -72,10 +72,14 @@ pub(super) fn answer(
 
 /// What a geometry gives, in a line.
 pub(super) fn in_short(question: &Question, figures: &Figures) -> String {
+    let load = match question.speed {
+        Speed::Hours(hours) => format!("a repair takes {}", time(hours)),
+        Speed::BytesPerHour(_) => format!("it holds {} on a usual line", size(question.stored)),
+    };
     format!(
-        "default geometry {}: {:.2} bytes of disk for each byte stored; a chunk-year has {} nines (pessimistic) \
-         to {} (optimistic) if a node lasts {} and answers {} of the time. `copse plan` says what would still \
-         lose data, and what else would do",
+        "default geometry {}: {:.2} bytes of disk for each byte stored; a chunk-year has {} nines (exponential \
+         repair times, pessimistic) to {} (fixed, optimistic) if a node lasts {}, answers {} of the time, and \
+         {load}. `copse plan` takes other numbers, and says what would still lose data and what else would do",
         figures.geometry,
         figures.expansion(),
         nines(figures.exponential),
