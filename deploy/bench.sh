@@ -12,3 +12,4 @@ cd "$(dirname "$0")/.."
 "$CARGO" bench --workspace --bench store
 "$CARGO" bench --workspace --bench rebuild
 "$CARGO" bench --workspace --bench cluster
+"$CARGO" run --release --workspace --bin copse-sim --locked -- speed

@@ -66,9 +66,9 @@ pub(super) struct Rules {
     /// those of before nodes lied about what they hold to those who repair, 4 those of before clients
     /// put trees, read ranges and repaired, processes died at what they do, disks filled up and sectors
     /// went bad, 5 those of before networks had the product's own codes, blackouts, bad lines and lost zones.
-    /// By 7 most machines have the product's store on a simulated disk.
+    /// 6 those of before most machines had the product's store on a simulated disk.
     #[arg(long, default_value_t = Dice::NEWEST as u8, value_parser = clap::value_parser!(u8)
-        .range(1..=i64::from(Dice::LAST as u8)))]
+        .range(1..=i64::from(Dice::NEWEST as u8)))]
     dice: u8,
 }
 
@@ -89,9 +89,8 @@ impl Rules {
         if let Some(kind) = self.kind {
             arguments.extend(["--kind".to_owned(), kind.name().to_owned()]);
         }
-        if self.dice != Dice::NEWEST as u8 {
-            arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
-        }
+        // Also the newest: others may be, when the line is read.
+        arguments.extend(["--dice".to_owned(), self.dice.to_string()]);
         arguments
     }
 }

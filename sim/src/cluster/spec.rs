@@ -115,16 +115,13 @@ pub enum Dice {
     Fifth = 5,
     /// Before machines had the product's store, on simulated disks.
     Sixth = 6,
-    /// All there is. On trial: they are thrown when they are asked for.
+    /// All there is.
     Seventh = 7,
 }
 
 impl Dice {
     /// Those that are thrown unless others are asked for.
-    pub const NEWEST: Self = Self::Sixth;
-
-    /// The last that can be asked for.
-    pub const LAST: Self = Self::Seventh;
+    pub const NEWEST: Self = Self::Seventh;
 
     /// By its number.
     pub const fn numbered(number: u8) -> Option<Self> {

@@ -58,9 +58,6 @@ const AFTER_LIES: Duration = Duration::from_secs(120);
 /// Between the last thing that a client does and the last look at memory.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Where disks are full, so many puts more are tried at last, of which one must succeed.
-const PUTS_IF_FULL: usize = 8;
-
 /// How often it is looked whether everything has grown back.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -438,15 +435,7 @@ impl World {
             observer.all_is_whole(&network).await?;
         }
         let stay = self.hosts.iter().filter(|host| host.starts() > 0 && !host.is_gone()).count();
-        let mut put = observer.put_at_last(&network, stay).await;
-        let hosts: Vec<&Host> = self.hosts.iter().filter(|host| !host.is_gone()).collect();
-        let some_are_full = !room::full(&hosts).await.is_empty();
-        for _ in 0..PUTS_IF_FULL {
-            // Of the nodes that a put goes to, all but a few may be full, though others have room.
-            if put.is_err() && some_are_full {
-                put = observer.put_at_last(&network, stay).await;
-            }
-        }
+        let put = observer.put_at_last(&network, stay).await;
         put.map_err(|error| Broken::new(Promise::Service, format!("a put failed: {error}")))?;
         self.wait_until(self.trace.now() + SETTLE).await?;
         let left = self.usage(0).await;
