@@ -20,7 +20,7 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Bytes of each text among the details that are kept, such as a path: they travel in a header of their own,
 /// a third larger than they are, beside the sentence.
-pub const DETAIL_BYTES_MAX: usize = 512;
+pub const DETAIL_BYTES_MAX: usize = 256;
 
 /// The beginning of a text, of so many bytes at most.
 pub fn shortened(mut text: String, bytes_max: usize) -> String {
