@@ -121,7 +121,7 @@ pub enum PutError {
     /// The directory has no node that takes shards.
     #[error("the network has no active nodes; start some, or join another network")]
     NoNodes,
-    /// The session's background tasks are gone: the program is shutting down.
+    /// The session takes no more, or its background tasks are gone: the program is shutting down.
     #[error("the upload was stopped before chunk {} was safe", .0.short())]
     Stopped(ChunkId),
 }

@@ -236,14 +236,15 @@ impl Uploader {
     }
 
     /// Starts to store a chunk. Returns as soon as the session has room for it; the ticket tells
-    /// when it is safe. This is how several chunks are on their way at once.
+    /// when it is safe. This is how several chunks are on their way at once. Of a session that is
+    /// [closed](Self::close) all tickets but those of chunks submitted before say [`PutError::Stopped`].
     pub async fn submit(&self, chunk: PreparedChunk) -> Ticket {
         let id = chunk.id();
         if let Some(ticket) = lock(&self.session.known).tickets.get(&id) {
             return ticket.clone();
         }
         let Ok(permit) = Arc::clone(&self.session.chunks).acquire_owned().await else {
-            unreachable!("the session is never closed");
+            return Ticket(std::future::ready(Err(PutError::Stopped(id))).boxed().shared());
         };
         let (tell, told) = oneshot::channel();
         let told = async move { told.await.unwrap_or(Err(PutError::Stopped(id))) };
@@ -276,6 +277,16 @@ impl Uploader {
             drop(permit);
         });
         ticket
+    }
+
+    /// Takes no more chunks. Those submitted before go on; [`flush`](Self::flush) waits for them.
+    pub fn close(&self) {
+        self.session.chunks.close();
+    }
+
+    /// Whether no chunk is on its way.
+    pub fn is_idle(&self) -> bool {
+        *self.session.active.borrow() == 0
     }
 
     /// Waits until every shard of every chunk submitted is on disk or given up, and accounts for

@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// Kept are names, contents, holes, modes, times of the last change, links and empty folders. Not kept
     /// are owners, access lists, extended attributes, and that two names are one file; nor do programs come
     /// back set-user-id.
+    ///
+    /// Ctrl-C and SIGTERM stop it as soon as the chunks under way are stored, at most 20 s later; a second one
+    /// stops it at once. The same command goes on with an interrupted one.
     Put(Put),
     /// Get a tree, a folder or a file back
     ///

@@ -17,6 +17,7 @@ mod put;
 mod serve;
 mod session;
 mod status;
+mod stop;
 mod verifier;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -62,8 +63,8 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::other(format!("cannot start: {error}")))?;
-    // A service is stopped by signals; for it that is a good end.
-    let stops_itself = matches!(cli.command, Command::Serve { .. });
+    // A service is stopped by signals: for it that is a good end. A put leaves no chunk in part.
+    let stops_itself = matches!(cli.command, Command::Serve { .. } | Command::Put(_));
     let resumable = cli.command.is_resumable();
     let result = runtime.block_on(async {
         tokio::select! {

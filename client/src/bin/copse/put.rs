@@ -7,7 +7,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use copse_client::{
@@ -25,6 +25,7 @@ use copse_core::{
     tree::{Meta, Timestamp},
 };
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
     args::Put,
@@ -32,7 +33,12 @@ use crate::{
     output,
     progress::Progress,
     session::Session,
+    stop::Stop,
 };
+
+/// A put that is asked to stop stores for this long what is under way, at most 96 MiB of shards: time for it
+/// at 50 Mbit/s, and less than the 90 s after which service managers kill.
+const FINISH_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Failures shown; the rest is counted.
 const FAILURES_SHOWN: usize = 20;
@@ -48,7 +54,12 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
             return Err(CliError::other(format!("cannot read {}: {error}", path.display())));
         }
     }
-    let (profile, network) = session.connect().await?;
+    let mut stop = Stop::new().map_err(|error| CliError::other(format!("no signals: {error}")))?;
+    let (profile, network) = tokio::select! {
+        biased;
+        () = stop.asked() => return Err(CliError::interrupted(!from_input)),
+        connected = session.connect() => connected?,
+    };
     let geometry = choose_geometry(session, &network, &arguments)?;
 
     let budget = Budget::default();
@@ -71,18 +82,44 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         Some((have, total)) => format!("  {have}/{total} → {total}/{total}"),
     });
     let started = Instant::now();
-    let outcome = if from_input {
+    let putting = async {
+        if !from_input {
+            return put_paths(&target, arguments.paths, options, counters).await;
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let meta =
             Meta::new(0o644, Timestamp::new(seconds, now.subsec_nanos()).unwrap_or_default());
         let input = Box::new(std::io::stdin());
         put_stream(&target, arguments.name.into_bytes(), meta, input, options, counters).await
-    } else {
-        put_paths(&target, arguments.paths, options, counters).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = putting => outcome,
+        () = stop.asked() => {
+            drop(progress);
+            finish_chunks(session, &target.uploader, &mut stop).await;
+            return Err(CliError::interrupted(!from_input));
+        }
     };
     drop(progress);
     report(session, &outcome?, geometry, started)
+}
+
+/// Stores what is under way, and nothing more. Of a chunk that is left in part nodes cannot say whether it
+/// is lost.
+async fn finish_chunks(session: &Session, uploader: &Uploader, stop: &mut Stop) {
+    uploader.close();
+    if uploader.is_idle() {
+        return;
+    }
+    session.say("stopping as soon as the chunks under way are stored; Ctrl-C again stops at once");
+    tokio::select! {
+        biased;
+        () = stop.asked() => {}
+        // Whatever it says, the put is not done.
+        _ = timeout(FINISH_TIME_MAX, uploader.flush()) => {}
+    }
 }
 
 /// The code asked for or the network's default, if it survives the loss of any one node.

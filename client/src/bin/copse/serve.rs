@@ -3,7 +3,7 @@
 //! Thin: reads the token, opens the tree, says where it listens, and turns signals into a stop. What
 //! is served, and to whom, is `copse_client::serve`'s business.
 
-use std::{io, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
 use copse_client::{
     get::Downloader,
@@ -11,12 +11,12 @@ use copse_client::{
     tree_read::TreeReader,
 };
 use copse_core::tree::Kind;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     exit::{CliError, USAGE},
     given::Given,
     session::Session,
+    stop::Stop,
 };
 
 pub(crate) async fn serve(
@@ -75,28 +75,6 @@ pub(crate) async fn serve(
     };
     gateway.serve(listener, token, asked).await.map_err(CliError::other)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// SIGTERM, as service managers send it, and Ctrl-C.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 impl From<ListenError> for CliError {
