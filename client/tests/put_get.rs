@@ -359,6 +359,34 @@ async fn less_than_the_write_quorum_is_an_error_that_names_who_refused() {
 }
 
 #[tokio::test]
+async fn a_closed_session_takes_no_more_and_leaves_no_chunk_in_part() {
+    let _still = StillTime::begin();
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    let mut before = Vec::new();
+    for seed in 0..4 {
+        let (chunk, extent) = encode(&encoder, "4+2", &bytes(seed, 100_000)).await;
+        // Nobody waits for the ticket: as when a command is stopped.
+        drop(uploader.submit(chunk).await);
+        before.push(extent.chunk);
+    }
+    uploader.close();
+    let (late, extent) = encode(&encoder, "4+2", &bytes(9, 100_000)).await;
+    let refused = uploader.submit(late).await.await;
+    assert!(matches!(refused, Err(PutError::Stopped(of)) if of == extent.chunk), "{refused:?}");
+    let redundancy = uploader.flush().await.expect("those before are stored");
+    assert_eq!((redundancy.chunks, redundancy.thin_chunks), (4, 0), "{redundancy}");
+    assert!(uploader.is_idle());
+    for chunk in before {
+        assert_eq!(fake.holders(chunk).len(), 6);
+    }
+    assert!(fake.holders(extent.chunk).is_empty());
+    until("memory is free again", || encoder.budget().in_use() == 0).await;
+}
+
+#[tokio::test]
 async fn any_k_shards_are_enough_and_one_less_is_said_so() {
     let fake = FakeNetwork::start(6).await;
     let network = fake.connect().await;
@@ -390,6 +418,30 @@ async fn any_k_shards_are_enough_and_one_less_is_said_so() {
     };
     assert_eq!((*chunk, *have, *need, *unreachable), (extent.chunk, 3, 4, 1));
     assert!(error.to_string().contains("have 3 of the 4 shards"), "{error}");
+}
+
+#[tokio::test]
+async fn who_is_silent_is_asked_again_after_a_pause_and_not_at_once() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let extent = store(&network, "4+2", &bytes(5, 3 << 20)).await;
+    let holders = fake.holders(extent.chunk);
+    let silent = [0, 1, 2].map(|index| fake.node(holders[&ShardIndex(index)][0]));
+    for node in &silent {
+        node.faults.hung.store(true, Ordering::SeqCst);
+        // The put has asked, too.
+        node.seen.has.store(0, Ordering::SeqCst);
+    }
+    let reader = Downloader::new(network);
+    let still = StillTime::begin();
+    let reading = still.stepping_by(Duration::from_millis(200), reader.read_extent(&extent));
+    let error = reading.await.expect_err("3 of 6 are left");
+    assert!(matches!(error, GetError::DataLoss { .. }), "{error}");
+    // With the others, and at the looks after one and after three seconds: each costs as long as a node
+    // that is gone is waited for.
+    for node in silent {
+        assert_eq!(node.seen.has.load(Ordering::SeqCst), 3);
+    }
 }
 
 #[tokio::test]

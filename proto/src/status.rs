@@ -142,6 +142,13 @@ reasons! {
     Internal = "INTERNAL", Internal;
 }
 
+impl Reason {
+    /// Whether the node that was asked said nothing at all, as far as could be heard.
+    pub const fn is_silence(self) -> bool {
+        matches!(self, Self::NodeUnreachable | Self::TimedOut)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -184,3 +184,32 @@ impl FactBook {
         facts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_node_has_a_shard_not_is_believed_for_a_minute() {
+        let geometry = Geometry::new(4, 2).expect("a code");
+        let facts = ChunkFacts::of_chunk(&ChunkRef {
+            id: ChunkId::new([1; 32]),
+            geometry,
+            shard_bytes: 4096,
+        });
+        let (index, node, other) = (ShardIndex(3), NodeId::new([2; 32]), NodeId::new([3; 32]));
+        assert!(!facts.is_not_held(index, node), "nobody said so");
+        facts.remove_place(index, node);
+        assert!(facts.is_not_held(index, node));
+        assert!(!facts.is_not_held(index, other) && !facts.is_not_held(ShardIndex(4), node));
+        tokio::time::advance(NOT_HELD_FOR - Duration::from_millis(1)).await;
+        assert!(facts.is_not_held(index, node));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!facts.is_not_held(index, node), "it is asked again");
+
+        facts.remove_place(index, node);
+        facts.add_place(index, node);
+        assert!(!facts.is_not_held(index, node), "it says that it has it");
+        assert_eq!(facts.places(index), [node]);
+    }
+}

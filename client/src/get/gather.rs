@@ -13,6 +13,7 @@ use copse_core::{
     erasure::Codec,
     ids::{NodeId, ShardIndex},
     ring::HELD_WITHIN_PER_SHARD,
+    units::Brief,
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -103,6 +104,17 @@ enum AskState {
 /// What a node says it holds of the chunk.
 type Answer = (NodeId, Result<Vec<ShardIndex>, Refusal>);
 
+/// Whom to take for a shard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// Who answered last time, and did not say lately that it has the shard not.
+    Well,
+    /// Who did not answer last time.
+    Unwell,
+    /// Whoever may have it.
+    Any,
+}
+
 enum Survey<'a> {
     NotYet,
     Running(FuturesUnordered<BoxFuture<'a, Answer>>),
@@ -177,9 +189,9 @@ impl<'a> Gather<'a> {
             let all_alike = self.facts.geometry.data() == 1;
             let indices: Vec<ShardIndex> =
                 if all_alike { self.indices().collect() } else { vec![*index] };
-            let source = indices
-                .into_iter()
-                .find_map(|index| self.source(index, range, false).map(|node| (index, node)));
+            let source = indices.into_iter().find_map(|index| {
+                self.source(index, range, Choice::Well).map(|node| (index, node))
+            });
             if let Some((index, node)) = source {
                 self.ask(index, node, range.clone());
             }
@@ -210,7 +222,9 @@ impl<'a> Gather<'a> {
         // The well and quick ones first.
         let mut sources: Vec<_> = others
             .iter()
-            .filter_map(|index| self.source(*index, &column, false).map(|node| (*index, node)))
+            .filter_map(|index| {
+                self.source(*index, &column, Choice::Well).map(|node| (*index, node))
+            })
             .collect();
         sources.sort_by_key(|(_, node)| {
             self.reader.network.holder(*node).latency.p50().unwrap_or_default()
@@ -226,20 +240,21 @@ impl<'a> Gather<'a> {
         if have + coming >= need {
             return Ok(());
         }
-        // Not enough: find out where else shards are, then try the unwell nodes too.
-        match self.survey {
-            Survey::NotYet => {
-                self.start_survey();
-                return Ok(());
-            }
-            Survey::Running(_) => return Ok(()),
-            Survey::Done => {}
+        // Not enough: find out where else shards are, and try the unwell nodes at the same time, since
+        // both may take as long as a dead node is waited for. Then try all that is left.
+        if matches!(self.survey, Survey::NotYet) {
+            self.start_survey();
         }
+        let is_surveyed = matches!(self.survey, Survey::Done);
+        let choice = if is_surveyed { Choice::Any } else { Choice::Unwell };
         for index in others {
-            if let Some(node) = self.source(index, &column, true) {
+            if let Some(node) = self.source(index, &column, choice) {
                 self.ask(index, node, column.clone());
                 coming += 1;
             }
+        }
+        if !is_surveyed {
+            return Ok(());
         }
         if coming == 0 && !late { Err(self.lost(have)) } else { Ok(()) }
     }
@@ -252,7 +267,15 @@ impl<'a> Gather<'a> {
             return false;
         }
         self.looks += 1;
-        tracing::debug!(chunk = %self.facts.id.short(), look = self.looks, "too few shards, again");
+        if pause.is_zero() {
+            tracing::debug!(chunk = %self.facts.id.short(), "too few shards, looking again");
+        } else {
+            let pause = Brief(pause);
+            tracing::warn!(
+                chunk = %self.facts.id.short(), look = self.looks,
+                "too few nodes that hold shards answer; looking again in {pause}"
+            );
+        }
         tokio::time::sleep(pause).await;
         let network = &self.reader.network;
         if let Err(error) = network.refresh_if_older(DIRECTORY_YOUNG).await {
@@ -263,13 +286,17 @@ impl<'a> Gather<'a> {
         // 2n, 4n, 8n and at last 16n nodes: many newcomers at once lie before those that hold.
         let per_shard = CANDIDATES_PER_SHARD << self.looks;
         self.candidates = view.candidates_within(&self.facts.id, self.facts.geometry, per_shard);
-        self.survey = Survey::NotYet;
-        self.silent.clear();
+        // At once, only those that answered can know more. Who was silent is left for the looks after
+        // a pause: it would be waited for as long as the last time.
+        let again = |refusal: &Refusal| !pause.is_zero() || !refusal.reason().is_silence();
+        self.silent.retain(|(_, refusal)| !again(refusal));
         for ask in &mut self.asks {
-            if matches!(ask.state, AskState::Failed(_)) {
+            if matches!(&ask.state, AskState::Failed(refusal) if again(refusal)) {
                 ask.state = AskState::Forgotten;
             }
         }
+        // Where shards are is asked at the same time as for shards: too few were where they should be.
+        self.start_survey();
         true
     }
 
@@ -327,7 +354,9 @@ impl<'a> Gather<'a> {
 
     fn start_survey(&mut self) {
         let (network, chunk) = (&self.reader.network, self.facts.id);
-        let asking = self.candidates.iter().map(|node| {
+        let silent: Vec<NodeId> = self.silent.iter().map(|(node, _)| *node).collect();
+        let candidates = self.candidates.iter().filter(|node| !silent.contains(node));
+        let asking = candidates.map(|node| {
             let node = *node;
             let asking = async move {
                 let answer = timeout(SURVEY_TIMEOUT, network.has(node, &[chunk])).await;
@@ -359,9 +388,10 @@ impl<'a> Gather<'a> {
     /// that did not say lately that it has it not. Not one that failed to give the shard before, or was
     /// asked for as much of it; one that was asked for less, such as the short end of a file, is asked
     /// again for the column.
-    fn source(&self, index: ShardIndex, range: &Range<usize>, unwell_too: bool) -> Option<NodeId> {
+    fn source(&self, index: ShardIndex, range: &Range<usize>, choice: Choice) -> Option<NodeId> {
         let guess = self.guesses.get(index.as_usize()).copied();
-        let guess = guess.filter(|node| unwell_too || !self.facts.is_not_held(index, *node));
+        let is_any = choice == Choice::Any;
+        let guess = guess.filter(|node| is_any || !self.facts.is_not_held(index, *node));
         let asked = |node: NodeId| {
             self.asks.iter().any(|ask| {
                 let as_much = ask.range.start <= range.start && range.end <= ask.range.end;
@@ -373,9 +403,11 @@ impl<'a> Gather<'a> {
                 ask.index == index && ask.node == node && asked
             })
         };
-        let well = |node: NodeId| unwell_too || self.reader.network.holder(node).can_read();
+        let suits = |node: NodeId| {
+            is_any || self.reader.network.holder(node).can_read() == (choice == Choice::Well)
+        };
         let mut places = self.facts.places(index).into_iter().chain(guess);
-        places.find(|node| !asked(*node) && well(*node))
+        places.find(|node| !asked(*node) && suits(*node))
     }
 
     fn ask(&mut self, index: ShardIndex, node: NodeId, range: Range<usize>) {

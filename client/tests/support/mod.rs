@@ -560,8 +560,8 @@ impl Shards for FakeDoor {
     ) -> Result<Response<door::HasReply>, Status> {
         let request = request.into_inner();
         let target = self.0.target(&request.target)?;
-        target.wait().await;
         target.seen.has.fetch_add(1, Ordering::SeqCst);
+        target.wait().await;
         target.faults.before_has.run();
         let chunks = convert::has_chunks(&request).map_err(Refusal::from)?;
         let shards = target.shards.lock().expect("no panic");
@@ -645,12 +645,17 @@ impl StillTime {
     /// Waits for something with a clock that goes as far as this task comes: a pause of the machine is one
     /// step of it.
     pub(crate) async fn stepping<T>(&self, what: impl Future<Output = T>) -> T {
+        self.stepping_by(Duration::from_millis(10), what).await
+    }
+
+    /// As [`Self::stepping`] with steps of this length, each of which takes 10 ms.
+    pub(crate) async fn stepping_by<T>(&self, step: Duration, what: impl Future<Output = T>) -> T {
         let mut what = std::pin::pin!(what);
         loop {
             tokio::select! {
                 biased;
                 done = &mut what => return done,
-                () = really_wait() => tokio::time::advance(Duration::from_millis(10)).await,
+                () = really_wait() => tokio::time::advance(step).await,
             }
         }
     }
