@@ -296,7 +296,23 @@ impl PeerPool {
         slot
     }
 
+    /// Dials, or waits for who dials already. It goes on when the asker goes away: others may wait for the
+    /// same peer, and would have to begin anew.
     async fn connect(
+        &self,
+        to: NodeId,
+        slot: &Arc<Slot>,
+        addresses: &[SocketAddr],
+    ) -> Result<Connection, PeerError> {
+        let (pool, slot, addresses) = (self.clone(), Arc::clone(slot), addresses.to_vec());
+        let connecting = async move { pool.connect_here(to, &slot, &addresses).await };
+        tokio::spawn(connecting).await.unwrap_or_else(|_| {
+            let problem = "this node is stopping".to_owned();
+            Err(PeerError::Unreachable { node: to, problem })
+        })
+    }
+
+    async fn connect_here(
         &self,
         to: NodeId,
         slot: &Slot,

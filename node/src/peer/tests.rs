@@ -589,8 +589,31 @@ async fn a_killed_and_restarted_peer_says_at_once_that_old_connections_are_gone(
     tokio::spawn(serve(endpoint, Arc::new(Echo), Limits::default(), CancellationToken::new()));
 
     // By the reset and nothing else, such as the idle timeout.
-    a.put(id, 10).await.expect("an answer of the restarted peer");
+    let answered = tokio::time::timeout(Duration::from_secs(120), a.put(id, 10)).await;
+    answered.expect("it ends by itself").expect("an answer of the restarted peer");
     assert_eq!(old.close_reason(), Some(quinn::ConnectionError::Reset));
+}
+
+#[tokio::test]
+async fn who_goes_away_while_he_dials_does_not_make_others_wait_for_a_second_dial() {
+    let a = Peer::start(1);
+    let dead = std::net::UdpSocket::bind(local()).expect("a port");
+    dead.set_nonblocking(true).expect("set");
+    let id = NodeTls::from_seed(&seed(2)).expect("a key").id();
+    a.knows_at(id, dead.local_addr().expect("an address"));
+    let impatient = tokio::time::timeout(Duration::from_millis(500), a.put(id, 10));
+    let (impatient, patient) = tokio::join!(impatient, a.put(id, 10));
+    impatient.expect_err("it waited for less than a dial takes");
+    let error = patient.expect_err("nobody answers there");
+    assert!(matches!(error, PeerError::Backoff { .. }), "{error}");
+    // A long header names the connection: version 4 bytes, then the length of its id (RFC 9000 §17.2).
+    let mut dials = std::collections::BTreeSet::new();
+    let mut packet = [0; 2048];
+    while let Ok(length) = dead.recv(&mut packet) {
+        assert!(length > 6 && packet[0] & 0x80 != 0, "a packet of {length} bytes");
+        dials.insert(packet[6..6 + usize::from(packet[5])].to_vec());
+    }
+    assert_eq!(dials.len(), 1);
 }
 
 #[tokio::test]
