@@ -105,7 +105,7 @@ pub(super) async fn nodes_are_content(
 }
 
 /// Whether too few shards of a chunk are on any disk: what a client that died left of a put may lose
-/// some, and nobody can do what was planned when there were enough.
+/// some, and nobody can do what was planned when there were enough; and what a liar made up never was.
 async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
     let (mut left, mut needed) = (BTreeSet::new(), 0);
     for host in hosts {
@@ -117,7 +117,7 @@ async fn is_lost(hosts: &[&Host], chunk: ChunkId) -> bool {
             }
         }
     }
-    left.len() < needed
+    left.is_empty() || left.len() < needed
 }
 
 fn is_content(
