@@ -349,7 +349,6 @@ impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Free => f.write_str("free"),
-            Self::Frozen { reason } => write!(f, "evictions are frozen: {reason}"),
             // Who has just started is not cut off from anything.
             Self::CutOff { reason: CutOff::Settling { is_first: true, left } }
             | Self::Frozen { reason: Freeze::Settling { is_first: true, left } } => write!(
@@ -358,6 +357,7 @@ impl fmt::Display for Guard {
                  gives nobody up until then",
                 Brief(*left)
             ),
+            Self::Frozen { reason } => write!(f, "evictions are frozen: {reason}"),
             Self::CutOff { reason } => write!(f, "cut off: {reason}"),
         }
     }
