@@ -12,6 +12,7 @@ use copse_core::{
     layout::LayoutError,
     seal::OpenError,
     tree,
+    units::{counted, one_or},
     wire::WireError,
 };
 use copse_proto::status::{Reason, Refusal};
@@ -61,7 +62,7 @@ impl Refusals {
 }
 
 /// A node's sentence without the node, which is named in front of it.
-fn without_node<'a>(message: &'a str, node: &NodeId) -> &'a str {
+pub(crate) fn without_node<'a>(message: &'a str, node: &NodeId) -> &'a str {
     let Some(rest) = message.strip_prefix("node ") else { return message };
     let rest = rest.strip_prefix(&node.to_string()).or_else(|| rest.strip_prefix(&node.short()));
     rest.map_or(message, |rest| rest.trim_start_matches([':', ' ']))
@@ -88,8 +89,8 @@ pub enum NetworkError {
 pub enum PutError {
     /// Fewer distinct shards than the write quorum are on disk.
     #[error(
-        "chunk {}: only {have} shards could be stored, {need} of {total} are needed before it is \
-         safe ({refusals}); start or free nodes and run the same command again, nothing that is \
+        "chunk {}: only {have} of its {total} shards could be stored so that they count, {need} are needed \
+         before it is safe ({refusals}); start or free nodes and run the same command again, nothing that is \
          stored is sent twice", .chunk.short()
     )]
     Quorum {
@@ -200,18 +201,30 @@ struct DataLossAdvice<'a>(&'a usize, &'a Refusals);
 impl fmt::Display for DataLossAdvice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("every node that may hold more was asked")?,
-            1 => {
-                f.write_str("1 node that may hold more did not answer: try again when it is back")?
-            }
-            n => {
-                write!(
-                    f,
-                    "{n} nodes that may hold more did not answer: try again when they are back"
-                )?;
-            }
+            0 => f.write_str(
+                "every node that may hold more has answered: they come back only with a node that has left, was \
+                 given up or set them aside as damaged; if you have another copy, put it again",
+            )?,
+            n => write!(
+                f,
+                "{} that may hold more did not answer: try again when {} back",
+                counted(*n as u64, "node"),
+                one_or(*n as u64, "it is", "they are")
+            )?,
         }
         if self.1.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.1) }
+    }
+}
+
+impl GetError {
+    /// Whether another try may succeed when more nodes answer. Not so when all that may hold what is missing
+    /// have answered, or when what was stored is damaged.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::DataLoss { unreachable, .. } => *unreachable > 0,
+            Self::NoNodes | Self::Thread => true,
+            Self::OutOfRange { .. } | Self::Open { .. } | Self::Reference { .. } => false,
+        }
     }
 }
 
@@ -243,9 +256,43 @@ pub enum ReadError {
     Stopped,
 }
 
+impl ReadError {
+    /// Whether another try may succeed, see [`GetError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Get(error) => error.may_pass(),
+            Self::Stopped => true,
+            Self::Tree(_) | Self::Network(_) | Self::Manifest(_) | Self::TooDeep { .. } => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_says_whether_waiting_helps() {
+        let loss = |unreachable| GetError::DataLoss {
+            chunk: ChunkId::new([1; 32]),
+            have: 2,
+            need: 3,
+            unreachable,
+            refusals: Refusals::default(),
+        };
+        for (unreachable, may_pass, words) in [
+            (0, false, "every node that may hold more has answered"),
+            (1, true, "1 node that may hold more did not answer: try again when it is back"),
+            (2, true, "2 nodes that may hold more did not answer: try again when they are back"),
+        ] {
+            let loss = loss(unreachable);
+            assert!(
+                loss.to_string().starts_with("have 2 of the 3 shards needed of chunk 01010101; ")
+            );
+            assert!(loss.to_string().contains(words), "{loss}");
+            assert_eq!(loss.may_pass(), may_pass);
+        }
+    }
 
     #[test]
     fn nodes_that_refuse_for_one_reason_are_told_together() {

@@ -185,7 +185,7 @@ impl Profile {
         };
         let damaged = |problem: String| ProfileError::Damaged { path: path.clone(), problem };
         let file: ProfileFile =
-            toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+            toml::from_str(&text).map_err(|error| damaged(in_one_line(&text, &error)))?;
         if file.version != VERSION {
             return Err(damaged(format!(
                 "it has version {}, this program knows {VERSION}",
@@ -226,6 +226,22 @@ impl Profile {
     /// The state directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The file with the secret, when others of this machine can get at it.
+    pub fn open_secret(&self) -> Option<PathBuf> {
+        let path = self.dir.join("secret");
+        #[cfg(unix)]
+        {
+            let mode =
+                |meta: fs::Metadata| std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+            fs::metadata(&path).is_ok_and(|meta| mode(meta) & 0o077 != 0).then_some(path)
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = path;
+            None
+        }
     }
 
     /// The network.
@@ -295,6 +311,18 @@ impl Profile {
             tracing::warn!(%error, "the directory was not kept for the next run");
         }
         Ok(network)
+    }
+}
+
+/// What is wrong with a TOML text and where. The error's own text has a picture of the place, in lines.
+fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim().replace('\n', "; ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            format!("line {line}: {message}")
+        }
+        None => message,
     }
 }
 
@@ -399,7 +427,32 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().expect("a directory");
         Profile::join(dir.path(), &token(1, 1)).expect("joins");
-        let meta = fs::metadata(dir.path().join("secret")).expect("is there");
+        let secret = dir.path().join("secret");
+        let meta = fs::metadata(&secret).expect("is there");
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+        let open_secret = || Profile::open(dir.path()).expect("opens").open_secret();
+        assert_eq!(open_secret(), None);
+        for mode in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).expect("set");
+            assert_eq!(open_secret().as_ref(), Some(&secret), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_profile_is_told_in_one_line_with_the_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        Profile::join(dir.path(), &token(1, 1)).expect("joins");
+        let path = dir.path().join("profile.toml");
+        let good = fs::read_to_string(&path).expect("readable");
+        let check = |text: String, words: &str| {
+            fs::write(&path, text).expect("written");
+            let error = Profile::open(dir.path()).expect_err("damaged").to_string();
+            assert!(!error.contains('\n') && error.contains(words), "{error}");
+            assert!(error.contains("profile.toml is damaged"), "{error}");
+        };
+        check(format!("{good}\ncolour = 3\n"), "unknown field `colour`");
+        check(good.replace("version = 1", "version = "), "line 1: ");
+        check(good.replace("network = ", "\n\nnetwork "), "line 4: ");
+        check("version = 1".to_owned(), "missing field `network`");
     }
 }

@@ -30,6 +30,8 @@ fn every_wrong_use_has_its_code_and_says_what_to_do() {
         (&["join", VERIFY], BAD_CAPABILITY, "this is a verify capability; expected a join token"),
         (&["put"], USAGE, "PATHS"),
         (&["put", "no/such/file"], OTHER, "cannot read no/such/file"),
+        (&["put", "no/such/file", "nor/this"], OTHER, "none of the 2 paths named is there"),
+        (&["put", "no/such/file", "."], USAGE, "copse join TOKEN"),
         (&["put", "-", "-"], USAGE, "`-` stands alone"),
         (&["put", "--geometry", "10", "."], USAGE, "for example 10+6"),
         (&["put", "."], USAGE, "has not joined a network; run: copse join TOKEN"),
@@ -52,6 +54,7 @@ fn every_wrong_use_has_its_code_and_says_what_to_do() {
         (&["serve", READ, "--token-file", "no/such/file"], OTHER, "no/such/file cannot be read"),
         (&["nodes"], USAGE, "copse join TOKEN"),
         (&["status"], USAGE, "copse join TOKEN"),
+        (&["-q", "plan"], USAGE, "copse join TOKEN"),
         (&["-q", "-v", "nodes"], USAGE, "cannot be used with"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_copse"))
@@ -67,4 +70,17 @@ fn every_wrong_use_has_its_code_and_says_what_to_do() {
         assert!(output.stdout.is_empty(), "{arguments:?}: results are no place for errors");
     }
     assert!(!home.exists(), "nothing was written for somebody who has joined nothing");
+}
+
+#[test]
+fn the_doctor_of_somebody_who_has_joined_nothing_ends_as_all_other_commands() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = Command::new(env!("CARGO_BIN_EXE_copse"))
+        .env("COPSE_HOME", dir.path().join("home"))
+        .arg("doctor")
+        .output()
+        .expect("copse runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(USAGE), "{said}");
+    assert!(said.starts_with("BAD state directory") && said.contains("copse join TOKEN"), "{said}");
 }

@@ -20,7 +20,11 @@
 use core::{fmt, time::Duration};
 use std::collections::BTreeMap;
 
-use crate::{ids::NodeId, liveness::Timeouts, units::Brief};
+use crate::{
+    ids::NodeId,
+    liveness::Timeouts,
+    units::{Brief, counted, one_or},
+};
 
 /// Evictions are frozen when more than this share of the weight went silent together, in percent:
 /// what a 10+6 code loses of its 16 shards without getting thin.
@@ -116,6 +120,8 @@ pub enum Freeze {
     Settling {
         /// Until the guard lets go.
         left: Duration,
+        /// As of [`CutOff::Settling`].
+        is_first: bool,
     },
 }
 
@@ -133,6 +139,8 @@ pub enum CutOff {
     Settling {
         /// Until the guard lets go.
         left: Duration,
+        /// Whether there was no other reason than that the node had just started: then this is as it should be.
+        is_first: bool,
     },
 }
 
@@ -141,6 +149,8 @@ pub enum CutOff {
 pub struct Settling {
     cut_off_until: Duration,
     frozen_until: Duration,
+    /// Whether it has let go, or had a reason that a start does not explain.
+    was_needed: bool,
 }
 
 impl Settling {
@@ -154,16 +164,22 @@ impl Settling {
         if !judged.may_sign() {
             self.frozen_until = until;
         }
-        match judged {
+        self.was_needed |= !judged.is_of_a_start();
+        let is_first = !self.was_needed;
+        let settled = match judged {
             Guard::CutOff { .. } => judged,
             _ if now < self.cut_off_until => {
-                Guard::CutOff { reason: CutOff::Settling { left: self.cut_off_until - now } }
+                let left = self.cut_off_until - now;
+                Guard::CutOff { reason: CutOff::Settling { left, is_first } }
             }
             Guard::Free if now < self.frozen_until => {
-                Guard::Frozen { reason: Freeze::Settling { left: self.frozen_until - now } }
+                let left = self.frozen_until - now;
+                Guard::Frozen { reason: Freeze::Settling { left, is_first } }
             }
             _ => judged,
-        }
+        };
+        self.was_needed |= settled == Guard::Free;
+        settled
     }
 }
 
@@ -190,6 +206,15 @@ impl Guard {
             .or_else(|| whole_zone(views, now, timeouts))
             .map(|reason| Self::Frozen { reason });
         freeze.unwrap_or(Self::Free)
+    }
+
+    /// Whether it is nothing, or what a node sees that has just started, before it has heard the others.
+    fn is_of_a_start(&self) -> bool {
+        match self {
+            Self::Free => true,
+            Self::CutOff { reason } => matches!(reason, CutOff::Few { unheard: 1.., .. }),
+            Self::Frozen { reason } => matches!(reason, Freeze::Half { .. }),
+        }
     }
 
     /// Whether the two differ in numbers at most: what follows from them is the same.
@@ -306,10 +331,17 @@ fn whole_zone(views: &[View<'_>], now: Duration, timeouts: &Timeouts) -> Option<
     })
 }
 
+impl Share {
+    fn answer(&self) -> &'static str {
+        one_or(self.nodes as u64, "answers", "answer")
+    }
+}
+
 impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { nodes, of, permille } = self;
-        write!(f, "{nodes} of {of} nodes ({}.{} % of the weight)", permille / 10, permille % 10)
+        let nodes_of = counted(*of as u64, "node");
+        write!(f, "{nodes} of {nodes_of} ({}.{} % of the weight)", permille / 10, permille % 10)
     }
 }
 
@@ -317,6 +349,14 @@ impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Free => f.write_str("free"),
+            // Who has just started is not cut off from anything.
+            Self::CutOff { reason: CutOff::Settling { is_first: true, left } }
+            | Self::Frozen { reason: Freeze::Settling { is_first: true, left } } => write!(
+                f,
+                "just started, as every node of a new network: it looks for another {} who is there, and \
+                 gives nobody up until then",
+                Brief(*left)
+            ),
             Self::Frozen { reason } => write!(f, "evictions are frozen: {reason}"),
             Self::CutOff { reason } => write!(f, "cut off: {reason}"),
         }
@@ -340,10 +380,10 @@ impl fmt::Display for Freeze {
             ),
             Self::Half { present } => write!(
                 f,
-                "only {present} answer, more than half are needed to evict the others; until more \
-                 answer"
+                "only {present} {}, more than half are needed to evict the others; until more answer",
+                present.answer()
             ),
-            Self::Settling { left } => {
+            Self::Settling { left, .. } => {
                 write!(f, "that many were silent a moment ago; for {}", Brief(*left))
             }
         }
@@ -354,17 +394,20 @@ impl fmt::Display for CutOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Few { present, unheard } => {
-                write!(f, "only {present} answer, less than half")?;
+                write!(f, "only {present} {}, less than half", present.answer())?;
                 if *unheard > 0 {
-                    write!(f, "; {unheard} have not been heard since the start")?;
+                    let have = one_or(*unheard as u64, "has", "have");
+                    write!(f, "; {unheard} {have} not been heard since the start")?;
                 }
                 f.write_str(
                     "; nothing is signed or repaired until more answer: look at this node's network",
                 )
             }
-            Self::Settling { left } => {
-                write!(f, "enough answer again; on guard for {} more", Brief(*left))
-            }
+            Self::Settling { left, .. } => write!(
+                f,
+                "enough answer again; for another {} it looks who is there, and repairs nothing until then",
+                Brief(*left)
+            ),
         }
     }
 }

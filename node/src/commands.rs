@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use copse_core::units::Brief;
+use copse_core::units::{Brief, counted};
 use tokio::{net::TcpListener, runtime::Runtime, signal::unix::SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +28,7 @@ use crate::{
     init::{self, InitError, STORE_DIR},
     leaving::Departure,
     lock::{Lock, LockError},
-    membership::memory::FileMemory,
+    membership::memory::{self, FileMemory, Memory as _},
     node::{Edges, Node, StartError},
     peer::endpoint::{self, EndpointError, PeerSocket},
     repair::{PAUSE_VARIABLE, Phase, Phases},
@@ -155,7 +155,10 @@ fn token(args: &DirArgs) -> Result<(), Failure> {
     let node = identity::load(&args.dir)?.key().id();
     let token = init::token(&config, node);
     writeln!(io::stdout(), "{token}")?;
-    if token.addresses.iter().all(|address| address.ip().is_loopback()) {
+    // No news where others have joined: then all of the network is on this machine.
+    if token.addresses.iter().all(|address| address.ip().is_loopback())
+        && is_alone(&args.dir, &config)
+    {
         eprintln!(
             "copse-node: note: {} is reachable from this machine only; for others, set \
              quic.advertise and grpc.advertise in the configuration",
@@ -163,6 +166,13 @@ fn token(args: &DirArgs) -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+/// Whether the node has never met another. A memory that cannot be read is none.
+fn is_alone(dir: &Path, config: &Config) -> bool {
+    let remembered = FileMemory::new(dir.join(PEERS_FILE)).load().ok().flatten();
+    let remembered = remembered.and_then(|bytes| memory::decode(&bytes, config.network).ok());
+    remembered.is_none_or(|remembered| remembered.heard.is_empty())
 }
 
 fn status(args: &StatusArgs) -> Result<(), Failure> {
@@ -252,7 +262,7 @@ fn leave(dir: &Path) -> Result<(), Failure> {
             }
         };
         let end = if terminal { "\x1b[K\r" } else { "\n" };
-        eprint!("{} of {of} shards handed over{eta}{end}", of - left);
+        eprint!("{} of {} handed over{eta}{end}", of - left, counted(of, "shard"));
     })?;
     if terminal {
         eprintln!();
@@ -346,6 +356,7 @@ async fn run_until_told(
         _ = terminated.recv() => return Ok(()),
         _ = interrupted.recv() => return Ok(()),
     };
+    endpoint::tell_of_small_buffers(&socket)?;
     let mut fresh = [0; 32];
     random(&mut fresh)?;
     let edges = Edges {

@@ -475,7 +475,9 @@ impl About for Facts {
         let (repair, scrub) = self.repair.told().await;
         let (accepting, refusing_reason) = match stats.writes {
             Writes::Accepted => (true, String::new()),
-            Writes::Full(reason) => (false, format!("full ({})", reason.as_str())),
+            Writes::Full(reason) => {
+                (false, format!("full: {}; {}", reason.meaning(), reason.remedy()))
+            }
             Writes::Refused => (false, "the disk failed: see the node's log".to_owned()),
         };
         door::InfoReply {

@@ -10,11 +10,12 @@ use copse_core::{
     geometry::Geometry,
     ids::{NetworkId, NodeId},
     shown::sentence,
-    units::{Brief, ByteSize},
+    units::{Brief, ByteSize, Count, counted, date, one_or},
 };
 use copse_proto::{
     convert,
     door::{self, directory_client::DirectoryClient, node_client::NodeClient},
+    status::Refusal,
 };
 use serde_json::{Value, json};
 use tonic::{Status, transport::Channel};
@@ -37,10 +38,16 @@ pub struct Report {
 pub enum StatusError {
     /// The node refused or broke off.
     #[error("the node does not say how it is: {0}")]
-    Asked(#[from] Status),
+    Asked(Refusal),
     /// The answer makes no sense.
     #[error("the node's answer makes no sense ({0}): is it of the same version?")]
     Answer(String),
+}
+
+impl From<Status> for StatusError {
+    fn from(status: Status) -> Self {
+        Self::Asked(status.into())
+    }
 }
 
 impl Report {
@@ -208,8 +215,8 @@ impl fmt::Display for Report {
         line(
             "store",
             &format_args!(
-                "{} shards, {}; {} of {} used",
-                store.shards,
+                "{}, {}; {} of {} used",
+                counted(store.shards, "shard"),
                 ByteSize(store.shard_bytes).rounded(),
                 ByteSize(store.disk_bytes).rounded(),
                 ByteSize(store.capacity_bytes).rounded(),
@@ -217,10 +224,10 @@ impl fmt::Display for Report {
         )?;
         match store.accepting {
             true => line("accepting", &"yes")?,
-            false => line("accepting", &format_args!("NO: {}", store.refusing_reason))?,
+            false => line("accepting", &format_args!("NO, {}", sentence(&store.refusing_reason)))?,
         }
         if store.quarantined > 0 {
-            line("damaged", &format_args!("{} shards set aside", store.quarantined))?;
+            line("damaged", &(counted(store.quarantined, "shard") + " set aside"))?;
         }
         if store.unreadable {
             line("disk", &"GIVES NOTHING for an hour: what it holds does not count; see the log")?;
@@ -233,10 +240,10 @@ impl fmt::Display for Report {
             Some((geometry, survival)) => line(
                 "survives",
                 &format_args!(
-                    "{} nodes known; with {geometry} any {} of them may be lost, or any {} zones",
-                    self.directory.len(),
+                    "{} known; with {geometry} any {} of them may be lost, or any {}",
+                    counted(self.directory.len() as u64, "node"),
                     survival.nodes,
-                    survival.zones,
+                    counted(survival.zones as u64, "zone"),
                 ),
             )?,
         }
@@ -268,10 +275,11 @@ impl fmt::Display for Report {
         }
         let events = self.repair().events;
         if !events.is_empty() {
-            writeln!(f, "\nLAST DECISIONS")?;
+            writeln!(f, "\nLAST DECISIONS (UTC)")?;
         }
         for event in events.iter().rev().take(EVENTS_SHOWN).rev() {
-            writeln!(f, "{}  {}", event.unix_seconds, sentence(&event.text))?;
+            let at = date(i64::try_from(event.unix_seconds).unwrap_or(i64::MAX));
+            writeln!(f, "{at}  {}", sentence(&event.text))?;
         }
         Ok(())
     }
@@ -285,10 +293,15 @@ impl Report {
         let (chunks, queued) = (sum(&repair.chunks), sum(&repair.queue));
         let mut lines = vec![(
             "steward",
-            format!("of {chunks} chunks, {} with all their shards", repair.chunks_whole),
+            format!(
+                "of {}, {} with all {} shards",
+                counted(chunks, "chunk"),
+                Count(repair.chunks_whole),
+                one_or(repair.chunks_whole, "its", "their")
+            ),
         )];
         if !repair.guard.is_empty() {
-            lines.push(("guard", repair.guard.clone()));
+            lines.push(("guard", sentence(&repair.guard)));
         }
         if queued + repair.running > 0 {
             let eta = repair.eta_seconds.map(|eta| format!(", about {} left", Brief::seconds(eta)));
@@ -303,21 +316,27 @@ impl Report {
             ));
         }
         if repair.chunks_waiting > 0 {
-            let text = format!("{} chunks for nodes that are down", repair.chunks_waiting);
+            let text = counted(repair.chunks_waiting, "chunk") + " for nodes that are down";
             lines.push(("waiting", text));
         }
         if repair.chunks_lost > 0 {
-            let text = format!("{} chunks have too few shards anywhere", repair.chunks_lost);
+            let have = one_or(repair.chunks_lost, "has", "have");
+            let chunks = counted(repair.chunks_lost, "chunk");
+            let text = format!("{chunks} {have} too few shards anywhere");
             lines.push(("LOST", text));
         }
         if let (Some(nodes), Some(zones)) = (repair.survives_nodes, repair.survives_zones) {
             lines.push((
                 "now",
-                format!("these chunks survive any {nodes} more nodes, or any {zones} zones"),
+                format!(
+                    "these chunks survive any {}, or any {}",
+                    counted(nodes.into(), "more node"),
+                    counted(zones.into(), "zone")
+                ),
             ));
         }
         if repair.leaving_shards > 0 {
-            lines.push(("leaving", format!("{} shards to hand over", repair.leaving_shards)));
+            lines.push(("leaving", counted(repair.leaving_shards, "shard") + " to hand over"));
         }
         for job in repair.failing.iter().take(3) {
             let chunk = id(&job.chunk_id);
@@ -325,12 +344,16 @@ impl Report {
             let (kind, attempts) = (&job.kind, job.attempts);
             lines.push((
                 "failing",
-                format!("{kind} of {chunk}, {attempts} times: {}", sentence(&job.last_error)),
+                format!(
+                    "{kind} of {chunk}, {}: {}",
+                    counted(attempts.into(), "time"),
+                    sentence(&job.last_error)
+                ),
             ));
         }
         let scrub = self.scrub();
         if scrub.damaged > 0 {
-            lines.push(("scrub", format!("{} damaged shards found", scrub.damaged)));
+            lines.push(("scrub", counted(scrub.damaged, "damaged shard") + " found"));
         }
         lines
     }

@@ -354,10 +354,13 @@ impl From<Refusal> for Status {
 
 impl From<&Status> for Refusal {
     /// A status without our `ErrorInfo` comes from a transport or a proxy: its code is kept, its
-    /// reason is [`Reason::Unknown`] except where the code alone says enough.
+    /// reason is [`Reason::Unknown`] except where the code alone says enough, or the connection broke.
     fn from(status: &Status) -> Self {
         let details = status.get_error_details();
         let ours = details.error_info().filter(|info| info.domain == DOMAIN);
+        if let (None, Some(refusal)) = (ours, broken(status)) {
+            return refusal;
+        }
         let word = match (ours, status.code()) {
             (Some(info), _) => info.reason.as_str(),
             (None, Code::Unavailable) => Reason::NodeUnreachable.as_str(),
@@ -389,6 +392,23 @@ impl From<&Status> for Refusal {
         }
         refusal
     }
+}
+
+/// What a connection that broke is to people. No node sent such a status: it was made on this side, of an
+/// error of the transport, whose own words ("h2 protocol error") are of frames and streams. The last cause
+/// is what the system said.
+fn broken(status: &Status) -> Option<Refusal> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let reason = match status.code() {
+        Code::Cancelled => Reason::Cancelled,
+        Code::DeadlineExceeded => Reason::TimedOut,
+        _ => Reason::NodeUnreachable,
+    };
+    let message = format!("the connection broke, or the node at its other end stopped: {cause}");
+    Some(Refusal::new(reason, message))
 }
 
 impl From<Status> for Refusal {
@@ -474,6 +494,25 @@ mod tests {
         check(Status::deadline_exceeded(""), Reason::TimedOut);
         check(Status::not_found("by a proxy"), Reason::Unknown);
         assert_eq!(Refusal::from(Status::not_found("")).code(), Code::NotFound);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_told_in_no_words_of_the_transport() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("h2 protocol error: error reading a body from connection")]
+        struct Transport(#[source] std::io::Error);
+
+        let cause = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let refusal = Refusal::from(Status::from_error(Box::new(Transport(cause))));
+        assert_eq!(
+            refusal.to_string(),
+            "the connection broke, or the node at its other end stopped: connection reset \
+             (NODE_UNREACHABLE)"
+        );
+        assert_eq!(refusal.code(), Code::Unavailable);
+        // What a node says itself is told as it is.
+        let told = Refusal::from(Status::from(Refusal::new(Reason::StoreFull, "full")));
+        assert_eq!(told.to_string(), "full (STORE_FULL)");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use futures::{StreamExt as _, stream};
 use super::health::{ChunkHealth, Zones};
 use crate::{
     buffers::Pool,
+    error::without_node,
     get::{facts::ChunkFacts, fetch::fetch},
     lock::lock,
     network::{CANDIDATES_PER_SHARD, Network},
@@ -283,7 +284,8 @@ impl Checker {
     }
 
     pub(super) fn note_silent(&self, node: NodeId, refusal: &Refusal) {
-        self.note(node, |report| report.silent = Some(refusal.message().to_owned()));
+        let why = without_node(refusal.message(), &node);
+        self.note(node, |report| report.silent = Some(why.to_owned()));
     }
 
     pub(super) fn note(&self, node: NodeId, change: impl FnOnce(&mut NodeReport)) {

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Session, Stored, held,
-    placement::{Placement, SENDS_MAX},
+    placement::{Placement, SENDS_MAX, Spread},
     stream::{Done, Fate, Job, Outcome},
 };
 use crate::{
@@ -30,6 +30,8 @@ const STRAGGLER_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Ended {
     /// Distinct shards on disk.
     pub(super) have: usize,
+    /// How these lie.
+    pub(super) spread: Option<Spread>,
     pub(super) error: Option<PutError>,
 }
 
@@ -47,14 +49,14 @@ pub(super) async fn place(
         let error = PutError::NoNodes;
         // The caller may have gone: then nobody wants to know.
         let _ = ticket.send(Err(error.clone()));
-        return Ended { have: 0, error: Some(error) };
+        return Ended { have: 0, spread: None, error: Some(error) };
     }
     let candidates = view.candidates(&chunk.id(), geometry);
     let mut placement = Placement::new(geometry, preferred, candidates);
     if !session.options.allow_fragile && !placement.survives_a_loss() {
         let error = PutError::Fragile { chunk: chunk.id(), geometry, nodes: view.ring.len() };
         let _ = ticket.send(Err(error.clone()));
-        return Ended { have: 0, error: Some(error) };
+        return Ended { have: 0, spread: None, error: Some(error) };
     }
     if session.options.ask_first {
         held::find(session, &chunk.reference(), &mut placement).await;
@@ -211,6 +213,6 @@ impl Sending<'_> {
             self.say(Err(failed.clone()));
             error = Some(failed);
         }
-        Ended { have, error }
+        Ended { have, spread: self.placement.spread(), error }
     }
 }

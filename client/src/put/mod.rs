@@ -29,6 +29,7 @@ use std::{
 use copse_core::{
     chunk::EncodedChunk,
     extent::Extent,
+    geometry::Geometry,
     ids::{ChunkId, NodeId},
     manifest::ChunkRef,
 };
@@ -175,6 +176,11 @@ pub struct Redundancy {
     pub thin: Vec<Thin>,
     /// Shards of the worst chunk, of how many.
     pub worst: Option<(usize, usize)>,
+    /// Shards of one chunk that lie on one node, at most.
+    pub on_one_node: usize,
+    /// Of the chunk that the loss of one node would leave closest to its end: how many shards that loss would
+    /// leave, and of which geometry it is.
+    pub closest: Option<(usize, Geometry)>,
 }
 
 impl fmt::Display for Redundancy {
@@ -271,9 +277,9 @@ impl Uploader {
         tokio::spawn(async move {
             // Counted down whatever happens to the task.
             let session = Active(session);
-            let total = chunk.geometry().total();
+            let geometry = chunk.geometry();
             let ended = chunk::place(&session.0, chunk, tell).await;
-            session.0.record(id, ended, total);
+            session.0.record(id, ended, geometry);
             drop(permit);
         });
         ticket
@@ -364,7 +370,8 @@ impl Session {
         filling.values().copied().chain(ended).max_by_key(missing)
     }
 
-    fn record(&self, chunk: ChunkId, ended: chunk::Ended, total: usize) {
+    fn record(&self, chunk: ChunkId, ended: chunk::Ended, geometry: Geometry) {
+        let total = geometry.total();
         lock(&self.filling).remove(&chunk);
         let mut account = lock(&self.account);
         let redundancy = &mut account.redundancy;
@@ -380,6 +387,15 @@ impl Session {
         if redundancy.worst.is_none_or(|worst| missing(&worst) < total - ended.have) {
             redundancy.worst = Some((ended.have, total));
         }
+        if let Some(spread) = ended.spread {
+            redundancy.on_one_node = redundancy.on_one_node.max(spread.on_one_node);
+            if redundancy
+                .closest
+                .is_none_or(|closest| spare(&closest) > spare(&(spread.left, geometry)))
+            {
+                redundancy.closest = Some((spread.left, geometry));
+            }
+        }
         if let Some(error) = ended.error {
             redundancy.failed += 1;
             account.error.get_or_insert(error);
@@ -388,6 +404,11 @@ impl Session {
             lock(&self.known).tickets.remove(&chunk);
         }
     }
+}
+
+/// Shards beyond those needed, of (left, geometry); fewer than none when it cannot be read.
+fn spare((left, geometry): &(usize, Geometry)) -> i64 {
+    i64::try_from(*left).unwrap_or(i64::MAX) - geometry.data() as i64
 }
 
 /// Shards that a chunk lacks, of (on disk, all).

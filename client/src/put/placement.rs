@@ -33,6 +33,15 @@ pub(crate) struct Placement {
     refused: HashMap<NodeId, Refusal>,
 }
 
+/// How the shards of a chunk that are on disk lie on their nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spread {
+    /// Distinct shards that are left when the node is lost whose loss leaves the fewest.
+    pub(crate) left: usize,
+    /// Shards on the node that has the most.
+    pub(crate) on_one_node: usize,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     held: HashSet<NodeId>,
@@ -79,16 +88,28 @@ impl Placement {
     /// [survives](Self::survives_a_loss) that, all count: whoever goes on then has agreed to it.
     pub(crate) fn counting(&self) -> usize {
         let (k, w) = (self.geometry.data(), self.geometry.write_quorum());
-        let left_without = |node: &NodeId| {
-            let elsewhere = |slot: &&Slot| slot.held.iter().any(|holder| holder != node);
-            self.slots.iter().filter(elsewhere).count()
-        };
         if !self.survives_a_loss() {
             return self.durable();
         }
-        let holders = self.slots.iter().flat_map(|slot| &slot.held);
-        let left = holders.map(left_without).min().unwrap_or(0);
+        let left = self.spread().map_or(0, |spread| spread.left);
         self.durable().min(left + w - k)
+    }
+
+    /// How the shards on disk lie; nothing when there are none.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        let holders = self.slots.iter().flat_map(|slot| &slot.held);
+        let spread = |node: &NodeId| {
+            let elsewhere = |slot: &&Slot| slot.held.iter().any(|holder| holder != node);
+            Spread {
+                left: self.slots.iter().filter(elsewhere).count(),
+                on_one_node: self.slots.iter().filter(|slot| slot.held.contains(node)).count(),
+            }
+        };
+        let spreads = holders.map(spread);
+        spreads.reduce(|one, two| Spread {
+            left: one.left.min(two.left),
+            on_one_node: one.on_one_node.max(two.on_one_node),
+        })
     }
 
     /// Whether k shards are left when every shard is in its place and then any one node is lost.
@@ -307,6 +328,23 @@ mod tests {
         // One node holds the chunk by plan: whoever puts it there was told.
         assert!(counting("1+1", &[0, 0], &[0, 0]));
         assert!(!counting("1+1", &[0, 0], &[0]));
+    }
+
+    #[test]
+    fn the_loss_that_leaves_the_fewest_shards_is_known() {
+        let walk = nodes(4);
+        let placed = |held: &[(u8, usize)]| {
+            let geometry: Geometry = "2+2".parse().expect("a geometry");
+            let mut placement = Placement::new(geometry, walk.clone(), walk.clone());
+            held.iter().for_each(|(index, at)| placement.held(ShardIndex(*index), walk[*at]));
+            placement.spread().map(|spread| (spread.left, spread.on_one_node))
+        };
+        assert_eq!(placed(&[]), None);
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2), (3, 3)]), Some((3, 1)));
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 1), (3, 3)]), Some((2, 2)));
+        assert_eq!(placed(&[(0, 0), (1, 0), (2, 0), (3, 1)]), Some((1, 3)));
+        // A shard that another has as well is not lost.
+        assert_eq!(placed(&[(0, 0), (1, 0), (1, 1), (2, 2)]), Some((2, 2)));
     }
 
     #[test]

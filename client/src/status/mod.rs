@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 pub use self::{
     sum::{Chunks, Decision, FailingJob, NetworkStatus, NodeStatus, Queue, Standing, Sum},
-    verdict::{Count, Verdict},
+    verdict::{Verdict, all_whole},
 };
 use crate::network::Network;
 

@@ -367,7 +367,7 @@ impl Sum {
             sums.cut_off.push(node);
         }
         if !repair.guard.is_empty() {
-            *sums.guards.entry(kept(&repair.guard)).or_default() += 1;
+            add_guard(&mut sums.guards, kept(&repair.guard));
         }
         for job in &repair.failing {
             sums.failing.push(FailingJob {
@@ -435,6 +435,30 @@ fn add_margins(sums: &mut BTreeMap<i32, u64>, counts: &[MarginCount]) -> u64 {
         add(&mut all, *count);
     }
     all
+}
+
+/// Counts one more node with this guard. Those that differ in how long they last are one, and the one whose
+/// time is written longest is kept.
+fn add_guard(guards: &mut BTreeMap<String, u32>, text: String) {
+    let same = guards.keys().find(|known| without_times(known) == without_times(&text)).cloned();
+    let count = same.as_ref().and_then(|known| guards.remove(known)).unwrap_or(0);
+    let longest = same.into_iter().chain([text]).max_by_key(|text| (text.len(), text.clone()));
+    if let Some(text) = longest {
+        guards.insert(text, count + 1);
+    }
+}
+
+/// The words of a text but for lengths of time, as [`Brief`](copse_core::units::Brief) writes them.
+fn without_times(text: &str) -> Vec<&str> {
+    let unit =
+        |word: &str| matches!(word.trim_end_matches([',', ';', '.']), "s" | "min" | "h" | "d");
+    let words: Vec<&str> = text.split(' ').collect();
+    let is_time = |at: usize| {
+        let number = words[at].parse::<u64>().is_ok();
+        (number && words.get(at + 1).is_some_and(|next| unit(next)))
+            || (unit(words[at]) && at > 0 && words[at - 1].parse::<u64>().is_ok())
+    };
+    (0..words.len()).filter(|at| !is_time(*at)).map(|at| words[at]).collect()
 }
 
 /// Sums of what others say must not overflow.

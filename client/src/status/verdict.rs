@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use copse_core::units::Brief;
+use copse_core::units::{Brief, Count, counted, one_or};
 
 use super::NetworkStatus;
 
@@ -78,11 +78,11 @@ impl NetworkStatus {
     pub fn headline(&self) -> String {
         let mut line = Headline(self).to_string();
         if self.uncounted > 0 {
-            let their = if self.uncounted == 1 { "its" } else { "their" };
-            let plural = if self.asked == 1 { "" } else { "s" };
             line.push_str(&format!(
-                "; {} of {} node{plural} did not say how {their} chunks are: those are not counted",
-                self.uncounted, self.asked
+                "; {} of {} did not say how {} chunks are: those are not counted",
+                Count(self.uncounted),
+                counted(self.asked, "node"),
+                one_or(self.uncounted, "its", "their"),
             ));
         }
         line
@@ -95,17 +95,18 @@ impl fmt::Display for Headline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(status) = self;
         let chunks = &status.chunks;
-        let total = Count(chunks.total);
+        let total = counted(chunks.total, "chunk");
         match status.verdict() {
             Verdict::Lost => write!(
                 f,
-                "DANGER: {} of {total} chunks are lost, or of a put that was broken off: too few of their \
-                 shards exist",
-                Count(chunks.lost)
+                "DANGER: {} of {total} {} lost, or of a put that was broken off: too few of {} shards exist",
+                Count(chunks.lost),
+                one_or(chunks.lost, "is", "are"),
+                one_or(chunks.lost, "its", "their"),
             ),
             Verdict::Unreadable => write!(
                 f,
-                "DANGER: {} of {total} chunks cannot be read until nodes that are down come back",
+                "DANGER: {} of {total} cannot be read until nodes that are down come back",
                 Count(chunks.waiting)
             ),
             Verdict::Fragile => {
@@ -113,65 +114,66 @@ impl fmt::Display for Headline<'_> {
                 self.repairing(f, "; ")
             }
             Verdict::Held => {
-                write!(f, "not repairing: {} of {total} chunks lack shards", Count(chunks.thin))?;
+                write!(f, "not repairing: {}", self.thin())?;
                 match status.guards.keys().next() {
                     Some(reason) => write!(f, ", but {reason}"),
                     None => f.write_str(", but nodes see less than half of the network"),
                 }
             }
-            Verdict::Thin if status.queue.open() == 0 => write!(
-                f,
-                "{} of {total} chunks lack shards, none so many that they must be made now",
-                Count(chunks.thin)
-            ),
+            Verdict::Thin if status.queue.open() == 0 => {
+                write!(f, "{}, none so many that they must be made now", self.thin())
+            }
             Verdict::Thin => self.repairing(f, ""),
             Verdict::Uncounted if chunks.total == 0 && status.uncounted == 0 => f.write_str(
                 "the chunks are not counted yet: nodes count when they plan, a while after they start",
             ),
             Verdict::Uncounted if chunks.total == 0 => f.write_str("no chunk was counted"),
-            Verdict::Uncounted => write!(f, "all {total} chunks counted have all their shards"),
+            Verdict::Uncounted if chunks.total == 1 => {
+                f.write_str("the only chunk counted has all its shards")
+            }
+            Verdict::Uncounted => write!(f, "all {total} counted have all their shards"),
             Verdict::Empty => f.write_str("there are no chunks yet"),
             Verdict::Whole => {
-                write!(f, "all {total} chunks have all their shards")?;
+                f.write_str(&all_whole(chunks.total))?;
                 match status.queue.open() {
                     0 => Ok(()),
-                    moving => {
-                        write!(f, "; {} jobs move shards to where they belong", Count(moving))
-                    }
+                    moving => write!(
+                        f,
+                        "; {} {} shards to where they belong",
+                        counted(moving, "job"),
+                        one_or(moving, "moves", "move")
+                    ),
                 }
             }
         }
     }
 }
 
+/// `all 12 chunks have all their shards`
+pub fn all_whole(chunks: u64) -> String {
+    match chunks {
+        1 => "the only chunk has all its shards".to_owned(),
+        _ => format!("all {} have all their shards", counted(chunks, "chunk")),
+    }
+}
+
 impl Headline<'_> {
+    /// `2 of 5 chunks lack shards`
+    fn thin(&self) -> String {
+        let Self(NetworkStatus { chunks, .. }) = self;
+        let lack = one_or(chunks.thin, "lacks", "lack");
+        format!("{} of {} {lack} shards", Count(chunks.thin), counted(chunks.total, "chunk"))
+    }
+
     fn repairing(&self, f: &mut fmt::Formatter<'_>, before: &str) -> fmt::Result {
         let Self(status) = self;
         if status.queue.open() == 0 {
             return Ok(());
         }
-        write!(f, "{before}repairing: {} chunks", Count(status.chunks.thin))?;
+        write!(f, "{before}repairing: {}", counted(status.chunks.thin, "chunk"))?;
         match status.queue.eta_seconds {
             Some(eta) => write!(f, ", ETA {}", Brief::seconds(eta)),
             None => f.write_str(", ETA unknown"),
         }
-    }
-}
-
-/// A number with commas: `1,234`.
-#[derive(Debug, Clone, Copy)]
-pub struct Count(pub u64);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        let mut text = String::with_capacity(digits.len() * 4 / 3);
-        for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        f.pad(&text)
     }
 }

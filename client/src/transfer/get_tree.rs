@@ -11,7 +11,10 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering},
 };
 
-use copse_core::tree::{Entry, Kind, Meta};
+use copse_core::{
+    tree::{Entry, Kind, Meta},
+    units::ByteSize,
+};
 use futures::{StreamExt as _, stream::BoxStream};
 use tokio::{
     sync::Semaphore,
@@ -52,6 +55,8 @@ pub struct GetOutcome {
     pub data_loss: bool,
     /// How many of these the destination cannot hold: trying again there does not help.
     pub unwritable: u64,
+    /// How many of these may be read when more nodes answer.
+    pub may_pass: u64,
     /// Entries that were restored without their mode or time: the file system takes none.
     pub unkept: u64,
     /// Whether the destination was made.
@@ -81,6 +86,22 @@ pub enum GetTreeError {
     /// The destination cannot be written.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// There is no room there.
+    #[error(
+        "there is too little room for {}: {source}, {} are free and up to {} are still to be written; make room \
+         and run the same command again: it goes on where it was", .destination.display(),
+        ByteSize(*.free_bytes).rounded(), ByteSize(*.left_bytes).rounded()
+    )]
+    NoRoom {
+        /// What was to be made.
+        destination: PathBuf,
+        /// What is still to be written.
+        left_bytes: u64,
+        /// What is free on its file system.
+        free_bytes: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A task stopped: the program is shutting down.
     #[error("the transfer was stopped before it was complete")]
     Stopped,
@@ -98,6 +119,37 @@ pub async fn get_tree(
     counters: Arc<Counters>,
 ) -> Result<GetOutcome, GetTreeError> {
     counters.bytes_total.store(entry.counts().bytes, Ordering::Relaxed);
+    let (destination, told) = (options.destination.clone(), counters.clone());
+    match fill(tree, entry, options, counters).await {
+        Err(GetTreeError::Restore(RestoreError::Io { source, .. })) if is_no_room(&source) => {
+            let done = told.bytes_done.load(Ordering::Relaxed);
+            let left_bytes = told.bytes_total.load(Ordering::Relaxed).saturating_sub(done);
+            let free_bytes = free_bytes(&destination);
+            Err(GetTreeError::NoRoom { destination, left_bytes, free_bytes, source })
+        }
+        result => result,
+    }
+}
+
+/// Whether a disk or a share of it is full.
+fn is_no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// What is free where the destination is to be; 0 when the system does not say.
+fn free_bytes(destination: &Path) -> u64 {
+    let beside = destination.parent().filter(|path| !path.as_os_str().is_empty());
+    let told = rustix::fs::statvfs(beside.unwrap_or(Path::new(".")));
+    told.map_or(0, |told| told.f_bavail.saturating_mul(told.f_frsize))
+}
+
+async fn fill(
+    tree: &TreeReader,
+    entry: Entry,
+    options: GetOptions,
+    counters: Arc<Counters>,
+) -> Result<GetOutcome, GetTreeError> {
     let GetOptions { destination, source, partial } = options;
     let restore = blocking(move || Restore::begin(&destination, &source)).await?;
     let walk = Walk {
@@ -131,6 +183,7 @@ struct Lost {
     failures: Failures,
     data_loss: bool,
     unwritable: u64,
+    may_pass: u64,
 }
 
 impl Walk {
@@ -191,6 +244,7 @@ impl Walk {
             failures: lost.failures,
             data_loss: lost.data_loss,
             unwritable: lost.unwritable,
+            may_pass: lost.may_pass,
             unkept,
             made,
             waiting,
@@ -312,6 +366,7 @@ fn write(mut file: RestoredFile, part: &Block) -> Result<RestoredFile, RestoreEr
 fn note_unread(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
     let mut lost = lock(lost);
     lost.failures.add(path, error);
+    lost.may_pass += u64::from(error.may_pass());
     lost.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
 }
 

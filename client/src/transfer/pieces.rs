@@ -124,22 +124,24 @@ impl Pieces {
         self.runtime.block_on(future)
     }
 
-    /// Stores a piece as a chunk of its own. Its extent comes before the chunk is safe.
+    /// Stores a piece as a chunk of its own. Its extent comes before the chunk is safe. `of` is what an error
+    /// names it by.
     pub(super) fn store(
         &mut self,
+        of: String,
         buffer: PlaintextBuffer,
         known: Option<Known>,
     ) -> oneshot::Receiver<Told> {
         let (tell, extent) = oneshot::channel();
-        let job = Job::of(self, known);
+        let job = Job::new(self, of, known);
         self.jobs.spawn_on(async move { job.store(buffer, tell).await }, &self.runtime);
         extent
     }
 
     /// Stores a chunk that is made already. Waits while memory is short: nothing else makes these.
-    pub(super) fn store_chunk(&mut self, chunk: EncodedChunk) {
+    pub(super) fn store_chunk(&mut self, of: String, chunk: EncodedChunk) {
         let prepared = self.runtime.block_on(self.target.encoder.budget().admit(chunk));
-        let job = Job::of(self, None);
+        let job = Job::new(self, of, None);
         self.jobs.spawn_on(async move { job.upload(prepared).await }, &self.runtime);
     }
 
@@ -147,7 +149,7 @@ impl Pieces {
     /// that fails, the file does, and the transfer goes on.
     pub(super) fn confirm(&mut self, known: Known, extent: Extent) -> oneshot::Receiver<Told> {
         let (tell, receiver) = oneshot::channel();
-        let job = Job::of(self, Some(known.clone()));
+        let job = Job::new(self, known.path.display().to_string(), Some(known.clone()));
         let confirmed = self.confirmed.clone();
         let confirming = async move {
             if job.target.uploader.is_whole(&extent).await {
@@ -196,6 +198,7 @@ impl Pieces {
 
 /// What a task needs to store one chunk.
 struct Job {
+    of: String,
     target: PutTarget,
     geometry: Geometry,
     counters: Arc<Counters>,
@@ -203,8 +206,9 @@ struct Job {
 }
 
 impl Job {
-    fn of(pieces: &Pieces, known: Option<Known>) -> Self {
+    fn new(pieces: &Pieces, of: String, known: Option<Known>) -> Self {
         Self {
+            of,
             target: pieces.target.clone(),
             geometry: pieces.geometry,
             counters: pieces.counters.clone(),
@@ -237,7 +241,8 @@ impl Job {
     }
 
     async fn upload(self, prepared: PreparedChunk) -> Result<(), PutTreeError> {
-        self.target.uploader.submit(prepared).await.await?;
-        Ok(())
+        let Self { of, target, .. } = self;
+        let stored = target.uploader.submit(prepared).await.await;
+        stored.map(|_| ()).map_err(|source| PutTreeError::Put { of, source })
     }
 }

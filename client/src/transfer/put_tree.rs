@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     ffi::OsString,
     io::{self, Read},
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -86,7 +87,7 @@ pub struct PutTarget {
 /// Why nothing was put.
 #[derive(Debug, thiserror::Error)]
 pub enum PutTreeError {
-    /// One of the paths named cannot be read.
+    /// None of the paths named can be read; this is the first.
     #[error("{} {}", .0.path().display(), .0)]
     Scan(#[from] ScanError),
     /// A file, the only thing named, cannot be read.
@@ -102,8 +103,13 @@ pub enum PutTreeError {
     #[error("{} has no name to store it under; name what is in it", .0.display())]
     NoName(PathBuf),
     /// A chunk could not be stored.
-    #[error(transparent)]
-    Put(#[from] PutError),
+    #[error("{of}{}{source}", if of.is_empty() { "" } else { ": " })]
+    Put {
+        /// The file that it is of, or what is packed in it; empty when that has no name.
+        of: String,
+        /// Why.
+        source: PutError,
+    },
     /// A chunk could not be made.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -159,8 +165,8 @@ impl From<tokio::task::JoinError> for PutTreeError {
 /// Stores the paths: one as itself, several in a folder without a name.
 ///
 /// # Errors
-/// When a path named cannot be read at all, or a chunk cannot be stored safely. What is below a
-/// path and cannot be read is listed in the outcome.
+/// When none of the paths named can be read, or a chunk cannot be stored safely. A path that cannot be
+/// read while another can, and what is below one, is listed in the outcome.
 pub async fn put_paths(
     target: &PutTarget,
     paths: Vec<PathBuf>,
@@ -169,22 +175,13 @@ pub async fn put_paths(
 ) -> Result<PutOutcome, PutTreeError> {
     let mut put = TreePut::new(target, options, counters);
     tokio::task::spawn_blocking(move || {
-        let mut entries = Vec::new();
-        for path in &paths {
-            let name = match path.file_name() {
-                Some(name) => name.to_owned(),
-                // Such as "." or "/": the folder's own name, if it has one.
-                None => path
-                    .canonicalize()
-                    .ok()
-                    .and_then(|path| path.file_name().map(OsString::from))
-                    .ok_or_else(|| PutTreeError::NoName(path.clone()))?,
-            };
-            entries.push(local::entry_at(path, name)?);
-        }
+        let entries = named(&paths, &mut put.failures)?;
+        // The tree has the same shape whether or not all of several can be read.
+        let is_one = paths.len() == 1;
         put.count_ahead(paths);
         match <[LocalEntry; 1]>::try_from(entries) {
-            Ok([entry]) => put.only(&entry)?,
+            Ok([entry]) if is_one => put.only(&entry)?,
+            Ok(entries) => put.several(entries.into())?,
             Err(entries) => put.several(entries)?,
         }
         put.finish()
@@ -207,6 +204,7 @@ pub async fn put_stream(
     let mut put = TreePut::new(target, options, counters);
     tokio::task::spawn_blocking(move || {
         put.writer.begin_file(&name, meta)?;
+        put.current = PathBuf::from(OsString::from_vec(name));
         loop {
             let mut buffer = put.pieces.buffer();
             let mut part = stream.by_ref().take(put.piece_bytes as u64);
@@ -222,6 +220,29 @@ pub async fn put_stream(
     .await?
 }
 
+/// What the paths name. Those that cannot be read are noted, as long as there is one that can.
+fn named(paths: &[PathBuf], failures: &mut Failures) -> Result<Vec<LocalEntry>, PutTreeError> {
+    let mut entries = Vec::new();
+    let mut first = None;
+    for path in paths {
+        // Such as "." or "/": the folder's own name, if it has one.
+        let own = || path.canonicalize().ok()?.file_name().map(OsString::from);
+        let name = path.file_name().map(OsString::from).or_else(own);
+        match local::entry_at(path, name.clone().unwrap_or_default()) {
+            Ok(_) if name.is_none() => return Err(PutTreeError::NoName(path.clone())),
+            Ok(entry) => entries.push(entry),
+            Err(error) => {
+                failures.add(path, &error);
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if entries.is_empty() => Err(error.into()),
+        _ => Ok(entries),
+    }
+}
+
 /// A transfer under way; lives on its blocking thread.
 struct TreePut {
     target: PutTarget,
@@ -234,6 +255,8 @@ struct TreePut {
     kinds: Kinds,
     /// The open file's pieces in order.
     pending: VecDeque<Pending>,
+    /// What is being read, to be named when it cannot be stored.
+    current: PathBuf,
 }
 
 /// The next piece of the open file.
@@ -259,6 +282,7 @@ impl TreePut {
             failures: Failures::default(),
             kinds: Kinds::default(),
             pending: VecDeque::new(),
+            current: PathBuf::new(),
         }
     }
 
@@ -317,6 +341,7 @@ impl TreePut {
 
     fn entry(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
         let meta = meta_of(&entry.metadata);
+        self.current.clone_from(&entry.path);
         match &entry.kind {
             LocalKind::Directory => {
                 let names = match local::children(&entry.path) {
@@ -368,6 +393,7 @@ impl TreePut {
 
     /// Reads a file into the tree. The inner error is the file's, the outer ends the transfer.
     fn file(&mut self, entry: &LocalEntry) -> Result<Result<(), ReadFileError>, PutTreeError> {
+        self.current.clone_from(&entry.path);
         let mut reader = match FileReader::open(&entry.path) {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(error)),
@@ -426,7 +452,7 @@ impl TreePut {
             // It holds one of few buffers: nothing may wait behind it.
             return self.settle(0);
         }
-        let extent = self.pieces.store(buffer, known);
+        let extent = self.pieces.store(self.current.display().to_string(), buffer, known);
         self.wait_for_extent(extent)
     }
 
@@ -491,7 +517,7 @@ impl TreePut {
     /// Sends the packs that are closed on their way.
     fn store_packs(&mut self) -> Result<(), PutTreeError> {
         for chunk in self.writer.take_chunks() {
-            self.pieces.store_chunk(chunk);
+            self.pieces.store_chunk(format!("small files up to {}", self.current.display()), chunk);
         }
         self.pieces.reap(PIECES_MAX)
     }
@@ -499,10 +525,12 @@ impl TreePut {
     fn finish(mut self) -> Result<PutOutcome, PutTreeError> {
         let finished = self.writer.finish()?;
         for chunk in finished.chunks {
-            self.pieces.store_chunk(chunk);
+            self.pieces.store_chunk("small files and names".to_owned(), chunk);
         }
         self.pieces.reap(0)?;
-        let redundancy = self.pieces.wait_for(self.target.uploader.flush())?;
+        let redundancy = self.pieces.wait_for(self.target.uploader.flush());
+        let redundancy =
+            redundancy.map_err(|source| PutTreeError::Put { of: String::new(), source })?;
         Ok(PutOutcome {
             capability: Capability::read(self.target.network.id(), finished.root),
             kinds: self.kinds,
@@ -519,4 +547,43 @@ fn meta_of(metadata: &Metadata) -> Meta {
     // The file system gives less than 10^9 nanoseconds.
     let modified = Timestamp::new(metadata.mtime_seconds, metadata.mtime_nanos).unwrap_or_default();
     Meta::new(metadata.mode, modified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_are_not_there_are_left_out_as_long_as_one_is_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("good"), "good").expect("written");
+        let check = |names: &[&str], expected: Result<&[&str], &str>, left_out: u64| {
+            let paths: Vec<_> = names.iter().map(|name| dir.path().join(name)).collect();
+            let mut failures = Failures::default();
+            let found = named(&paths, &mut failures);
+            let found = found.map(|entries| entries.into_iter().map(|entry| entry.name).collect());
+            let found: Result<Vec<Vec<u8>>, _> = found.map_err(|error| error.to_string());
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(
+                    found,
+                    expected.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>()
+                ),
+                (Err(error), Err(words)) => assert!(error.contains(words), "{error}"),
+                (found, _) => panic!("{names:?}: {found:?}"),
+            }
+            assert_eq!(failures.count, left_out, "{names:?}");
+        };
+        check(&["good"], Ok(&["good"]), 0);
+        check(&["nosuch", "good", "neither"], Ok(&["good"]), 2);
+        check(&["nosuch"], Err("nosuch cannot be read"), 1);
+        check(&["nosuch", "neither"], Err("nosuch cannot be read"), 2);
+        check(&["nosuch/..", "good"], Ok(&["good"]), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_named() {
+        let put = |of: &str| PutTreeError::Put { of: of.to_owned(), source: PutError::NoNodes };
+        assert!(put("a/b").to_string().starts_with("a/b: the network has no active nodes"));
+        assert!(put("").to_string().starts_with("the network has no active nodes"));
+    }
 }

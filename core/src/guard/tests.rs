@@ -107,7 +107,7 @@ fn who_sees_less_than_half_is_cut_off_itself() {
     check(
         &start,
         0,
-        "cut off: only 1 of 16 nodes (6.2 % of the weight) answer, less than half; 15 have not been \
+        "cut off: only 1 of 16 nodes (6.2 % of the weight) answers, less than half; 15 have not been \
          heard since the start; nothing is signed or repaired until more answer: look at this \
          node's network",
     );
@@ -153,7 +153,7 @@ fn a_guard_lets_go_only_when_all_had_the_time_to_be_heard() {
     assert!(at(&last(16, &[silent(0); 9]), 1000).starts_with("cut off: only 7"));
     assert_eq!(
         at(&last(16, &[silent(0); 4]), 1030),
-        "cut off: enough answer again; on guard for 4 min 30 s more"
+        "cut off: enough answer again; for another 4 min 30 s it looks who is there, and repairs nothing until then"
     );
     assert!(at(&last(16, &[silent(0); 3]), 1300).starts_with("evictions are frozen: 3 of 16"));
     assert_eq!(
@@ -161,4 +161,32 @@ fn a_guard_lets_go_only_when_all_had_the_time_to_be_heard() {
         "evictions are frozen: that many were silent a moment ago; for 4 min 59 s"
     );
     assert_eq!(at(&all, 1600), "free");
+}
+
+#[test]
+fn who_has_just_started_says_that_it_waits_as_it_should_and_for_how_long() {
+    let timeouts = Timeouts::default();
+    let mut settling = Settling::default();
+    let mut at = |seen: &[(&str, Sight)], now: u64| {
+        let judged = judge(&views(seen), now);
+        settling.settle(judged, Duration::from_secs(now), &timeouts).to_string()
+    };
+    assert!(at(&last(4, &[Sight::Unheard; 3]), 0).starts_with("cut off: only 1 of 4 nodes"));
+    let said = "just started, as every node of a new network: it looks for another 4 min 58 s who is there";
+    assert!(at(&last(4, &[]), 2).starts_with(said), "{}", at(&last(4, &[]), 2));
+    assert_eq!(at(&last(4, &[]), 300), "free");
+    assert!(at(&last(4, &[silent(0); 3]), 1000).starts_with("cut off: only 1"));
+    assert!(at(&last(4, &[]), 1010).starts_with("cut off: enough answer again"));
+
+    // The second node of a network hears half of it at first.
+    let mut settling = Settling::default();
+    let mut at = |seen: &[(&str, Sight)], now: u64| {
+        let judged = judge(&views(seen), now);
+        settling.settle(judged, Duration::from_secs(now), &timeouts).to_string()
+    };
+    assert!(at(&last(2, &[Sight::Unheard]), 0).starts_with("evictions are frozen: only 1 of 2"));
+    assert!(at(&last(2, &[]), 2).starts_with(said));
+    assert_eq!(at(&last(2, &[]), 300), "free");
+    at(&last(2, &[silent(0)]), 1000);
+    assert!(at(&last(2, &[]), 1002).starts_with("evictions are frozen: that many were silent"));
 }

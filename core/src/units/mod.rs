@@ -1,14 +1,16 @@
-//! Times, rates, shares, sizes and nines as people write them, and how they are told to people.
+//! Times, rates, shares, sizes and nines as people write them, and how they and counts are told to people.
 //!
 //! Owns their spelling: `18months`, `24h`, `95%`, `5Mbit`, `2TB`, `11-nines`, `1 h 2 min`. Guesses nothing:
 //! a number without a unit is refused where it needs one. The one idea: an [`Amount`] is read in one way,
 //! whatever it is of.
 
+mod count;
 mod size;
 mod time;
 
+pub use count::{Count, counted, one_or};
 pub use size::{ByteSize, bytes};
-pub use time::{Brief, HOURS_PER_MONTH, HOURS_PER_YEAR, Span, hours};
+pub use time::{Brief, HOURS_PER_MONTH, HOURS_PER_YEAR, Span, date, hours};
 
 /// Digits behind the point, at most: what is computed of them is exact in 128 bits.
 const FRACTION_DIGITS_MAX: usize = 18;

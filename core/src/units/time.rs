@@ -1,4 +1,4 @@
-//! Lengths of time: `250ms`, `10s`, `5min`, `4h`, `30d`, `18months`.
+//! Lengths of time: `250ms`, `10s`, `5min`, `4h`, `30d`, `18months`; and moments, as dates.
 //!
 //! Owns parsing and printing. The one idea: there are two ways to print: [`Span`] exactly, as it is
 //! written in a configuration and parses back to the same, and [`Brief`] as people say it.
@@ -101,9 +101,44 @@ impl fmt::Display for Brief {
     }
 }
 
+/// Seconds since 1970 as `2026-11-22 14:55:01`, in UTC. Source: civil-from-days, H. Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms".
+pub fn date(seconds: i64) -> String {
+    let days = seconds.div_euclid(86_400);
+    let of_day = seconds.rem_euclid(86_400);
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_795_359_301, "2026-11-22 14:55:01"),
+            (-1, "1969-12-31 23:59:59"),
+        ] {
+            assert_eq!(date(seconds), expected);
+        }
+    }
 
     #[test]
     fn hours_as_people_write_them() {

@@ -19,7 +19,7 @@ use copse_core::{
     ids::{NetworkId, NodeId},
     liveness::{Change, Liveness, Timeouts, Watch},
     random::Random,
-    units::Brief,
+    units::{Brief, counted},
 };
 use copse_proto::{
     convert, door,
@@ -228,8 +228,8 @@ impl Membership {
             let said = evicted.observations().map(|signed| signed.observation().silent_seconds);
             let longest = said.max().unwrap_or(0);
             return format!(
-                "evicted: {} nodes signed that it was silent for up to {}",
-                evicted.observers(),
+                "evicted: {} signed that it was silent for up to {}",
+                counted(evicted.observers() as u64, "node"),
                 Brief::seconds(longest)
             );
         }
@@ -241,7 +241,7 @@ impl Membership {
             Some(_) => String::new(),
             None => match state.directory.accusation(node) {
                 Some(accused) => {
-                    format!("{} nodes signed that it is silent", accused.observers())
+                    counted(accused.observers() as u64, "node") + " signed that it is silent"
                 }
                 None => String::new(),
             },

@@ -124,8 +124,8 @@ pub enum EndpointError {
     Tls(#[from] TlsError),
 }
 
-/// Opens a UDP socket with large buffers; an unspecified IPv6 address takes IPv4 too. A system that
-/// refuses the size is told of in the log, with the command that allows it.
+/// Opens a UDP socket with large buffers, if the system grants them ([`tell_of_small_buffers`]); an
+/// unspecified IPv6 address takes IPv4 too.
 ///
 /// # Errors
 /// When the address cannot be had.
@@ -139,9 +139,19 @@ pub fn bind(address: SocketAddr) -> Result<UdpSocket, EndpointError> {
         Ok(socket)
     };
     let socket = open().map_err(|source| EndpointError::Bind { address, source })?;
-    // A refusal shows when the size is read back.
+    // A refusal shows when the size is read back, see `tell_of_small_buffers`.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    Ok(socket.into())
+}
+
+/// Says in the log when the system did not grant the buffers that were asked for, with the command that
+/// makes it: for a node that starts, since it is no news of one that cannot.
+///
+/// # Errors
+/// When the socket does not say.
+pub fn tell_of_small_buffers(socket: &UdpSocket) -> Result<(), EndpointError> {
+    let socket = socket2::SockRef::from(socket);
     let receive = granted(socket.recv_buffer_size().map_err(EndpointError::Socket)?);
     let send = granted(socket.send_buffer_size().map_err(EndpointError::Socket)?);
     if receive.min(send) < SOCKET_BUFFER_BYTES {
@@ -153,7 +163,7 @@ pub fn bind(address: SocketAddr) -> Result<UdpSocket, EndpointError> {
              sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES} net.core.wmem_max={SOCKET_BUFFER_BYTES}",
         );
     }
-    Ok(socket.into())
+    Ok(())
 }
 
 /// Linux reports twice what it grants, to account for its own overhead.

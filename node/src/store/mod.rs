@@ -10,6 +10,7 @@ use bytes::Bytes;
 use copse_core::{
     geometry::Geometry,
     ids::{ChunkId, ShardId, ShardIndex},
+    units::ByteSize,
 };
 
 mod arcs;
@@ -215,6 +216,23 @@ impl FullReason {
             Self::NoSpace => "no-space",
         }
     }
+
+    /// What it means, without the node.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Capacity => "its capacity is used up",
+            Self::Reserve => "its disk has hardly more free than it shall keep (store.reserve)",
+            Self::NoSpace => "its disk is full",
+        }
+    }
+
+    /// What its owner can do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Capacity => "its owner can raise `capacity` in its configuration",
+            Self::Reserve | Self::NoSpace => "its owner can make room on its disk",
+        }
+    }
 }
 
 /// Why a shard was not stored.
@@ -222,9 +240,12 @@ impl FullReason {
 pub enum PutError {
     /// No room. The store goes on serving; put the shard elsewhere.
     #[error(
-        "the disk is full ({}): {used_bytes} of {capacity_bytes} bytes used, {free_bytes} free on \
-         the file system; put the shard on another node, or raise the capacity",
-        reason.as_str()
+        "it is full: {} (its shards take {} of {}, and {} are free on its disk); {}, or start another node",
+        reason.meaning(),
+        ByteSize(*used_bytes).rounded(),
+        ByteSize(*capacity_bytes).rounded(),
+        ByteSize(*free_bytes).rounded(),
+        reason.remedy()
     )]
     Full {
         /// Which bound was met.
@@ -237,7 +258,7 @@ pub enum PutError {
         free_bytes: u64,
     },
     /// The disk failed under this write. It is not stored; trying again may succeed.
-    #[error("shard {id} could not be written: {source}; try again or put it on another node")]
+    #[error("shard {id} could not be written: {source}; it may succeed later, or on another node")]
     Io {
         /// The shard.
         id: ShardId,

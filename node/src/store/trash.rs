@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use copse_core::ids::ShardId;
+use copse_core::{ids::ShardId, units::ByteSize};
 
 use super::PutError;
 
@@ -70,8 +70,9 @@ pub enum Removed {
 pub enum RemoveError {
     /// Not even the few bytes of a removal fit the file system.
     #[error(
-        "the disk has no room even to note the removal of shard {id}: {free_bytes} bytes free on \
-         the file system; make room there, then try again"
+        "the disk has no room even to note the removal of shard {id}: {} are free on the file system; \
+         make room there, then try again",
+        ByteSize(*free_bytes).rounded()
     )]
     Full {
         /// The shard.

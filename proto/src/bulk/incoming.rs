@@ -151,7 +151,7 @@ impl<M: Carried> Incoming<M> {
     /// How it went, if nobody says so.
     fn unsaid(&self) -> Result<(), Status> {
         if self.status_owed {
-            return Err(Status::unavailable("the answer ended without a status"));
+            return Err(Status::unavailable("the node broke off its answer"));
         }
         Ok(())
     }

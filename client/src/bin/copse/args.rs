@@ -9,7 +9,10 @@ use clap::{Args, Parser, Subcommand};
 use copse_core::geometry::Geometry;
 
 use crate::{
-    exit::{self, DATA_LOSS, DEGRADED, EXISTS, PARTIAL, UNMET},
+    exit::{
+        self, DATA_LOSS, DEGRADED, EXISTS, FULL, NO_ROOM, OTHER, PARTIAL, REFUSED, UNMET,
+        UNREACHABLE, USAGE,
+    },
     plan::Plan,
 };
 
@@ -26,13 +29,20 @@ the arguments of a command: @FILE stands for the capability in a file, @FILE:/so
 path in its tree, @- for one on standard input.
 
 Exit codes:
-  0 done                       6 refused: it would not survive the loss of one node
-  1 another error              7 no such path in the tree
-  2 wrong usage                8 the destination exists
-  3 done but for a part        9 wrong capability or token
-  5 too few nodes answer      10 too little room on the nodes
-  12 the wish cannot be met   11 less safe than it should be
-  4 too few shards are left or can be reached
+    0 done
+    1 another error
+    2 wrong usage
+    3 done but for a part
+    4 too few shards are left or can be reached
+    5 too few nodes answer
+    6 refused: it would not survive the loss of one node
+    7 no such path in the tree
+    8 the destination exists
+    9 wrong capability or token
+   10 too little room on the nodes
+   11 less safe than it should be
+   12 the wish cannot be met
+   13 too little room on this machine
   130 interrupted; run the same command again to go on";
 
 /// Heading of the flags that every command has.
@@ -77,10 +87,16 @@ pub(crate) enum Command {
     ///
     /// Kept are names, contents, holes, modes, times of the last change, links and empty folders. Not kept
     /// are owners, access lists, extended attributes, and that two names are one file; nor do programs come
-    /// back set-user-id.
+    /// back set-user-id. What cannot be read is named, and the rest is stored.
     ///
     /// Ctrl-C and SIGTERM stop it as soon as the chunks under way are stored, at most 20 s later; a second one
     /// stops it at once. The same command goes on with an interrupted one.
+    #[command(after_long_help = exit::help(&[
+        (PARTIAL, "some could not be read"),
+        (UNREACHABLE, "nothing was printed; what is stored already is not sent again"),
+        (REFUSED, "--allow-fragile stores it all the same"),
+        (FULL, "nothing was printed; what is stored already is not sent again"),
+    ]))]
     Put(Put),
     /// Get a tree, a folder or a file back
     ///
@@ -91,6 +107,7 @@ pub(crate) enum Command {
         (PARTIAL, "some could not be read, or not be written there as they were"),
         (DATA_LOSS, "of some entries"),
         (EXISTS, "nothing was done, or a part of another tree is beside it"),
+        (NO_ROOM, "what is there is kept for the next try"),
     ]))]
     Get {
         /// A capability, or a path in one: CAPABILITY/some/path
@@ -137,6 +154,12 @@ pub(crate) enum Command {
     #[command(after_long_help = exit::help(&[(UNMET, "the data would not last as long")]))]
     Plan(Plan),
     /// Check this client's state and its way to the network; say what is wrong and what to do
+    #[command(after_long_help = exit::help(&[
+        (0, "all is well"),
+        (OTHER, "it says what is not well"),
+        (USAGE, "no network was joined"),
+        (UNREACHABLE, "the rest could not be looked at"),
+    ]))]
     Doctor,
     /// Show how the network is: its nodes, and whether all chunks in it have their shards
     ///
@@ -319,7 +342,7 @@ mod tests {
                 listed += 1;
             }
         }
-        assert_eq!(listed, 14, "those of get, ls, plan, status and check");
+        assert_eq!(listed, 23, "those of put, get, ls, plan, doctor, status and check");
     }
 
     #[test]

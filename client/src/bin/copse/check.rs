@@ -15,7 +15,7 @@ use copse_client::{
         check_manifest, check_tree,
     },
     get::Downloader,
-    status::Count,
+    status::all_whole,
     tree_read::TreeReader,
 };
 use copse_core::{
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use crate::{
     exit::{CliError, DATA_LOSS, DEGRADED, PARTIAL},
     given::Given,
-    output,
+    output::{self, Count, count, one_or},
     progress::Progress,
     put::{failures_json, show_failures},
     session::Session,
@@ -63,16 +63,23 @@ pub(crate) async fn check(
     let progress = Arc::new(CheckProgress::default());
     let watched = Arc::clone(&progress);
     let drawing = Progress::start("check", &progress.counters, session.global.quiet, move || {
-        let get = |count: &std::sync::atomic::AtomicU64| Count(count.load(Ordering::Relaxed));
-        format!(", {} chunks, {} of them weak", get(&watched.chunks), get(&watched.weak))
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        format!(
+            ", {}, {} of them weak",
+            count(get(&watched.chunks), "chunk"),
+            Count(get(&watched.weak))
+        )
     });
     let report = match &what {
         Subject::Tree(capability, path) => {
             let tree = TreeReader::new(downloader, capability)?;
-            check_tree(&tree, capability, path.clone(), &checker, options, progress).await
+            let report =
+                check_tree(&tree, capability, path.clone(), &checker, options, progress).await;
+            report.map_err(CliError::reading(path))
         }
         Subject::Manifest(capability) => {
-            check_manifest(&downloader, capability, &checker, options, progress).await
+            let report = check_manifest(&downloader, capability, &checker, options, progress).await;
+            report.map_err(CliError::from)
         }
     };
     drop(drawing);
@@ -111,25 +118,29 @@ fn code(report: &CheckReport) -> u8 {
 }
 
 fn headline(report: &CheckReport, options: CheckOptions) -> String {
-    let total = Count(report.chunks);
-    let of = |strength: Strength| Count(report.count(strength));
+    let total = count(report.chunks, "chunk");
     let advice = if options.repair { "" } else { "; --repair makes them" };
-    let mut line = if report.count(Strength::Lost) > 0 {
-        format!("DANGER: {} of {total} chunks are lost", of(Strength::Lost))
-    } else if report.count(Strength::Waiting) > 0 {
+    let [lost, waiting, thin] =
+        [Strength::Lost, Strength::Waiting, Strength::Thin].map(|strength| report.count(strength));
+    let mut line = if lost > 0 {
+        format!("DANGER: {} of {total} {} lost", Count(lost), one_or(lost, "is", "are"))
+    } else if waiting > 0 {
         format!(
-            "DANGER: {} of {total} chunks cannot be read until nodes that did not answer come back",
-            of(Strength::Waiting)
+            "DANGER: {} of {total} cannot be read until nodes that did not answer come back",
+            Count(waiting)
         )
-    } else if report.count(Strength::Thin) > 0 {
-        format!("{} of {total} chunks lack shards; all can be read{advice}", of(Strength::Thin))
+    } else if thin > 0 {
+        let lack = one_or(thin, "lacks", "lack");
+        format!("{} of {total} {lack} shards; all can be read{advice}", Count(thin))
     } else if report.frail > 0 {
-        format!(
-            "all {total} chunks have all their shards, but {} of them do not survive the loss of one node",
-            Count(report.frail)
-        )
+        let frail = match (report.chunks, report.frail) {
+            (1, _) => "does not".to_owned(),
+            (_, 1) => "1 of them does not".to_owned(),
+            (_, frail) => format!("{} of them do not", Count(frail)),
+        };
+        format!("{}, but {frail} survive the loss of one node", all_whole(report.chunks))
     } else {
-        format!("all {total} chunks have all their shards")
+        all_whole(report.chunks)
     };
     if report.unreadable.count > 0 {
         line.push_str(match report.listed {
@@ -150,26 +161,29 @@ fn as_text(report: &CheckReport, options: CheckOptions) -> String {
         let _ = writeln!(out, "{name:<10}{value}");
     };
     if let Some(survives) = report.survives {
-        let (nodes, zones) = (survives.nodes as u64, survives.zones as u64);
-        let (nodes, zones) = (output::count(nodes, "more node"), output::count(zones, "more zone"));
-        line("survives", format!("any {nodes}; any {zones}"));
+        let any = |number: usize, what: &str| output::any_more(number as u64, what);
+        line(
+            "survives",
+            format!("{}; {}", any(survives.nodes, "node"), any(survives.zones, "zone")),
+        );
     }
     match report.listed {
         None => line(
             "tree",
             format!(
-                "{} files, {} folders, {}",
-                Count(report.files),
-                Count(report.directories),
+                "{}, {}, {}",
+                count(report.files, "file"),
+                count(report.directories, "folder"),
                 output::bytes(report.bytes)
             ),
         ),
         Some(listed) => line(
             "list",
             format!(
-                "{} chunks of the tree, and {} that hold this list",
-                Count(listed),
-                Count(report.chunks.saturating_sub(listed))
+                "{} of the tree, and {} that {} this list",
+                count(listed, "chunk"),
+                Count(report.chunks.saturating_sub(listed)),
+                one_or(report.chunks.saturating_sub(listed), "holds", "hold")
             ),
         ),
     }
@@ -180,20 +194,22 @@ fn as_text(report: &CheckReport, options: CheckOptions) -> String {
     for weak in report.weakest.iter().take(CHUNKS_SHOWN) {
         line(weak.strength.as_str(), weak_line(weak, report.listed.is_some()));
     }
-    more(&mut line, report.chunks - report.count(Strength::Whole), "weak chunks");
+    more(&mut line, report.chunks - report.count(Strength::Whole), "weak chunk");
     for mended in report.mended.iter().take(CHUNKS_SHOWN) {
         let total = mended.geometry.total();
         let (before, after) = (mended.before, mended.after);
         line("mended", format!("{} {before}/{total} -> {after}/{total}", mended.chunk.short()));
     }
-    more(&mut line, report.mended_count, "mended chunks");
-    if options.repair {
+    more(&mut line, report.mended_count, "mended chunk");
+    if options.repair && report.mended_count == 0 && report.unmended == 0 {
+        line("repair", "there was nothing to mend".to_owned());
+    } else if options.repair {
         line(
             "repair",
             format!(
-                "{} chunks mended with {} shards, {}; {} could not be made whole",
-                Count(report.mended_count),
-                Count(report.rebuilt_shards),
+                "{} mended with {}, {}; {} could not be made whole",
+                count(report.mended_count, "chunk"),
+                count(report.rebuilt_shards, "shard"),
                 output::bytes(report.rebuilt_bytes),
                 Count(report.unmended)
             ),
@@ -207,10 +223,11 @@ fn as_text(report: &CheckReport, options: CheckOptions) -> String {
     out
 }
 
-fn more(line: &mut impl FnMut(&str, String), count: u64, what: &str) {
-    let rest = count.saturating_sub(CHUNKS_SHOWN as u64);
+fn more(line: &mut impl FnMut(&str, String), all: u64, what: &str) {
+    let rest = all.saturating_sub(CHUNKS_SHOWN as u64);
     if rest > 0 {
-        line("", format!("{} more {what}; --json lists them", Count(rest)));
+        let (rest, them) = (count(rest, &format!("more {what}")), one_or(rest, "it", "them"));
+        line("", format!("{rest}; --json lists {them}"));
     }
 }
 
@@ -226,7 +243,7 @@ fn weak_line(weak: &Weak, of_manifest: bool) -> String {
         text += "  this list";
     }
     if weak.silent > 0 {
-        let silent = output::count(weak.silent as u64, "node");
+        let silent = count(weak.silent as u64, "node");
         let _ = write!(text, " ({silent} that may hold more did not answer)");
     }
     if let Some(problem) = &weak.problem {
@@ -254,12 +271,12 @@ fn node_lines(node: &NodeReport) -> Vec<(&'static str, String)> {
     let name = node.node.short();
     let problem = output::name(node.problem.as_deref().unwrap_or_default().as_bytes());
     if node.false_claims > 0 {
-        let count = Count(node.false_claims);
-        lines.push(("liar", format!("node {name} claims {count} shards falsely: {problem}")));
+        let shards = count(node.false_claims, "shard");
+        lines.push(("liar", format!("node {name} claims {shards} falsely: {problem}")));
     }
     if node.damaged > 0 {
-        let count = Count(node.damaged);
-        lines.push(("damaged", format!("node {name} found {count} shards damaged: {problem}")));
+        let shards = count(node.damaged, "damaged shard");
+        lines.push(("damaged", format!("node {name} found {shards}: {problem}")));
     }
     if let Some(why) = &node.silent {
         lines.push(("silent", format!("node {name}: {}", output::name(why.as_bytes()))));
@@ -365,8 +382,10 @@ mod tests {
                 DEGRADED,
                 "2 of 5 chunks lack shards; all can be read; --repair makes them",
             ),
+            (&[(Whole, 1)], 0, "the only chunk has all its shards"),
+            (&[(Whole, 1), (Thin, 1)], DEGRADED, "1 of 2 chunks lacks shards; all can be read"),
             (&[(Thin, 2), (Waiting, 1)], DATA_LOSS, "DANGER: 1 of 3 chunks cannot be read"),
-            (&[(Waiting, 1), (Lost, 1)], DATA_LOSS, "DANGER: 1 of 2 chunks are lost"),
+            (&[(Waiting, 1), (Lost, 1)], DATA_LOSS, "DANGER: 1 of 2 chunks is lost"),
         ] {
             let report = report(strengths);
             assert_eq!(code(&report), expected);
@@ -390,7 +409,7 @@ mod tests {
         let mut report = report(&[(Strength::Whole, 4)]);
         report.listed = Some(3);
         let shown = as_text(&report, CheckOptions::default());
-        assert!(shown.contains("3 chunks of the tree, and 1 that hold this list"), "{shown}");
+        assert!(shown.contains("3 chunks of the tree, and 1 that holds this list"), "{shown}");
         assert!(!shown.contains("files"), "{shown}");
         let json = as_json(&report, CheckOptions::default());
         assert_eq!((&json["capability"], &json["files"]), (&json!("verify"), &Value::Null));

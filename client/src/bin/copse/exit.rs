@@ -2,6 +2,8 @@
 //!
 //! The codes are part of the interface: scripts rely on them, the help lists them.
 
+use std::io;
+
 use copse_client::{
     check::VerifierError,
     error::{EncodeError, GetError, NetworkError, PutError, ReadError},
@@ -24,10 +26,11 @@ pub(crate) const BAD_CAPABILITY: u8 = 9;
 pub(crate) const FULL: u8 = 10;
 pub(crate) const DEGRADED: u8 = 11;
 pub(crate) const UNMET: u8 = 12;
+pub(crate) const NO_ROOM: u8 = 13;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// All of them, and what each means with every command.
-pub(crate) const MEANINGS: [(u8, &str); 14] = [
+pub(crate) const MEANINGS: [(u8, &str); 15] = [
     (0, "done"),
     (OTHER, "another error"),
     (USAGE, "wrong usage"),
@@ -41,8 +44,17 @@ pub(crate) const MEANINGS: [(u8, &str); 14] = [
     (FULL, "too little room on the nodes"),
     (DEGRADED, "less safe than it should be"),
     (UNMET, "the wish cannot be met"),
+    (NO_ROOM, "too little room on this machine"),
     (INTERRUPTED, "interrupted; run the same command again to go on"),
 ];
+
+/// What goes with an error of the system: a full disk has a code of its own.
+pub(crate) fn of_writing(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => NO_ROOM,
+        _ => OTHER,
+    }
+}
 
 /// For the help of one command: what some codes mean with it.
 pub(crate) fn help(codes: &[(u8, &str)]) -> String {
@@ -70,6 +82,22 @@ impl CliError {
         Self::new(OTHER, message)
     }
 
+    /// What was to be read at a path cannot be: names it, since the error knows chunks only.
+    pub(crate) fn reading(path: &[tree::Name]) -> impl Fn(ReadError) -> Self + use<> {
+        let what = match path {
+            [] => "what the capability names".to_owned(),
+            path => tree::path::display(path),
+        };
+        move |error| {
+            let names_itself = !matches!(error, ReadError::Get(_));
+            let Self { code, message } = error.into();
+            match names_itself {
+                true => Self { code, message },
+                false => Self { code, message: format!("cannot read {what}: {message}") },
+            }
+        }
+    }
+
     pub(crate) fn interrupted(resumable: bool) -> Self {
         let more =
             if resumable { "; run the same command again to go on where it was" } else { "" };
@@ -88,6 +116,7 @@ impl From<ProfileError> for CliError {
         let code = match error {
             ProfileError::OtherNetwork { .. } => BAD_CAPABILITY,
             ProfileError::NotJoined(_) => USAGE,
+            ProfileError::Io { ref source, .. } => of_writing(source),
             _ => OTHER,
         };
         Self::new(code, error)
@@ -159,7 +188,9 @@ impl From<EncodeError> for CliError {
 impl From<PutTreeError> for CliError {
     fn from(error: PutTreeError) -> Self {
         match error {
-            PutTreeError::Put(error) => error.into(),
+            PutTreeError::Put { ref source, .. } => {
+                Self::new(Self::from(source.clone()).code, error)
+            }
             PutTreeError::SameName(_) | PutTreeError::NoName(_) => Self::new(USAGE, error),
             error => Self::other(error),
         }
@@ -173,9 +204,39 @@ impl From<RestoreError> for CliError {
             RestoreError::NotOwn(_)
             | RestoreError::Busy(_)
             | RestoreError::TwoNames(_)
-            | RestoreError::Io { .. }
             | RestoreError::Stopped(_) => OTHER,
+            RestoreError::Io { source, .. } => of_writing(source),
         };
         Self::new(code, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named_once() {
+        let path = tree::path::split(b"2024/diary.txt").expect("a path");
+        let error = CliError::reading(&path)(GetError::NoNodes.into());
+        assert_eq!(error.code, UNREACHABLE);
+        assert!(error.message.starts_with("cannot read /2024/diary.txt: the network"), "{error:?}");
+        let error = CliError::reading(&[])(GetError::NoNodes.into());
+        assert!(error.message.starts_with("cannot read what the capability names: "), "{error:?}");
+        let missing = tree::ReadError::NotFound { path: "/2024/diary.txt".into() };
+        let error = CliError::reading(&path)(missing.into());
+        assert_eq!(error.code, NOT_FOUND);
+        assert!(error.message.starts_with("there is no /2024/diary.txt"), "{error:?}");
+    }
+
+    #[test]
+    fn a_full_disk_here_has_a_code_of_its_own() {
+        let error = |kind: io::ErrorKind| {
+            let path = "x".into();
+            CliError::from(ProfileError::Io { path, source: kind.into() }).code
+        };
+        assert_eq!(error(io::ErrorKind::StorageFull), NO_ROOM);
+        assert_eq!(error(io::ErrorKind::QuotaExceeded), NO_ROOM);
+        assert_eq!(error(io::ErrorKind::PermissionDenied), OTHER);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::ByteRange,
-    exit::{CliError, DATA_LOSS, EXISTS, OTHER, PARTIAL, USAGE},
+    exit::{CliError, DATA_LOSS, EXISTS, NO_ROOM, PARTIAL, USAGE},
     given::Given,
     output,
     progress::Progress,
@@ -40,6 +40,7 @@ impl From<GetTreeError> for CliError {
         match error {
             GetTreeError::Read(error) => error.into(),
             GetTreeError::Restore(error) => error.into(),
+            GetTreeError::NoRoom { .. } => Self::new(NO_ROOM, error),
             GetTreeError::Stopped => Self::interrupted(true),
         }
     }
@@ -70,9 +71,9 @@ pub(crate) async fn get(
     }
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let entry = tree.lookup(path).await?;
+    let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     if destination.as_deref() == Some(Path::new("-")) {
-        return copy_out(session, &tree, &entry, None).await;
+        return copy_out(session, &tree, &entry, &path, None).await;
     }
     let destination = match destination {
         Some(destination) => destination,
@@ -86,10 +87,12 @@ pub(crate) async fn get(
     let progress = Progress::start("get", &counters, session.global.quiet, String::new);
     let started = Instant::now();
     let options = GetOptions { destination: destination.clone(), source, partial };
-    let outcome = get_tree(&tree, entry, options, counters).await;
+    let outcome = get_tree(&tree, entry, options, counters.clone()).await;
     drop(progress);
     let mut outcome = outcome?;
     let took = started.elapsed();
+    // What was there before was not moved.
+    let moved = outcome.bytes.saturating_sub(counters.bytes_known.load(Ordering::Relaxed));
     for failure in &mut outcome.failures.listed {
         if failure.path.as_os_str().is_empty() {
             // What was asked for has no path within itself.
@@ -105,20 +108,22 @@ pub(crate) async fn get(
         return Err(CliError::new(code, incomplete(&outcome, &destination)));
     }
     if outcome.unkept > 0 {
-        let entries = match outcome.unkept {
-            1 => "1 entry is without its mode or time".to_owned(),
-            some => format!("{some} entries are without their modes or times"),
-        };
+        let entries = output::count(outcome.unkept, "entry")
+            + output::one_or(
+                outcome.unkept,
+                " is without its mode or time",
+                " are without their modes or times",
+            );
         let there = destination.display();
         let message = format!("all is in {there}, but {entries}: the file system there takes none");
         return Err(CliError::new(PARTIAL, message));
     }
     session.say(format!(
-        "got {}, {} in {:.1} s ({}) to {}{}",
+        "got {}, {} in {:.1} s{} to {}{}",
         output::count(outcome.files, "file"),
         output::bytes(outcome.bytes),
         took.as_secs_f64(),
-        output::rate(outcome.bytes, took),
+        output::rate(moved, took),
         destination.display(),
         if outcome.resumed { ", going on from an interrupted try" } else { "" },
     ));
@@ -147,27 +152,38 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
 /// What became of a tree of which a part could not be restored, and what to do.
 fn incomplete(outcome: &GetOutcome, destination: &Path) -> String {
     let failures = outcome.failures.count;
-    let lost = match failures {
-        1 => "1 entry could not be restored".to_owned(),
-        _ => format!("{failures} entries could not be restored"),
-    };
+    let lost = format!("{} could not be restored", output::count(failures, "entry"));
     let rest = output::count(outcome.files, "file");
     if outcome.made {
         return format!("{lost}; the rest, {rest}, is in {}", destination.display());
     }
-    let again = if outcome.unwritable == failures {
-        "name a destination on another file system"
-    } else {
-        "run the same command again when more nodes answer"
-    };
-    match &outcome.waiting {
-        Some(waiting) => format!(
-            "{lost}; the rest, {rest}, waits in {}; {again}, or add --partial to have it in {} as it is",
-            waiting.display(),
-            destination.display()
+    let final_loss = failures.saturating_sub(outcome.unwritable + outcome.may_pass);
+    let again = match (outcome.may_pass, final_loss) {
+        (0, 0) => "name a destination on another file system".to_owned(),
+        (_, 0) => "run the same command again when more nodes answer".to_owned(),
+        (0, _) => {
+            "every node that may hold what is missing has answered, so another try finds it only if one that is \
+             gone comes back"
+                .to_owned()
+        }
+        (waiting, some) => format!(
+            "run the same command again when more nodes answer, which may bring {}; {} {} lost unless a node that \
+             is gone comes back",
+            output::Count(waiting),
+            output::count(some, "entry"),
+            output::one_or(some, "is", "are"),
         ),
-        None => format!("nothing was restored; {again}"),
-    }
+    };
+    let waiting = match &outcome.waiting {
+        None => return format!("nothing was restored; {again}"),
+        Some(waiting) => waiting.display(),
+    };
+    let destination = destination.display();
+    let partial = match outcome.may_pass {
+        0 => format!("add --partial to have the rest in {destination}"),
+        _ => format!("add --partial to have it in {destination} as it is"),
+    };
+    format!("{lost}; the rest, {rest}, waits in {waiting}; {again}; {partial}")
 }
 
 fn exists(destination: &Path) -> CliError {
@@ -209,8 +225,8 @@ pub(crate) async fn cat(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let entry = tree.lookup(path).await?;
-    copy_out(session, &tree, &entry, range).await
+    let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
+    copy_out(session, &tree, &entry, &path, range).await
 }
 
 fn no_stream(what: &str) -> CliError {
@@ -218,11 +234,12 @@ fn no_stream(what: &str) -> CliError {
     CliError::new(USAGE, format!("the capability names {what}, which is no stream of bytes: {how}"))
 }
 
-/// Writes a file, or a range of it, to standard output.
+/// Writes a file, or a range of it, to standard output. `path` names it in errors.
 async fn copy_out(
     session: &Session,
     tree: &TreeReader,
     entry: &Entry,
+    path: &[Name],
     range: Option<ByteRange>,
 ) -> Result<ExitCode, CliError> {
     let size = match entry.kind {
@@ -235,16 +252,21 @@ async fn copy_out(
         Some(range) => range.within(size).ok_or_else(|| {
             CliError::new(
                 USAGE,
-                format!("the range starts behind the end: the file has {size} bytes"),
+                format!(
+                    "the range starts behind the end: the file has {}",
+                    output::count(size, "byte")
+                ),
             )
         })?,
     };
     let counters = Arc::new(Counters::default());
-    counters.bytes_total.store(count, std::sync::atomic::Ordering::Relaxed);
+    counters.bytes_total.store(count, Ordering::Relaxed);
     let quiet = session.global.quiet || range.is_some();
     let progress = Progress::start("cat", &counters, quiet, String::new);
-    let mut stream = FileReader::new(tree.downloader().clone(), entry, first..first + count)?;
-    while let Some(part) = stream.next().await? {
+    let unread = CliError::reading(path);
+    let stream = FileReader::new(tree.downloader().clone(), entry, first..first + count);
+    let mut stream = stream.map_err(&unread)?;
+    while let Some(part) = stream.next().await.map_err(&unread)? {
         let bytes = part.len();
         let written = tokio::task::spawn_blocking(move || write_out(&part)).await;
         match written.map_err(CliError::other)? {
@@ -254,13 +276,10 @@ async fn copy_out(
                 return Ok(ExitCode::SUCCESS);
             }
             Err(error) => {
-                return Err(CliError::new(
-                    OTHER,
-                    format!("cannot write to standard output: {error}"),
-                ));
+                return Err(output::unwritten(&error));
             }
         }
-        counters.bytes_done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        counters.bytes_done.fetch_add(bytes, Ordering::Relaxed);
     }
     drop(progress);
     Ok(ExitCode::SUCCESS)
@@ -285,9 +304,43 @@ fn write_out(part: &Block) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use copse_client::transfer::Failures;
     use copse_core::tree::path;
 
     use super::*;
+
+    #[test]
+    fn what_to_do_about_a_part_that_is_missing_is_what_helps() {
+        let said = |unwritable: u64, may_pass: u64, final_loss: u64| {
+            let mut failures = Failures::default();
+            failures.count = unwritable + may_pass + final_loss;
+            let outcome = GetOutcome {
+                files: 1,
+                bytes: 1,
+                resumed: false,
+                failures,
+                data_loss: true,
+                unwritable,
+                may_pass,
+                unkept: 0,
+                made: false,
+                waiting: Some("out.copse-partial/content".into()),
+            };
+            incomplete(&outcome, Path::new("out"))
+        };
+        let again = "run the same command again when more nodes answer";
+        let check = |(unwritable, may_pass, final_loss), words: &[&str], not: &[&str]| {
+            let said = said(unwritable, may_pass, final_loss);
+            words.iter().for_each(|words| assert!(said.contains(words), "{words}: {said}"));
+            not.iter().for_each(|words| assert!(!said.contains(words), "{words}: {said}"));
+        };
+        let other = "name a destination on another file system";
+        let gone = "every node that may hold what is missing has answered";
+        check((1, 0, 0), &["1 entry could not", "the rest, 1 file,", other], &[again, gone]);
+        check((1, 2, 0), &["3 entries could not", again], &[gone, " lost "]);
+        check((0, 0, 2), &[gone, "add --partial to have the rest in out"], &[again, other]);
+        check((0, 3, 1), &[again, "may bring 3; 1 entry is lost unless"], &[gone]);
+    }
 
     #[test]
     fn a_tree_does_not_choose_a_hidden_name_for_itself() {

@@ -29,7 +29,7 @@ pub(crate) async fn ls(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let entry = tree.lookup(path).await?;
+    let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     if !matches!(entry.kind, Kind::Directory { .. }) {
         show(session, long, entry.name.as_bytes(), &entry)?;
         return Ok(ExitCode::SUCCESS);

@@ -49,8 +49,10 @@ pub(crate) async fn join(session: &Session, token: &str) -> Result<ExitCode, Cli
         output::count(nodes as u64, "node")
     ));
     match plan::of_default(&network) {
-        Some(default) => session.say(default),
         None => session.say("one node loses what is on it when it goes: start another"),
+        // Who joins again has read it.
+        Some(default) if new => session.say(default),
+        Some(_) => {}
     }
     if new {
         session.say(format!(
@@ -184,7 +186,8 @@ pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
 /// One thing that was looked at.
 struct Check {
     name: &'static str,
-    ok: bool,
+    /// The exit code; 0 when it is well.
+    code: u8,
     detail: String,
     /// In lines.
     advice: Vec<String>,
@@ -192,14 +195,27 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, ok: bool, detail: impl ToString, advice: impl ToString) -> Self {
-        Self { name, ok, detail: detail.to_string(), advice: vec![advice.to_string()] }
+        Self::with_code(name, if ok { 0 } else { OTHER }, detail, advice)
+    }
+
+    fn with_code(
+        name: &'static str,
+        code: u8,
+        detail: impl ToString,
+        advice: impl ToString,
+    ) -> Self {
+        Self { name, code, detail: detail.to_string(), advice: vec![advice.to_string()] }
+    }
+
+    fn is_well(&self) -> bool {
+        self.code == 0
     }
 
     /// As it is printed. Nodes chose some of the words.
     fn lines(&self) -> Vec<String> {
-        let mark = if self.ok { "ok " } else { "BAD" };
+        let mark = if self.is_well() { "ok " } else { "BAD" };
         let first = format!("{mark} {}: {}", self.name, output::sentence(&self.detail));
-        let advice = self.advice.iter().filter(|_| !self.ok);
+        let advice = self.advice.iter().filter(|_| !self.is_well());
         let advice = advice.map(|line| format!("    {}", output::sentence(line)));
         std::iter::once(first).chain(advice).collect()
     }
@@ -207,14 +223,15 @@ impl Check {
 
 pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
     let checks = examine(session).await;
-    let well = checks.iter().all(|check| check.ok);
+    // What other commands would end with is more than "something".
+    let worst = checks.iter().map(|check| check.code).max().unwrap_or(0);
     if session.global.json {
         let checks: Vec<_> = checks
             .iter()
             .map(|check| {
                 json!({
                     "name": check.name,
-                    "ok": check.ok,
+                    "ok": check.is_well(),
                     "detail": check.detail,
                     "advice": check.advice.join("\n    "),
                 })
@@ -226,22 +243,25 @@ pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
             output::print(line)?;
         }
     }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(OTHER) })
+    Ok(ExitCode::from(worst))
 }
 
 /// What was looked at, up to the first thing without which nothing more can be said.
 async fn examine(session: &Session) -> Vec<Check> {
     let home = session.home.display();
-    let profile = match session.profile() {
+    // Not the session's, which warns of what is looked at here.
+    let profile = match Profile::open(&session.home).map_err(CliError::from) {
         Ok(profile) => profile,
-        Err(error) => return vec![Check::new("state directory", false, home, error.message)],
+        Err(error) => {
+            return vec![Check::with_code("state directory", error.code, home, error.message)];
+        }
     };
     let known = format!("{home}, network {}", profile.network().short());
-    let mut checks = vec![Check::new("state directory", true, known, "")];
+    let mut checks = vec![Check::new("state directory", true, known, ""), secret(&profile)];
     let network = match profile.connect().await {
         Ok(network) => network,
         Err(error) => {
-            checks.push(Check::new("network", false, "no node answers", error));
+            checks.push(Check::with_code("network", UNREACHABLE, "no node answers", error));
             return checks;
         }
     };
@@ -250,8 +270,28 @@ async fn examine(session: &Session) -> Vec<Check> {
     checks.push(who_answers(&answers, &view.directory));
     checks.push(room(&answers));
     checks.push(damage(&answers));
-    checks.push(default_geometry(&view.ring));
+    checks.push(default_geometry(&view.ring, takers(&answers)));
     checks
+}
+
+fn secret(profile: &Profile) -> Check {
+    match profile.open_secret() {
+        None => Check::new("secret", true, "only you can read it", ""),
+        Some(path) => {
+            let path = path.display();
+            let detail = format!("others of this machine can get at {path}");
+            Check::new("secret", false, detail, format!("take that away: chmod 600 {path}"))
+        }
+    }
+}
+
+/// Nodes that take shards now.
+fn takers(answers: &BTreeMap<NodeId, Answer>) -> usize {
+    let takes = |answer: &&Answer| {
+        let info = answer.info.as_ref().ok();
+        info.and_then(|(info, _)| info.store.as_ref()).is_some_and(|store| store.accepting)
+    };
+    answers.values().filter(takes).count()
 }
 
 fn who_answers(answers: &BTreeMap<NodeId, Answer>, directory: &Directory) -> Check {
@@ -261,13 +301,22 @@ fn who_answers(answers: &BTreeMap<NodeId, Answer>, directory: &Directory) -> Che
         let error = answer.info.as_ref().err()?;
         Some(format!("node {}: {error}", answer.node.short()))
     });
-    let silent: Vec<String> = silent.collect();
-    let mut detail = format!("{} of {} answer", answers.len() - silent.len(), answers.len());
+    let mut silent: Vec<String> = silent.collect();
+    let of = answers.len();
+    let mut detail = format!("{} of {of} answer", of - silent.len());
     if gone > 0 {
         let gone = output::count(gone, "node");
         detail += &format!("; {gone} left or evicted, and not counted");
     }
-    Check { name: "nodes", ok: silent.is_empty(), detail, advice: silent }
+    if silent.is_empty() {
+        return Check::new("nodes", true, detail, "");
+    }
+    silent.push(
+        "start them again, or look at the way to them (`copse-node status` on their machines says more); of one \
+         that stays away the others make again what it held"
+            .to_owned(),
+    );
+    Check { name: "nodes", code: OTHER, detail, advice: silent }
 }
 
 fn room(answers: &BTreeMap<NodeId, Answer>) -> Check {
@@ -283,7 +332,7 @@ fn room(answers: &BTreeMap<NodeId, Answer>) -> Check {
 fn damage(answers: &BTreeMap<NodeId, Answer>) -> Check {
     let damaged = |store: &StoreInfo| {
         let count = store.quarantined;
-        (count > 0).then(|| format!("{count} shards"))
+        (count > 0).then(|| output::count(count, "shard"))
     };
     let advice = "look at the disks of these nodes; reads go around the damage";
     match of_stores(answers, damaged) {
@@ -305,31 +354,97 @@ fn of_stores(
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-fn default_geometry(ring: &Ring) -> Check {
-    let (ok, detail) = match Geometry::default_for(ring.len()) {
-        None => (false, format!("{} node cannot survive its own loss", ring.len())),
-        Some(geometry) => {
-            let survived = ring.survives(geometry).nodes;
-            let nodes = output::count(survived as u64, "node");
-            let detail = format!(
-                "{geometry}, survives the loss of any {nodes}; `copse plan` says for how long"
-            );
-            (survived > 0, detail)
-        }
+/// What is put with the default geometry survives, in the whole network and with the nodes that take shards now.
+fn default_geometry(ring: &Ring, takers: usize) -> Check {
+    let name = "default geometry";
+    let another = "start another node: copse-node init --join TOKEN";
+    let nodes = |count: usize| output::count(count as u64, "node");
+    let Some(geometry) = Geometry::default_for(ring.len()) else {
+        let detail = match ring.len() {
+            0 => "no node takes part",
+            _ => "what is on the only node is lost with it",
+        };
+        return Check::new(name, false, detail, another);
     };
-    let advice = "start another node: copse-node init --join TOKEN";
-    Check::new("default geometry", ok, detail, advice)
+    let survived = ring.survives(geometry).nodes;
+    let on_one_node = geometry.total().div_ceil(takers.max(1));
+    if takers >= geometry.total().min(ring.len()) {
+        let detail = format!(
+            "{geometry}, survives the loss of any {}; `copse plan` says for how long",
+            nodes(survived)
+        );
+        return Check::new(name, survived > 0, detail, another);
+    }
+    let now = geometry.parity() / on_one_node.max(1);
+    let shards = output::count(on_one_node as u64, "shard");
+    let takers = match takers {
+        0 => "no node takes".to_owned(),
+        1 => "only 1 node takes".to_owned(),
+        _ => format!("only {} take", nodes(takers)),
+    };
+    let detail = match now {
+        0 => format!(
+            "{geometry}, but {takers} shards now: what is put now is refused or would not survive one loss"
+        ),
+        _ => format!(
+            "{geometry}, but {takers} shards now: of what is put now up to {shards} of a chunk are on one node, \
+             and it survives the loss of any {}; of what lies where it should, any {}",
+            nodes(now),
+            nodes(survived)
+        ),
+    };
+    Check::new(name, now > 0, detail, "see to the nodes named above, or start others")
 }
 
 #[cfg(test)]
 mod tests {
+    use copse_core::ring::RingMember;
+
     use super::*;
+
+    #[test]
+    fn nodes_that_take_no_shards_are_missing_from_what_the_default_geometry_survives() {
+        let members = (0..16u8).map(|number| RingMember {
+            id: NodeId::new([number; 32]),
+            capacity_bytes: 1 << 40,
+            zone: String::new(),
+        });
+        let ring = Ring::build(members.collect());
+        for (takers, code, words) in [
+            (16, 0, "10+6, survives the loss of any 6 nodes; `copse plan`"),
+            (
+                15,
+                0,
+                "only 15 nodes take shards now: of what is put now up to 2 shards of a chunk are on one node, \
+                     and it survives the loss of any 3 nodes; of what lies where it should, any 6 nodes",
+            ),
+            (
+                5,
+                0,
+                "up to 4 shards of a chunk are on one node, and it survives the loss of any 1 node;",
+            ),
+            (
+                2,
+                OTHER,
+                "only 2 nodes take shards now: what is put now is refused or would not survive one loss",
+            ),
+            (1, OTHER, "only 1 node takes shards now"),
+            (0, OTHER, "no node takes shards now"),
+        ] {
+            let check = default_geometry(&ring, takers);
+            assert_eq!(check.code, code, "{takers}: {}", check.detail);
+            assert!(check.detail.contains(words), "{takers}: {}", check.detail);
+        }
+        let alone = default_geometry(&Ring::build(Vec::new()), 0);
+        assert_eq!((alone.code, &alone.detail[..]), (OTHER, "no node takes part"));
+    }
 
     #[test]
     fn what_nodes_say_cannot_upset_the_terminal() {
         let words = "full\x1b]0;owned\x07\r\nok  everything: fine";
         for ok in [true, false] {
             let check = Check::new("room", ok, words, words);
+            assert_eq!(check.code, if ok { 0 } else { OTHER });
             let lines = check.lines();
             assert_eq!(lines.len(), if ok { 1 } else { 2 });
             for line in lines {

@@ -6,14 +6,16 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
 };
 
 pub(crate) use copse_core::shown::{name, sentence};
 use copse_core::units::ByteSize;
+pub(crate) use copse_core::units::{Count, counted as count, date as time, one_or};
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
-use crate::exit::CliError;
+use crate::exit::{self, CliError};
 
 /// Whether who reads the results has had enough, as `head` does.
 static HAD_ENOUGH: AtomicBool = AtomicBool::new(false);
@@ -45,12 +47,16 @@ pub(crate) fn tell(line: impl Display) {
 
 /// Standard output does not take what is written there.
 pub(crate) fn unwritten(error: &io::Error) -> CliError {
-    CliError::other(format!("cannot write to standard output: {error}"))
+    let code = exit::of_writing(error);
+    CliError::new(code, format!("cannot write to standard output: {error}"))
 }
 
-/// So many of something: `1 file`, `2 files`.
-pub(crate) fn count(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// How many more of something may be lost: `any 2 more nodes`, `not one more node`.
+pub(crate) fn any_more(number: u64, what: &str) -> String {
+    match number {
+        0 => format!("not one more {what}"),
+        some => format!("any {}", count(some, &format!("more {what}"))),
+    }
 }
 
 /// Adds a path to an object as `KEY`, and as `KEY_hex` when that is not all of it, for it is not UTF-8.
@@ -66,10 +72,17 @@ pub(crate) fn bytes(count: u64) -> String {
     ByteSize(count).rounded()
 }
 
-/// Bytes a second over a time.
-pub(crate) fn rate(count: u64, took: std::time::Duration) -> String {
+/// What was moved in less time, or less of it, says nothing of how fast the line is.
+const RATED_MIN: (Duration, u64) = (Duration::from_millis(500), 1 << 20);
+
+/// ` (64.2 MiB/s)`: so many bytes over a time; nothing when these are too few to speak of a rate.
+pub(crate) fn rate(count: u64, took: Duration) -> String {
+    if took < RATED_MIN.0 || count < RATED_MIN.1 {
+        return String::new();
+    }
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
-    format!("{}/s", bytes(count.saturating_mul(1000) / millis))
+    let rate = u128::from(count) * 1000 / u128::from(millis);
+    format!(" ({}/s)", bytes(u64::try_from(rate).unwrap_or(u64::MAX)))
 }
 
 /// A mode as `ls -l` writes it.
@@ -89,29 +102,6 @@ pub(crate) fn mode(kind: char, mode: u32) -> String {
     text
 }
 
-/// Seconds since 1970 as `2026-11-22 14:55:01`, in UTC. Source: civil-from-days, H. Hinnant,
-/// "chrono-Compatible Low-Level Date Algorithms".
-pub(crate) fn time(seconds: i64) -> String {
-    let days = seconds.div_euclid(86_400);
-    let of_day = seconds.rem_euclid(86_400);
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,15 +116,20 @@ mod tests {
     }
 
     #[test]
-    fn times_are_dates() {
-        for (seconds, expected) in [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_400, "2000-02-29 00:00:00"),
-            (1_795_359_301, "2026-11-22 14:55:01"),
-            (-1, "1969-12-31 23:59:59"),
-        ] {
-            assert_eq!(time(seconds), expected);
-        }
+    fn what_does_not_survive_anything_survives_not_one_more() {
+        assert_eq!(any_more(0, "zone"), "not one more zone");
+        assert_eq!(any_more(1, "node"), "any 1 more node");
+        assert_eq!(any_more(2, "node"), "any 2 more nodes");
+    }
+
+    #[test]
+    fn a_rate_is_told_only_of_what_is_enough_to_have_one() {
+        let rate = |count, millis| rate(count, Duration::from_millis(millis));
+        assert_eq!(rate(1 << 40, 0), "");
+        assert_eq!(rate(1 << 40, 499), "");
+        assert_eq!(rate((1 << 20) - 1, 60_000), "");
+        assert_eq!(rate(90 << 20, 1500), " (60.0 MiB/s)");
+        assert_eq!(rate(u64::MAX, 1000), " (15.9 EiB/s)");
     }
 
     #[test]
@@ -143,10 +138,5 @@ mod tests {
         assert_eq!(mode('d', 0o1777), "drwxrwxrwt");
         assert_eq!(mode('-', 0o4754), "-rwsr-xr--");
         assert_eq!(mode('-', 0o2644), "-rw-r-Sr--");
-    }
-
-    #[test]
-    fn one_of_something_has_no_s() {
-        assert_eq!((count(1, "file"), count(0, "file")), ("1 file".into(), "0 files".into()));
     }
 }

@@ -4,9 +4,12 @@ use std::{
     fmt::Display,
     io::Write as _,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,7 +17,7 @@ use copse_client::{
     encode::{Budget, Encoder},
     journal::Journal,
     network::Network,
-    put::{PutOptions as SessionOptions, Uploader},
+    put::{PutOptions as SessionOptions, Redundancy, Uploader},
     transfer::{
         Counters, Failures, Kinds, PutOptions, PutOutcome, PutTarget, put_paths, put_stream,
     },
@@ -48,11 +51,8 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
     if from_input && arguments.paths.len() > 1 {
         return Err(CliError::new(USAGE, "`-` stands alone: put the other paths separately"));
     }
-    // Wrong paths are told before the network is asked for anything.
-    for path in arguments.paths.iter().filter(|_| !from_input) {
-        if let Err(error) = path.symlink_metadata() {
-            return Err(CliError::other(format!("cannot read {}: {error}", path.display())));
-        }
+    if !from_input {
+        some_is_there(&arguments.paths)?;
     }
     let mut stop = Stop::new().map_err(|error| CliError::other(format!("no signals: {error}")))?;
     let (profile, network) = tokio::select! {
@@ -60,7 +60,7 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         () = stop.asked() => return Err(CliError::interrupted(!from_input)),
         connected = session.connect() => connected?,
     };
-    let geometry = choose_geometry(session, &network, &arguments)?;
+    let (geometry, on_one_node) = choose_geometry(session, &network, &arguments)?;
 
     let budget = Budget::default();
     let session_options =
@@ -82,6 +82,7 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         Some((have, total)) => format!("  {have}/{total} → {total}/{total}"),
     });
     let started = Instant::now();
+    let moved = counters.clone();
     let putting = async {
         if !from_input {
             return put_paths(&target, arguments.paths, options, counters).await;
@@ -103,7 +104,12 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         }
     };
     drop(progress);
-    report(session, &outcome?, geometry, started)
+    let (took, outcome) = (started.elapsed(), outcome?);
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    // What was there before was not moved.
+    let moved = get(&moved.bytes_done).saturating_sub(get(&moved.bytes_known));
+    let moved = moved.min(outcome.progress.sent_bytes);
+    report(session, &outcome, &Done { geometry, on_one_node, moved, took })
 }
 
 /// Stores what is under way, and nothing more. Of a chunk that is left in part nodes cannot say whether it
@@ -122,12 +128,40 @@ async fn finish_chunks(session: &Session, uploader: &Uploader, stop: &mut Stop) 
     }
 }
 
-/// The code asked for or the network's default, if it survives the loss of any one node.
+/// What is told of a put beside its outcome.
+struct Done {
+    geometry: Geometry,
+    /// Shards of a chunk that were to lie on one node, at most.
+    on_one_node: usize,
+    /// Bytes of content that were sent.
+    moved: u64,
+    took: Duration,
+}
+
+/// Refuses paths of which none is there, before the network is asked for anything.
+fn some_is_there(paths: &[PathBuf]) -> Result<(), CliError> {
+    let errors: Vec<_> =
+        paths.iter().filter_map(|path| Some((path, path.symlink_metadata().err()?))).collect();
+    match &errors[..] {
+        some if some.len() < paths.len() => Ok(()),
+        [] => Ok(()),
+        [(path, error)] => Err(CliError::other(format!("cannot read {}: {error}", path.display()))),
+        [(path, error), ..] => Err(CliError::other(format!(
+            "none of the {} paths named is there: nothing was stored; of the first, {}, the system says: \
+             {error}",
+            paths.len(),
+            path.display()
+        ))),
+    }
+}
+
+/// The code asked for or the network's default, if it survives the loss of any one node; and how many shards
+/// of a chunk are to lie on one node, at most.
 fn choose_geometry(
     session: &Session,
     network: &Network,
     arguments: &Put,
-) -> Result<Geometry, CliError> {
+) -> Result<(Geometry, usize), CliError> {
     let view = network.view();
     let nodes = view.ring.len();
     let fragile = |why: String| {
@@ -140,18 +174,19 @@ fn choose_geometry(
             (Geometry::new(1, 0).map_err(CliError::other)?, false)
         }
         (None, None) => {
-            let plural = if nodes == 1 { "" } else { "s" };
             return Err(fragile(format!(
-                "refused: the network has {nodes} node{plural}, and whatever is on one node is \
-                 lost with it; start another (copse-node init --join TOKEN)"
+                "refused: the network has {}, and whatever is on one node is \
+                 lost with it; start another (copse-node init --join TOKEN)",
+                output::count(nodes as u64, "node")
             )));
         }
     };
     let per_node = geometry.total().div_ceil(nodes.max(1));
     if per_node > geometry.parity() {
         let why = format!(
-            "refused: with {geometry} on {nodes} nodes one node holds {per_node} shards of a \
-             chunk, and only {} may be lost",
+            "refused: with {geometry} on {} one node holds {} of a chunk, and only {} may be lost",
+            output::count(nodes as u64, "node"),
+            output::count(per_node as u64, "shard"),
             geometry.parity()
         );
         if !arguments.allow_fragile {
@@ -163,10 +198,12 @@ fn choose_geometry(
         session.say("warning: the loss of one node will lose data");
     } else if chosen && geometry.total() > nodes {
         session.say(format!(
-            "note: {geometry} on {nodes} nodes puts up to {per_node} shards of a chunk on one node"
+            "note: {geometry} on {} puts up to {} of a chunk on one node",
+            output::count(nodes as u64, "node"),
+            output::count(per_node as u64, "shard"),
         ));
     }
-    Ok(geometry)
+    Ok((geometry, per_node))
 }
 
 /// The journal is a help, not a need.
@@ -180,16 +217,12 @@ fn open_journal(session: &Session) -> Option<Journal> {
     }
 }
 
-fn report(
-    session: &Session,
-    outcome: &PutOutcome,
-    geometry: Geometry,
-    started: Instant,
-) -> Result<ExitCode, CliError> {
-    let took = started.elapsed();
+fn report(session: &Session, outcome: &PutOutcome, done: &Done) -> Result<ExitCode, CliError> {
+    let Done { geometry, took, .. } = done;
+    let redundancy = &outcome.redundancy;
     let (kinds, bytes) = (&outcome.kinds, outcome.bytes);
     let sent = outcome.progress.sent_bytes;
-    let (worst, target) = outcome.redundancy.worst.unwrap_or_default();
+    let (worst, target) = redundancy.worst.unwrap_or_default();
     if session.global.json {
         print_safely(
             &outcome.capability,
@@ -206,7 +239,9 @@ fn report(
                 "geometry": geometry.to_string(),
                 "redundancy_min": worst,
                 "redundancy_target": target,
-                "chunks_incomplete": outcome.redundancy.thin_chunks,
+                "chunks_incomplete": redundancy.thin_chunks,
+                "shards_on_one_node_max": redundancy.on_one_node,
+                "shards_left_after_one_loss_min": redundancy.closest.map(|(left, _)| left),
                 "seconds": took.as_secs_f64(),
                 "failures": failures_json(&outcome.failures),
                 "failures_count": outcome.failures.count,
@@ -215,27 +250,28 @@ fn report(
     } else {
         print_safely(&outcome.capability, &outcome.capability)?;
     }
-    let safety = match outcome.redundancy.thin_chunks {
+    let safety = match redundancy.thin_chunks {
         0 => "every chunk has all its shards".to_owned(),
-        _ => format!("the thinnest chunk has {worst} of {target} shards"),
+        _ => format!("the thinnest chunk has {worst} of {}", output::count(target as u64, "shard")),
     };
     session.say(format!(
-        "put {}, {} in {:.1} s ({}); sent {}; {safety}",
+        "put {}, {} in {:.1} s{}; sent {}; {safety}",
         contents(kinds),
         output::bytes(bytes),
         took.as_secs_f64(),
-        output::rate(bytes, took),
+        output::rate(done.moved, *took),
         output::bytes(sent),
     ));
-    if outcome.redundancy.thin_chunks > 0 {
-        // Also when quiet: whoever puts every night must learn of it.
+    // These also when quiet: whoever puts every night must learn of it.
+    if redundancy.thin_chunks > 0 {
         output::tell(format_args!(
-            "copse: {} safe but incomplete; run the same command again when all nodes answer",
-            match outcome.redundancy.thin_chunks {
-                1 => "1 chunk is".to_owned(),
-                chunks => format!("{chunks} chunks are"),
-            }
+            "copse: {} {} safe but incomplete; run the same command again when all nodes answer",
+            output::count(redundancy.thin_chunks, "chunk"),
+            output::one_or(redundancy.thin_chunks, "is", "are"),
         ));
+    }
+    if let Some(crowded) = crowded(redundancy, done.on_one_node) {
+        output::tell(format_args!("copse: {crowded}"));
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not stored");
@@ -243,11 +279,36 @@ fn report(
             PARTIAL,
             format!(
                 "{} of what was named could not be stored; the capability is of all the rest",
-                outcome.failures.count
+                output::Count(outcome.failures.count)
             ),
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What it means that more shards of a chunk are on one node than by plan, since too few nodes took any; nothing
+/// when there are not.
+fn crowded(redundancy: &Redundancy, planned: usize) -> Option<String> {
+    let (left, geometry) = redundancy.closest?;
+    if redundancy.on_one_node <= planned.max(1) {
+        return None;
+    }
+    let most = output::count(redundancy.on_one_node as u64, "shard");
+    let total = geometry.total();
+    let loss = match left.checked_sub(geometry.data()) {
+        None => "the loss of that node would lose data".to_owned(),
+        Some(spare) => format!(
+            "the loss of one node can leave {left} of {total}, of which {}",
+            match spare {
+                0 => "none may be lost".to_owned(),
+                spare => format!("{spare} may be lost"),
+            }
+        ),
+    };
+    Some(format!(
+        "since not all nodes take shards, up to {most} of a chunk are on one node: {loss}; the nodes spread them \
+         by themselves when the others are back or new ones join"
+    ))
 }
 
 /// What is in the tree: `3 files, 1 folder`.
@@ -297,4 +358,54 @@ pub(crate) fn failures_json(failures: &Failures) -> Vec<serde_json::Value> {
             value
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_what_one_loss_means_when_too_few_nodes_took_shards() {
+        let said = |code: &str, on_one_node: usize, left: usize, planned: usize| {
+            let geometry: Geometry = code.parse().expect("a geometry");
+            let closest = Some((left, geometry));
+            crowded(&Redundancy { on_one_node, closest, ..Redundancy::default() }, planned)
+        };
+        assert_eq!(said("10+6", 1, 15, 1), None);
+        assert_eq!(said("10+2", 4, 8, 4), None, "as it was told before");
+        assert_eq!(crowded(&Redundancy::default(), 1), None, "nothing was stored");
+        for (left, words) in [
+            (
+                13,
+                "up to 3 shards of a chunk are on one node: the loss of one node can leave 13 of 16, of which 3 may be lost",
+            ),
+            (10, "can leave 10 of 16, of which none may be lost"),
+            (9, "the loss of that node would lose data"),
+        ] {
+            let said = said("10+6", 3, left, 1).expect("crowded");
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_put_of_nothing_is_refused_and_of_something_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("good"), "good").expect("written");
+        std::os::unix::fs::symlink("nowhere", path("link")).expect("linked");
+        for good in [&["good"][..], &["nosuch", "good"], &["link"], &["nosuch", "link", "neither"]]
+        {
+            let paths: Vec<_> = good.iter().map(|name| path(name)).collect();
+            assert!(some_is_there(&paths).is_ok(), "{good:?}");
+        }
+        for (bad, words) in [
+            (&["nosuch"][..], "cannot read "),
+            (&["nosuch", "neither"], "none of the 2 paths named is there: nothing was stored"),
+        ] {
+            let paths: Vec<_> = bad.iter().map(|name| path(name)).collect();
+            let error = some_is_there(&paths).expect_err("nothing is there");
+            assert_eq!(error.code, crate::exit::OTHER);
+            assert!(error.message.contains(words) && error.message.contains("nosuch"), "{error:?}");
+        }
+    }
 }

@@ -35,7 +35,8 @@ pub(crate) async fn serve(
     let open = async {
         let (profile, network) = session.connect().await?;
         let tree = TreeReader::new(Downloader::new(network), &root)?;
-        Ok::<_, CliError>(Gateway::open(tree, below, profile.secret().clone()).await?)
+        let unread = CliError::reading(&below);
+        Gateway::open(tree, below, profile.secret().clone()).await.map_err(unread)
     };
     let gateway = tokio::select! {
         opened = open => opened?,

@@ -1,6 +1,6 @@
 //! What every command starts from: the client's state directory and the network it has joined.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Once};
 
 use copse_client::{network::Network, profile::Profile};
 use copse_core::{
@@ -32,7 +32,18 @@ impl Session {
     }
 
     pub(crate) fn profile(&self) -> Result<Profile, CliError> {
-        Ok(Profile::open(&self.home)?)
+        static WARNED: Once = Once::new();
+        let profile = Profile::open(&self.home)?;
+        if let Some(secret) = profile.open_secret() {
+            let secret = secret.display();
+            WARNED.call_once(|| {
+                self.say(format_args!(
+                    "warning: other users of this machine can get at this client's secret, and with it \
+                     find out whether you have stored a file that they have; take that away: chmod 600 {secret}"
+                ));
+            });
+        }
+        Ok(profile)
     }
 
     pub(crate) async fn connect(&self) -> Result<(Profile, Network), CliError> {

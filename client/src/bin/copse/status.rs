@@ -4,13 +4,13 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use copse_client::status::{Count, NetworkStatus, NodeStatus, Standing, Verdict, ask};
+use copse_client::status::{NetworkStatus, NodeStatus, Standing, Verdict, ask};
 use copse_core::units::Brief;
 use serde_json::{Value, json};
 
 use crate::{
     exit::{CliError, DATA_LOSS, DEGRADED, PARTIAL},
-    output,
+    output::{self, Count, count},
     session::Session,
 };
 
@@ -52,22 +52,22 @@ fn text(status: &NetworkStatus) -> String {
     line(
         "room",
         format!(
-            "{} of {} used, {} shards",
+            "{} of {} used, {}",
             output::bytes(status.disk_bytes),
             output::bytes(status.capacity_bytes),
-            Count(status.shards)
+            count(status.shards, "shard")
         ),
     );
     let chunks = &status.chunks;
     line("chunks", Count(chunks.total).to_string());
     if chunks.total > 0 {
-        for (name, count, means) in [
+        for (name, chunks, means) in [
             ("  whole", chunks.whole, "all their shards within reach"),
             ("  thin", chunks.thin, "readable, with shards missing"),
             ("  waiting", chunks.waiting, "readable when nodes come back"),
             ("  lost", chunks.lost, "too few shards exist"),
         ] {
-            line(name, format!("{:>11}  {means}", Count(count).to_string()));
+            line(name, format!("{:>11}  {means}", Count(chunks)));
         }
         line("  spare", spare(status));
     }
@@ -82,10 +82,10 @@ fn text(status: &NetworkStatus) -> String {
         line(
             "failing",
             format!(
-                "{} of chunk {chunk} at node {}, {} times in {}: {}",
+                "{} of chunk {chunk} at node {}, {} in {}: {}",
                 safe(&job.kind),
                 job.node.short(),
-                Count(job.attempts.into()),
+                count(job.attempts.into(), "time"),
                 Brief::seconds(job.age_seconds),
                 safe(&job.last_error)
             ),
@@ -101,12 +101,9 @@ fn text(status: &NetworkStatus) -> String {
 
 fn survives(status: &NetworkStatus) -> Option<String> {
     let nodes = status.survives_nodes?;
-    let any = |count: u32, what: &str| {
-        let plural = if count == 1 { "" } else { "s" };
-        format!("any {count} more {what}{plural}")
-    };
-    let zones = status.survives_zones.map(|zones| format!("; {}", any(zones, "zone")));
-    Some(any(nodes, "node") + &zones.unwrap_or_default())
+    let zones =
+        status.survives_zones.map(|zones| format!("; {}", output::any_more(zones.into(), "zone")));
+    Some(output::any_more(nodes.into(), "node") + &zones.unwrap_or_default())
 }
 
 fn nodes(status: &NetworkStatus) -> String {
@@ -116,7 +113,7 @@ fn nodes(status: &NetworkStatus) -> String {
     }
     let counts: Vec<String> = by_standing
         .iter()
-        .map(|(standing, count)| format!("{count} {}", standing.as_str()))
+        .map(|(standing, nodes)| format!("{nodes} {}", standing.as_str()))
         .collect();
     let counts = if counts.is_empty() { "none known".to_owned() } else { counts.join(", ") };
     format!("{counts}; {} of {} answered", status.answered, status.asked)
@@ -127,7 +124,10 @@ fn spare(status: &NetworkStatus) -> String {
     let by_margin = status.chunks.by_margin.iter().rev();
     let readable = by_margin.filter(|(margin, count)| **margin >= 0 && **count > 0);
     let margins: Vec<String> = readable
-        .map(|(margin, count)| format!("{} can lose {margin} more shards", Count(*count)))
+        .map(|(margin, chunks)| {
+            let more = u64::try_from(*margin).unwrap_or(0);
+            format!("{} can lose {}", Count(*chunks), count(more, "more shard"))
+        })
         .collect();
     margins.join(", ")
 }
@@ -149,23 +149,34 @@ fn repair(status: &NetworkStatus) -> Vec<(&'static str, String)> {
         ));
     }
     if status.chunks.displaced > 0 {
-        let chunks = Count(status.chunks.displaced);
-        lines.push(("moving", format!("{chunks} chunks have shards to bring where they belong")));
+        let displaced = status.chunks.displaced;
+        let (chunks, have) = (count(displaced, "chunk"), output::one_or(displaced, "has", "have"));
+        lines.push(("moving", format!("{chunks} {have} shards to bring where they belong")));
     }
     if queue.leaving_shards > 0 {
-        lines.push(("leaving", format!("{} shards to hand over", Count(queue.leaving_shards))));
+        lines.push(("leaving", count(queue.leaving_shards, "shard") + " to hand over"));
     }
-    for (reason, count) in &status.guards {
-        lines.push(("guard", format!("{} ({count} nodes say so)", safe(reason))));
+    for (reason, nodes) in &status.guards {
+        lines.push(("guard", format!("{} ({})", safe(reason), say_so(*nodes))));
     }
     if !status.cut_off.is_empty() {
         let nodes: Vec<String> = status.cut_off.iter().map(|node| node.short()).collect();
         lines.push((
             "cut off",
-            format!("{} see less than half of the network, or did a moment ago", nodes.join(", ")),
+            format!(
+                "{} {} less than half of the network, or did a moment ago, as it should be after a start",
+                nodes.join(", "),
+                output::one_or(nodes.len() as u64, "sees", "see")
+            ),
         ));
     }
     lines
+}
+
+/// `3 nodes say so`
+fn say_so(nodes: u32) -> String {
+    let nodes = u64::from(nodes);
+    format!("{} {} so", count(nodes, "node"), output::one_or(nodes, "says", "say"))
 }
 
 /// What is wrong with single nodes.
@@ -174,8 +185,8 @@ fn remarks(status: &NetworkStatus) -> Vec<(&'static str, String)> {
     for node in &status.nodes {
         let name = node.node.short();
         if let Some(how) = &node.untrusted {
-            let by = node.untrusted_by;
-            lines.push(("untrusted", format!("{name}: {} ({by} nodes say so)", safe(how))));
+            let by = say_so(node.untrusted_by);
+            lines.push(("untrusted", format!("{name}: {} ({by})", safe(how))));
         }
         if node.is_disputed() {
             lines.push(("disputed", format!("{name}: {}", opinions(node))));
@@ -192,7 +203,8 @@ fn remarks(status: &NetworkStatus) -> Vec<(&'static str, String)> {
             lines.push(("full", format!("{name} takes no new shards: {}", safe(why))));
         }
         if node.quarantined > 0 {
-            lines.push(("damaged", format!("{name} set {} shards aside", Count(node.quarantined))));
+            let shards = count(node.quarantined, "damaged shard");
+            lines.push(("damaged", format!("{name} set {shards} aside")));
         }
     }
     lines
@@ -202,7 +214,10 @@ fn opinions(node: &NodeStatus) -> String {
     let said: Vec<String> = node
         .opinions
         .iter()
-        .map(|(standing, count)| format!("{count} say {}", standing.as_str()))
+        .map(|(standing, nodes)| {
+            let says = output::one_or((*nodes).into(), "says", "say");
+            format!("{nodes} {says} {}", standing.as_str())
+        })
         .collect();
     let to_us = if node.silent.is_none() { "; it answers us" } else { "" };
     said.join(", ") + to_us

@@ -6,7 +6,10 @@
 use std::{process::ExitCode, sync::Arc};
 
 use copse_client::{
-    check::make_verifier, get::Downloader, transfer::Counters, tree_read::TreeReader,
+    check::{VerifierError, make_verifier},
+    get::Downloader,
+    transfer::Counters,
+    tree_read::TreeReader,
 };
 use serde_json::json;
 
@@ -22,9 +25,13 @@ pub(crate) async fn verifier(
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
     let counters = Arc::new(Counters::default());
     let progress = Progress::start("list", &counters, session.global.quiet, String::new);
+    let unread = CliError::reading(&path);
     let made = make_verifier(&tree, &capability, path, allow_fragile, counters).await;
     drop(progress);
-    let made = made?;
+    let made = made.map_err(|error| match error {
+        VerifierError::Read(error) => unread(error),
+        error => error.into(),
+    })?;
     let (worst, target) = made.redundancy.worst.unwrap_or_default();
     if session.global.json {
         output::print(json!({
@@ -42,8 +49,8 @@ pub(crate) async fn verifier(
     let safety = match made.redundancy.thin_chunks {
         0 => "it has all its shards".to_owned(),
         _ => format!(
-            "its thinnest chunk has {worst} of {target} shards: run the same command again when \
-             all nodes answer"
+            "its thinnest chunk has {worst} of {}: run the same command again when all nodes answer",
+            output::count(target as u64, "shard")
         ),
     };
     session.say(format!(

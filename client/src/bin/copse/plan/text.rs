@@ -10,7 +10,7 @@ use copse_core::{
     units::{HOURS_PER_MONTH, HOURS_PER_YEAR},
 };
 
-use super::chunks;
+use super::{REPAIR_SHARE, chunks};
 use crate::output::count;
 
 /// The whole answer, line by line. `is_asked`: about a geometry that was named; `instead`: what is
@@ -74,11 +74,15 @@ pub(super) fn answer(
 pub(super) fn in_short(question: &Question, figures: &Figures) -> String {
     let load = match question.speed {
         Speed::Hours(hours) => format!("a repair takes {}", time(hours)),
-        Speed::BytesPerHour(_) => format!("it holds {} on a usual line", size(question.stored)),
+        Speed::BytesPerHour(rate_hour) => format!(
+            "the network holds {} and each node's line can send {}",
+            size(question.stored),
+            rate(rate_hour / REPAIR_SHARE * 8.0 / 3600.0)
+        ),
     };
     format!(
         "default geometry {}: {:.2} bytes of disk for each byte stored; a chunk-year has {} nines (exponential \
-         repair times, pessimistic) to {} (fixed, optimistic) if a node lasts {}, answers {} of the time, and \
+         repair times, pessimistic) to {} (fixed, optimistic) if a node lasts {} and answers {} of the time, and \
          {load}. `copse plan` takes other numbers, and says what would still lose data and what else would do",
         figures.geometry,
         figures.expansion(),
@@ -100,14 +104,14 @@ fn verdict(question: &Question, advice: &Advice, best: &Figures, is_asked: bool)
         format!("copse put --geometry {geometry}")
     };
     let what = format!("any {data} of a chunk's {total} shards rebuild it ({how})");
-    let wish = nines(question.wish);
+    let wish = wish(question);
     match (advice.lacks.is_empty(), is_asked) {
         (true, false) => format!("Use {geometry}: {what}."),
-        (true, true) => format!("{geometry} gives {wish} nines: {what}."),
-        (false, true) => format!("{geometry} is not enough for {wish} nines: {what}."),
+        (true, true) => format!("{geometry} gives {wish}: {what}."),
+        (false, true) => format!("{geometry} is not enough for {wish}: {what}."),
         (false, false) => {
             format!(
-                "Not to be had: {wish} nines from {}. Nearest is {geometry}: {what}.",
+                "Not to be had: {wish} from {}. Nearest is {geometry}: {what}.",
                 nodes(question.nodes)
             )
         }
@@ -196,8 +200,8 @@ fn lacking(question: &Question, best: &Figures, lack: Lack) -> String {
     match lack {
         Lack::OneNode => "the loss of one node loses data".to_owned(),
         Lack::OneZone => format!(
-            "the loss of one zone loses data: it has up to {} shards of a chunk, {} may be lost",
-            best.in_one_zone.unwrap_or_default(),
+            "the loss of one zone loses data: it has up to {} of a chunk, {} may be lost",
+            count(best.in_one_zone.unwrap_or_default() as u64, "shard"),
             best.geometry.parity()
         ),
         Lack::Disk => {
@@ -243,13 +247,11 @@ fn reach(remedies: &Remedies, question: &Question) -> Vec<String> {
             "  - {expansion:.2} bytes of disk for each byte stored (--disk {expansion:.2})"
         ));
     }
-    let wish = nines(question.wish);
+    let wish = wish(question);
     if ways.is_empty() {
-        return vec![format!(
-            "No single change reaches {wish} nines: change several, or wish for less."
-        )];
+        return vec![format!("No single change reaches {wish}: change several, or wish for less.")];
     }
-    ways.insert(0, format!("What would reach {wish} nines, each alone:"));
+    ways.insert(0, format!("What would reach {wish}, each alone:"));
     ways
 }
 
@@ -262,13 +264,15 @@ fn dangers(question: &Question, best: &Figures) -> Vec<String> {
     )];
     match (best.zones_borne, best.in_one_zone) {
         (Some(0), Some(shards)) => dangers.push(format!(
-            "one zone: up to {shards} shards of a chunk are in it, {} may be lost",
+            "one zone: up to {} of a chunk are in it, {} may be lost",
+            count(shards as u64, "shard"),
             best.geometry.parity()
         )),
         (Some(borne), Some(shards)) => dangers.push(format!(
-            "{} at once; or one zone and {} more (up to {shards} shards of a chunk are in a zone)",
+            "{} at once; or one zone and {} (up to {} of a chunk are in a zone)",
             count(borne as u64 + 1, "zone"),
-            count((best.geometry.parity() + 1).saturating_sub(shards) as u64, "node"),
+            count((best.geometry.parity() + 1).saturating_sub(shards) as u64, "more node"),
+            count(shards as u64, "shard"),
         )),
         _ => dangers.push(
             "nodes in one house or on one line that are lost together: say --zones, and set zone in \
@@ -300,13 +304,14 @@ fn other(question: &Question, default: &Figures, lacks: &[Lack]) -> String {
     let lacks: Vec<String> = lacks
         .iter()
         .map(|lack| match lack {
-            Lack::Nines => "too few nines".to_owned(),
+            Lack::Nines => "too few nines if repair times are exponential".to_owned(),
             lack => lacking(question, default, *lack),
         })
         .collect();
     let why = if lacks.is_empty() { "enough, too".to_owned() } else { lacks.join("; ") };
     format!(
-        "The default for {} is {} ({:.2} bytes of disk, {} to {} nines): {why}.",
+        "The default for {} is {} ({:.2} bytes of disk; {} nines if repair times are exponential, {} if \
+         fixed): {why}.",
         nodes(question.nodes),
         default.geometry,
         default.expansion(),
@@ -335,6 +340,11 @@ fn assumptions(question: &Question) -> Vec<String> {
         "failures independent of each other. Nines above about eleven only rank geometries."
             .to_owned(),
     ]
+}
+
+/// What is wished. It is met when it is met with the pessimistic law.
+fn wish(question: &Question) -> String {
+    format!("{} nines (exponential repair times)", nines(question.wish))
 }
 
 fn nodes(count_of: usize) -> String {
@@ -393,6 +403,7 @@ fn size(bytes: f64) -> String {
 
 fn rate(bits: f64) -> String {
     match bits {
+        bits if bits >= 1e7 => format!("{:.0} Mbit/s", bits / 1e6),
         bits if bits >= 1e6 => format!("{:.1} Mbit/s", bits / 1e6),
         bits => format!("{:.0} kbit/s", bits / 1e3),
     }
@@ -433,6 +444,6 @@ mod tests {
         assert_eq!([size(999.0), size(1.25e11), size(2e12)], ["999 B", "125 GB", "2 TB"]);
         assert_eq!([nines(11.0), nines(10.99), nines(0.04)], ["11", "10.9", "0"]);
         assert_eq!([percent(0.95), percent(0.001)], ["95 %", "0.1 %"]);
-        assert_eq!([rate(4e6), rate(31_000.0)], ["4.0 Mbit/s", "31 kbit/s"]);
+        assert_eq!([rate(2e7), rate(4e6), rate(31e3)], ["20 Mbit/s", "4.0 Mbit/s", "31 kbit/s"]);
     }
 }
