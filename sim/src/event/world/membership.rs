@@ -112,6 +112,7 @@ impl World<'_> {
         self.set(node, ONLINE, false);
         self.bury(node);
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = &mut self.stripes.holders[slot as usize];
@@ -202,6 +203,7 @@ impl World<'_> {
     /// Asks the policy about all stripes that the node has shards of.
     fn consider_all(&mut self, node: u32) {
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = self.stripes.holders[slot as usize];
@@ -227,6 +229,7 @@ impl World<'_> {
             self.put_on_ring(node, true);
         }
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = &mut self.stripes.holders[slot as usize];
@@ -309,6 +312,7 @@ impl World<'_> {
         self.put_on_ring(node, false);
         self.count_down(node, false);
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             self.discount(slot, node);
