@@ -48,7 +48,7 @@ pub struct Rumour {
 /// How it went.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Spread {
-    /// Rounds until nobody had anything to push.
+    /// Rounds until nobody had anything to push for the first time.
     pub push_rounds: usize,
     /// Rounds until half knew; none: not within [`ROUNDS_MAX`].
     pub half_rounds: Option<usize>,
@@ -151,7 +151,8 @@ pub fn spread(rumour: Rumour) -> Spread {
                 pushes.into_iter().map(|push| (node.id, push.to, push.news.records))
             })
             .collect();
-        if !pushes.is_empty() {
+        // What a comparison finds is pushed again, and is no part of this.
+        if !pushes.is_empty() && out.pushed == 0.0 {
             out.push_rounds = round;
         }
         for (from, to, records) in &pushes {
