@@ -1,8 +1,8 @@
 //! How fast the core's gossip tells everybody, and what it costs.
 //!
 //! Owns a network of gossip engines in rounds: [`copse_core::gossip`] as it is, real records, real
-//! signatures, messages delivered within the round or lost. Simulates no latency; a round is the
-//! core's round.
+//! signatures, messages delivered within the round or lost. Simulates no latency. What is counted is
+//! rounds; [`seconds`] makes time of them by the core's own period.
 
 use copse_core::{
     directory::{Directory, NodeRecord, NodeState, SignedRecord},
@@ -18,6 +18,22 @@ const NETWORK: NetworkId = NetworkId::new([0x51; 32]);
 /// Digests of a comparison, in bytes: 256 of 8.
 const DIGEST_BYTES: usize = 2048;
 
+/// Rounds that are waited for everybody to know.
+pub const ROUNDS_MAX: usize = 1000;
+
+/// How long so many rounds take, in seconds: the core's period for each.
+pub fn seconds(rounds: usize) -> f64 {
+    rounds as f64 * ROUND_INTERVAL.as_secs_f64()
+}
+
+/// A number of rounds with the seconds that they take: `3 rounds = 3 s`.
+pub fn said(rounds: Option<usize>) -> String {
+    match rounds {
+        Some(rounds) => format!("{rounds} rounds = {} s", seconds(rounds)),
+        None => format!("not within {ROUNDS_MAX} rounds = {} s", seconds(ROUNDS_MAX)),
+    }
+}
+
 /// A network to spread news in. Every node knows all others and one changes its record.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rumour {
@@ -32,14 +48,14 @@ pub struct Rumour {
 /// How it went.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Spread {
-    /// Rounds until nobody had anything to push.
+    /// Rounds until nobody had anything to push for the first time.
     pub push_rounds: usize,
-    /// Rounds until half knew.
-    pub half_rounds: usize,
+    /// Rounds until half knew; none: not within [`ROUNDS_MAX`].
+    pub half_rounds: Option<usize>,
     /// Part of the nodes that knew when the pushes ended.
     pub pushed: f64,
-    /// Seconds until all knew, comparisons of digests included.
-    pub all_seconds: f64,
+    /// Rounds until all knew, comparisons of digests included; none: not within [`ROUNDS_MAX`].
+    pub all_rounds: Option<usize>,
     /// Messages of pushes.
     pub messages: u64,
     /// Bytes of pushes, per node.
@@ -88,7 +104,7 @@ fn raw(records: &[SignedRecord]) -> impl Iterator<Item = (&[u8], &[u8])> {
     records.iter().map(|record| (record.record_bytes(), &record.signature()[..]))
 }
 
-/// Runs it until everybody knows; at most a thousand rounds.
+/// Runs it until everybody knows; at most [`ROUNDS_MAX`].
 pub fn spread(rumour: Rumour) -> Spread {
     let mut random = Xoshiro::new(rumour.seed, "gossip losses");
     let keys: Vec<NodeKey> = (0..rumour.nodes).map(|number| key(rumour.seed, number)).collect();
@@ -116,9 +132,9 @@ pub fn spread(rumour: Rumour) -> Spread {
 
     let mut out = Spread {
         push_rounds: 0,
-        half_rounds: 0,
+        half_rounds: None,
         pushed: 0.0,
-        all_seconds: 0.0,
+        all_rounds: None,
         messages: 0,
         push_bytes_per_node: 0.0,
         // Asked once and asking once in each interval, by digests alone.
@@ -127,7 +143,7 @@ pub fn spread(rumour: Rumour) -> Spread {
     let mut pushed_bytes = 0;
     let mut informed = 1;
     let every = RECONCILE_INTERVAL.as_secs().max(1) / ROUND_INTERVAL.as_secs().max(1);
-    for round in 1..=1000usize {
+    for round in 1..=ROUNDS_MAX {
         let pushes: Vec<_> = nodes
             .iter_mut()
             .flat_map(|node| {
@@ -135,7 +151,8 @@ pub fn spread(rumour: Rumour) -> Spread {
                 pushes.into_iter().map(|push| (node.id, push.to, push.news.records))
             })
             .collect();
-        if !pushes.is_empty() {
+        // What a comparison finds is pushed again, and is no part of this.
+        if !pushes.is_empty() && out.pushed == 0.0 {
             out.push_rounds = round;
         }
         for (from, to, records) in &pushes {
@@ -148,8 +165,8 @@ pub fn spread(rumour: Rumour) -> Spread {
             let Node { directory, gossip, .. } = &mut nodes[at];
             informed += gossip.receive(directory, *from, raw(records), []).news;
         }
-        if out.half_rounds == 0 && 2 * informed >= rumour.nodes {
-            out.half_rounds = round;
+        if out.half_rounds.is_none() && 2 * informed >= rumour.nodes {
+            out.half_rounds = Some(round);
         }
         if pushes.is_empty() && out.pushed == 0.0 {
             out.pushed = informed as f64 / rumour.nodes as f64;
@@ -157,15 +174,12 @@ pub fn spread(rumour: Rumour) -> Spread {
         if informed < rumour.nodes && out.pushed > 0.0 {
             informed += compare(&mut nodes, round as u64, every, &find);
         }
-        if informed >= rumour.nodes && (pushes.is_empty() || out.pushed > 0.0) {
-            out.pushed = if out.pushed == 0.0 { 1.0 } else { out.pushed };
-            if out.all_seconds == 0.0 {
-                out.all_seconds = round as f64 * ROUND_INTERVAL.as_secs_f64();
+        if informed >= rumour.nodes {
+            out.all_rounds = out.all_rounds.or(Some(round));
+            if pushes.is_empty() || out.pushed > 0.0 {
+                out.pushed = if out.pushed == 0.0 { 1.0 } else { out.pushed };
+                break;
             }
-            break;
-        }
-        if informed >= rumour.nodes && out.all_seconds == 0.0 {
-            out.all_seconds = round as f64 * ROUND_INTERVAL.as_secs_f64();
         }
     }
     out.push_bytes_per_node = pushed_bytes as f64 / rumour.nodes as f64;
@@ -211,8 +225,9 @@ mod tests {
     fn news_reach_everybody_in_rounds_that_grow_with_the_logarithm() {
         let spread_in = |nodes| spread(Rumour { nodes, loss: 0.0, seed: 1 });
         let (small, large) = (spread_in(30), spread_in(240));
-        assert!(small.all_seconds > 0.0 && large.all_seconds > 0.0);
-        assert!(large.half_rounds <= small.half_rounds + 4, "{small:?} {large:?}");
+        assert!(small.all_rounds.is_some() && large.all_rounds >= large.half_rounds);
+        let half = |spread: Spread| spread.half_rounds.expect("half of them know");
+        assert!(half(large) <= half(small) + 4, "{small:?} {large:?}");
         assert!(large.pushed > 0.99, "{large:?}");
         // Everyone pushes 4 + log2 N times.
         let bound = 240 * (4 + 240u64.ilog2() as u64);
@@ -222,7 +237,7 @@ mod tests {
     #[test]
     fn what_lost_pushes_miss_is_found_by_comparing() {
         let lossy = spread(Rumour { nodes: 100, loss: 0.6, seed: 1 });
-        assert!(lossy.all_seconds > 0.0, "{lossy:?}");
+        assert!(lossy.all_rounds > Some(lossy.push_rounds), "{lossy:?}");
         assert_eq!(lossy, spread(Rumour { nodes: 100, loss: 0.6, seed: 1 }), "one seed, one run");
     }
 }

@@ -34,8 +34,8 @@ pub struct Load {
     pub deviation: f64,
     /// The most loaded over the mean.
     pub max: f64,
-    /// The same for zones, per token of the zone; 0 without zones.
-    pub zone_max: f64,
+    /// The same for zones, per node of the zone; none without zones.
+    pub zone_max: Option<f64>,
 }
 
 /// What a leave moves.
@@ -106,7 +106,7 @@ pub fn load(study: Study) -> Load {
         }
     }
     let (deviation, max) = spread(&load);
-    Load { deviation, max, zone_max: 0.0 }
+    Load { deviation, max, zone_max: None }
 }
 
 /// The load of the core's own placement, with its tokens and its zone caps.
@@ -125,7 +125,7 @@ pub fn placed(nodes: usize, zones: usize, geometry: Geometry, seed: u32) -> Load
         }
     }
     let per_node: Vec<f64> = per_zone.iter().map(|(held, count)| held / count).collect();
-    Load { deviation, max, zone_max: spread(&per_node).1 }
+    Load { deviation, max, zone_max: (zones > 0).then(|| spread(&per_node).1) }
 }
 
 /// What moves when a node leaves the core's placement.

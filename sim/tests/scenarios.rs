@@ -14,7 +14,7 @@ fn base(months: f64) -> Scenario {
     let scheme = Scheme::new(10, 16, 13).expect("a scheme");
     let life = Lifetime::new(months * HOURS_PER_YEAR / 12.0, 1.0).expect("a lifetime");
     let plain = Scenario::plain(200, scheme, life, 12.0, RepairLaw::Exponential);
-    Scenario { chunks: 500, dead_after_hours: 12.0, ..plain }
+    Scenario { chunks: 500, dead_after_hours: 12.0, freeze_hours: 72.0, ..plain }
 }
 
 fn run(scenario: &Scenario) -> Outcome {
@@ -189,4 +189,35 @@ fn an_impossible_scenario_is_refused_with_what_is_wrong() {
     assert_eq!(few, "12 nodes cannot hold 16 shards on a node each: take at least 16");
     assert!(refused(Scenario { chunks: 0, ..base(1.0) }).contains("chunks x n is 0"));
     assert!(refused(Scenario { malicious: 1.5, ..base(1.0) }).contains("malicious"));
+    let calamity = |victims| {
+        let calamity = Calamity { per_year: 1.0, victims, hours: 1.0, permanent: 0.0 };
+        refused(Scenario { calamities: vec![calamity], ..base(1.0) })
+    };
+    assert!(
+        calamity(Victims::Zone).contains("zones is 0; it must be 1 or more for a zone to fail")
+    );
+    assert!(calamity(Victims::Nodes(usize::MAX)).contains("1 to the number of nodes"));
+    let lives = refused(Scenario { nodes: 1_000_000, years: 1000.0, ..base(1.0) });
+    assert!(lives.contains("take fewer nodes, longer lives or less time"), "{lives}");
+    let each = Scenario { chunks: 100_000_000, unit: Unit::Chunk, ..base(1.0) };
+    assert!(refused(each).contains("take fewer chunks, or whole arcs"));
+}
+
+/// Times of any length end in no overflow: what comes after the end of time does not come.
+#[test]
+fn what_takes_longer_than_time_goes_never_happens() {
+    let for_ever = 1e300;
+    let outages = Some(Outages { per_year: 50.0, median_hours: for_ever, sigma: 20.0 });
+    let out = run(&Scenario {
+        dead_after_hours: for_ever,
+        patience_hours: Some(for_ever),
+        down_after_hours: Some(for_ever),
+        replace_hours: for_ever,
+        repair_hours: for_ever,
+        budget: Some(1e-300),
+        outages,
+        ..base(12.0)
+    });
+    assert_eq!((out.repairs, out.false_deaths), (0, 0));
+    assert!(out.lost_chunks > 0, "{out:?}");
 }

@@ -26,13 +26,16 @@ use copse_sim::cluster::{
 };
 use serde_json::{Value, json};
 
-use super::{Failure, print, print_json};
+use super::{Failure, numbers::whole, print, print_json, wrong};
 
 /// A world that takes longer, by the clock outside, is ended: most take seconds, the longest a minute.
 const WORLD_MAX: Duration = Duration::from_secs(600);
 
 /// For how long the fewest faults are looked for, by the clock outside.
 const SHRINK_MAX: Duration = Duration::from_secs(300);
+
+/// Worlds of a swarm: what each came to is kept until all have ended.
+const WORLDS_MAX: u64 = 1_000_000;
 
 /// How often it is looked whether a world has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -44,10 +47,10 @@ const LINES_SHOWN: usize = 40;
 #[derive(Args, Clone)]
 pub(super) struct World {
     /// Everything in it follows from this number.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64, 0, { u64::MAX }>)]
     pub(super) seed: u64,
     /// Leaves out these faults, by the numbers that `run` shows.
-    #[arg(long, value_delimiter = ',', value_name = "NUMBER")]
+    #[arg(long, value_delimiter = ',', value_name = "NUMBER", value_parser = whole::<usize, 0, 10_000>)]
     pub(super) without: Vec<usize>,
     #[command(flatten)]
     pub(super) rules: Rules,
@@ -73,6 +76,15 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    fn check(self) -> Result<(), Failure> {
+        match self.kind {
+            Some(kind) if self.dice == 1 => Err(wrong(format!(
+                "--kind {kind} needs --dice 2 or more: by dice 1 there is one kind of world"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn spec(self, seed: u64) -> Spec {
         let dice = Dice::numbered(self.dice).unwrap_or(Dice::NEWEST);
         let mut spec = Spec::by(dice, seed, self.kind);
@@ -97,15 +109,16 @@ impl Rules {
 
 impl World {
     pub(super) fn spec(&self) -> Result<Spec, Failure> {
+        self.rules.check()?;
         let mut spec = self.rules.spec(self.seed);
         let known = spec.faults.len();
         match self.without.iter().find(|number| **number >= known) {
-            Some(wrong) if known == 0 => {
-                Err(format!("--without {wrong}: the world has no faults").into())
+            Some(number) if known == 0 => {
+                Err(wrong(format!("--without {number}: the world has no faults, leave it out")))
             }
-            Some(wrong) => {
+            Some(number) => {
                 let last = known - 1;
-                Err(format!("--without {wrong}: the world has the faults 0 to {last}").into())
+                Err(wrong(format!("--without {number}: the world has the faults 0 to {last}")))
             }
             None => {
                 spec.without = self.without.iter().copied().collect();
@@ -143,7 +156,7 @@ pub(super) struct Swarm {
     #[arg(long, value_name = "A..B", value_parser = seeds)]
     seeds: (u64, u64),
     /// Worlds at one time; as many as there are cores unless told otherwise.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<usize, 1, 1024>)]
     jobs: Option<usize>,
     /// Does not look for the fewest faults with which the first broken world still is.
     #[arg(long)]
@@ -167,8 +180,12 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
         Some((first.parse().ok()?, last.trim_start_matches('=').parse().ok()?))
     });
     match parsed {
-        Some((first, last)) if first <= last => Ok((first, last)),
-        _ => Err("two numbers are needed, the smaller first: 1..200".to_owned()),
+        Some((first, last)) if first <= last && last - first < WORLDS_MAX && last < u64::MAX => {
+            Ok((first, last))
+        }
+        _ => Err(format!(
+            "write two numbers, the smaller first: 1..200; for at most {WORLDS_MAX} worlds"
+        )),
     }
 }
 
@@ -245,10 +262,16 @@ fn elsewhere(world: &World) -> Result<Value, Failure> {
         .map_err(|error| format!("seed {seed} gave no result ({status}): {error}").into())
 }
 
-pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
+pub(super) fn replay(arguments: &Replay, as_json: bool) -> Result<(), Failure> {
     let spec = arguments.world.spec()?;
-    let file = BufWriter::new(File::create(&arguments.to)?);
-    let outcome = world::run(&spec, Log::All(Box::new(file)));
+    let to = arguments.to.display();
+    let file = File::create(&arguments.to).map_err(|error| {
+        wrong(format!("--to {to} cannot be written: {error}; name another file"))
+    })?;
+    let outcome = world::run(&spec, Log::All(Box::new(BufWriter::new(file))));
+    if as_json {
+        return print_json(&told(&arguments.world, &spec, &outcome));
+    }
     print(&format!("{spec}{}", story(&arguments.world, &spec, &outcome)))
 }
 
@@ -379,6 +402,7 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
 }
 
 pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
+    arguments.rules.check()?;
     let (first, last) = arguments.seeds;
     let jobs =
         arguments.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
@@ -386,13 +410,11 @@ pub(super) fn swarm(arguments: &Swarm, as_json: bool) -> Result<(), Failure> {
     let all = Mutex::new(Vec::new());
     let start = Instant::now();
     thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed > last {
-                        return;
-                    }
+                    let one_more = |seed: u64| (seed <= last).then(|| seed.saturating_add(1));
+                    let Ok(seed) = next.fetch_update(Relaxed, Relaxed, one_more) else { return };
                     let rules = arguments.rules;
                     let told = elsewhere(&World { seed, without: Vec::new(), rules });
                     let told = told.unwrap_or_else(|failure| {

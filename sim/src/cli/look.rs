@@ -18,11 +18,14 @@ use copse_sim::cluster::{
 };
 use serde_json::json;
 
-use super::{Failure, cluster, print, print_json};
+use super::{Failure, cluster, numbers::whole, print, print_json, wrong};
 
 /// Lines that are shown before the first difference, and after it of each world.
 const LINES_BEFORE: usize = 8;
 const LINES_AFTER: usize = 8;
+
+/// No world lasts longer: a day.
+const SECONDS_MAX: u64 = 86_400;
 
 /// Arguments of `step`.
 #[derive(Args)]
@@ -30,13 +33,13 @@ pub(super) struct Step {
     #[command(flatten)]
     world: cluster::World,
     /// The first picture, in seconds of the world.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u64, 0, SECONDS_MAX>)]
     from: u64,
-    /// The last one. The world goes on to its end all the same.
-    #[arg(long, default_value_t = u64::MAX)]
-    until: u64,
+    /// The last one, in seconds of the world, which goes on to its end all the same [default: its end]
+    #[arg(long, value_parser = whole::<u64, 0, SECONDS_MAX>)]
+    until: Option<u64>,
     /// Seconds between two.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = whole::<u64, 1, SECONDS_MAX>)]
     every: u64,
     /// What is shown; everything unless told otherwise.
     #[arg(long, value_delimiter = ',', value_enum)]
@@ -50,7 +53,7 @@ pub(super) struct Diff {
     world: cluster::World,
     /// The other world is that of this seed; else it is the same with all its faults and without a
     /// bug, which must differ only if the first has less or more.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", value_parser = whole::<u64, 0, { u64::MAX }>)]
     other: Option<u64>,
     /// Compares only events in words, not packets.
     #[arg(long)]
@@ -61,22 +64,30 @@ pub(super) struct Diff {
 #[derive(Args)]
 pub(super) struct Speed {
     /// Nodes.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(12..=200))]
+    #[arg(long, default_value_t = 20, value_parser = whole::<u16, 12, 200>)]
     nodes: u16,
     /// How long three clients put and read, in seconds of the world.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = whole::<u64, 1, SECONDS_MAX>)]
     seconds: u64,
     /// Everything follows from this number.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole::<u64, 0, { u64::MAX }>)]
     seed: u64,
 }
 
-pub(super) fn step(arguments: &Step) -> Result<(), Failure> {
+pub(super) fn step(arguments: &Step, as_json: bool) -> Result<(), Failure> {
+    for_people(as_json, "step")?;
+    let until = arguments.until.unwrap_or(SECONDS_MAX);
+    if arguments.from > until {
+        return Err(wrong(format!(
+            "--from {} is after --until {until}: nothing is shown",
+            arguments.from
+        )));
+    }
     let spec = arguments.world.spec()?;
     let all = [Show::Nodes, Show::Queue, Show::Disks, Show::Chunks];
     let steps = Steps {
         from: Duration::from_secs(arguments.from),
-        until: Duration::from_secs(arguments.until),
+        until: Duration::from_secs(until),
         every: Duration::from_secs(arguments.every),
         show: if arguments.show.is_empty() { all.to_vec() } else { arguments.show.clone() },
         to: Box::new(std::io::stdout()),
@@ -123,7 +134,14 @@ impl Told {
     }
 }
 
-pub(super) fn diff(arguments: &Diff) -> Result<(), Failure> {
+/// What is only for people to read has no JSON.
+fn for_people(as_json: bool, command: &str) -> Result<(), Failure> {
+    let refused = || wrong(format!("{command} has words only: leave out --json"));
+    if as_json { Err(refused()) } else { Ok(()) }
+}
+
+pub(super) fn diff(arguments: &Diff, as_json: bool) -> Result<(), Failure> {
+    for_people(as_json, "diff")?;
     let one = &arguments.world;
     let mut other = cluster::World { without: Vec::new(), ..one.clone() };
     other.seed = arguments.other.unwrap_or(one.seed);

@@ -5,19 +5,24 @@
 mod cluster;
 mod durability;
 mod look;
+mod numbers;
 mod report;
 mod spreading;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Whole networks under one seed, and how long data lasts in a network of other people's disks.
 ///
-/// The parameters of these commands are experiments, not defaults of the product. Every figure
-/// names the law of the repair times that it was found with.
+/// `durability` takes the settings of the product for all that is not said, and says which it took; sizes, lives and
+/// calamities are experiments. Every figure names the law of the repair times that it was found with.
 #[derive(Parser)]
-#[command(name = "copse-sim", version)]
+#[command(
+    name = "copse-sim",
+    version,
+    after_help = "Exit codes: 0 done; 1 a promise was broken, or files are not what they should be; 2 wrong input"
+)]
 struct Cli {
     /// Print JSON.
     #[arg(long, global = true)]
@@ -53,16 +58,35 @@ enum Command {
 /// What went wrong, for people.
 type Failure = Box<dyn core::error::Error>;
 
+/// What was asked for cannot be: the same exit code as for words that are not understood at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongInput(String);
+
+/// The exit code for [`WrongInput`], and clap's own.
+const EXIT_WRONG_INPUT: u8 = 2;
+
+/// The input is wrong for this reason.
+fn wrong(why: impl Into<String>) -> Failure {
+    Box::new(WrongInput(why.into()))
+}
+
+/// The input is wrong, as the library says.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn wrong_input(why: impl core::error::Error) -> Failure {
+    wrong(why.to_string())
+}
+
 /// Runs the command that the arguments name.
 #[allow(clippy::print_stderr)] // the last word of a program that fails
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parsed();
     let done = match cli.command {
         Command::Run(arguments) => cluster::run(&arguments, cli.json),
         Command::Swarm(arguments) => cluster::swarm(&arguments, cli.json),
-        Command::Replay(arguments) => cluster::replay(&arguments),
-        Command::Step(arguments) => look::step(&arguments),
-        Command::Diff(arguments) => look::diff(&arguments),
+        Command::Replay(arguments) => cluster::replay(&arguments, cli.json),
+        Command::Step(arguments) => look::step(&arguments, cli.json),
+        Command::Diff(arguments) => look::diff(&arguments, cli.json),
         Command::Speed(arguments) => look::speed(&arguments, cli.json),
         Command::Durability(arguments) => durability::run(&arguments, cli.json),
         Command::Placement(arguments) => spreading::placement(&arguments, cli.json),
@@ -73,9 +97,26 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("copse-sim: {failure}");
-            ExitCode::FAILURE
+            if failure.is::<WrongInput>() {
+                ExitCode::from(EXIT_WRONG_INPUT)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
+}
+
+/// The command line as it was given. What begins with a hyphen is a value where one is due, so that who writes
+/// `--seed -1` is told what a seed is.
+fn parsed() -> Cli {
+    let takes_value = |argument: &clap::Arg| argument.get_action().takes_values();
+    let command = Cli::command().mut_subcommands(|command| {
+        command.mut_args(|argument| {
+            let takes_value = takes_value(&argument);
+            argument.allow_hyphen_values(takes_value)
+        })
+    });
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 /// Writes the result; a reader that has seen enough is no error.

@@ -5,10 +5,10 @@
 use std::{fs, path::PathBuf};
 
 use clap::Args;
-use copse_sim::report::{Effort, File, files};
+use copse_sim::report::{DIRECTORY, DOCUMENT, Effort, File, files};
 use serde_json::json;
 
-use super::{Failure, print, print_json};
+use super::{Failure, print, print_json, wrong};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -21,17 +21,24 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
-    let files = files(Effort::Full);
     if arguments.check {
-        return check(arguments, &files, as_json);
+        // Said before the minutes of work, not after them.
+        let first = arguments.to.join(DOCUMENT);
+        fs::metadata(&first).map_err(|error| {
+            wrong(format!(
+                "no report to check at {}: {error}; say --to, or write one",
+                first.display()
+            ))
+        })?;
+        return check(arguments, &files(Effort::Full), as_json);
     }
+    let figures = arguments.to.join(DIRECTORY);
+    fs::create_dir_all(&figures).map_err(|error| {
+        wrong(format!("cannot make {}: {error}; say --to and a directory", figures.display()))
+    })?;
     let mut written = Vec::new();
-    for file in files {
+    for file in files(Effort::Full) {
         let path = arguments.to.join(&file.path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)
-                .map_err(|error| format!("cannot make {}: {error}", parent.display()))?;
-        }
         fs::write(&path, file.content)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         written.push(path.display().to_string());

@@ -25,7 +25,9 @@ mod stripes;
 mod world;
 
 pub use outcome::{Margin, Outcome};
-pub use scenario::{Calamity, NODES_MAX, Outages, Scenario, ScenarioError, Storm, Unit, Victims};
+pub use scenario::{
+    Calamity, NODES_MAX, Outages, Scenario, ScenarioError, Storm, Unit, Victims, budget_of_line,
+};
 pub use world::run;
 
 pub use copse_core::units::HOURS_PER_YEAR;

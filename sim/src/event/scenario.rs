@@ -1,17 +1,20 @@
 //! What goes into a simulation: sizes, laws of failure and repair, calamities.
 //!
-//! Owns the scenario and what makes one impossible. Chooses nothing for the product: the values
-//! here are an experiment's.
+//! Owns the scenario and what makes one impossible. Chooses nothing for the product: what is the product's
+//! is read from the core and the node, everything else is an experiment's.
 
 use core::time::Duration;
 
 use copse_core::{
     geometry::Geometry,
     guard::FREEZE_PERCENT,
+    ids::NetworkId,
     limits::ARCS,
     liveness::Timeouts,
     repair::{Lines, Policy},
+    units::{ByteSize, HOURS_PER_YEAR},
 };
+use copse_node::config::Config;
 
 use crate::{
     closed::chain::{Scheme, SchemeError},
@@ -117,7 +120,7 @@ pub struct Scenario {
     pub budget: Option<f64>,
     /// Nobody is declared dead while more than this part is down together; none: no guard.
     pub freeze_share: Option<f64>,
-    /// For so long at most.
+    /// For so long at most; without a guard it does not matter.
     pub freeze_hours: f64,
     /// Lost stripes start again, so that losses can be counted for ever.
     pub renew: bool,
@@ -156,8 +159,33 @@ pub enum ScenarioError {
     },
 }
 
-/// Nodes that a scenario may have: numbers of nodes must fit in 29 bits over all years.
+/// Nodes that a scenario may have at one time: the ring of them and as many successors takes 4 GB.
 pub const NODES_MAX: usize = 2_000_000;
+
+/// Nodes that a scenario may have over all years: their numbers must fit in 30 bits, and each leaves some
+/// 40 bytes behind.
+const LIVES_MAX: f64 = 2e8;
+
+/// Shards that are simulated one by one: some 20 bytes each.
+const SHARDS_MAX: f64 = 4e8;
+
+/// How often something may happen to one node or to the network, per year: each second is nonsense.
+const PER_YEAR_MAX: f64 = 1e6;
+
+/// Spread of absences: with more, half of them are shorter than a second or longer than all of time.
+const SIGMA_MAX: f64 = 20.0;
+
+/// What a node spends on repair, sending and receiving, when its line can send so much: the product's share
+/// of it, each way. Any unit of data for any unit of time.
+pub fn budget_of_line(uplink: f64) -> f64 {
+    // Whose network and how much room does not matter for the share.
+    let product = Config::new(NetworkId::new([0; 32]), ByteSize(0));
+    2.0 * uplink * f64::from(product.repair.rates.share_percent) / 100.0
+}
+
+fn hours(time: Duration) -> f64 {
+    time.as_secs_f64() / 3600.0
+}
 
 impl Scenario {
     /// A network with nothing but deaths and repairs, as in the closed forms: detection at once,
@@ -191,7 +219,7 @@ impl Scenario {
             storm: None,
             budget: None,
             freeze_share: None,
-            freeze_hours: 72.0,
+            freeze_hours: hours(Timeouts::default().freeze_max),
             renew: true,
             samples: 0,
             seed: 1,
@@ -211,7 +239,6 @@ impl Scenario {
         law: RepairLaw,
     ) -> Result<Self, SchemeError> {
         let (policy, timeouts) = (Policy::default(), Timeouts::default());
-        let hours = |time: Duration| time.as_secs_f64() / 3600.0;
         let threshold = policy.threshold.shards(geometry);
         let scheme = Scheme::new(geometry.data(), geometry.total(), threshold)?;
         Ok(Self {
@@ -219,13 +246,12 @@ impl Scenario {
             patience_hours: Some(hours(policy.patience)),
             down_after_hours: Some(hours(timeouts.down_after)),
             freeze_share: Some(FREEZE_PERCENT as f64 / 100.0),
-            freeze_hours: hours(timeouts.freeze_max),
             ..Self::plain(nodes, scheme, life, repair_hours, law)
         })
     }
 
-    /// When stripes are repaired, in the core's terms.
-    pub(super) fn lines(&self) -> Lines {
+    /// When stripes are repaired, in the core's terms. The thin line counts only where nodes go down.
+    pub fn lines(&self) -> Lines {
         let (data, total) = (self.scheme.data(), self.scheme.total());
         let geometry = Geometry::new(data, total - data).ok();
         let thin = geometry.map_or(data, |geometry| Policy::default().thin_line(geometry));
@@ -254,8 +280,27 @@ impl Scenario {
         let (nodes, chunks, zones) = (self.nodes as f64, self.chunks as f64, self.zones as f64);
         check("the number of nodes", nodes, "at most 2,000,000", self.nodes <= NODES_MAX)?;
         check("n", total as f64, "at most 255", total <= 255)?;
-        let room = chunks * total as f64;
-        check("chunks x n", room, "1 to 4e9", (1.0..4e9).contains(&room))?;
+        let deaths = nodes * self.years * HOURS_PER_YEAR / self.life.mean();
+        check(
+            "nodes that ever live",
+            nodes + deaths,
+            "at most 2e8: take fewer nodes, longer lives or less time",
+            nodes + deaths <= LIVES_MAX,
+        )?;
+        check("chunks x n", chunks * total as f64, "1 to 4e9", {
+            (1.0..4e9).contains(&(chunks * total as f64))
+        })?;
+        let one_by_one = match self.unit {
+            Unit::Arc => chunks.min(ARCS as f64),
+            Unit::Chunk => chunks,
+        };
+        let shards = one_by_one * total as f64;
+        check(
+            "shards, each chunk by itself",
+            shards,
+            "at most 4e8: take fewer chunks, or whole arcs",
+            shards <= SHARDS_MAX,
+        )?;
         check("zones", zones, "at most the number of nodes and 65,535", {
             self.zones <= self.nodes && self.zones <= usize::from(u16::MAX)
         })?;
@@ -280,15 +325,35 @@ impl Scenario {
         }
         let share = |value: f64| (0.0..1.0).contains(&value);
         check("the malicious share", self.malicious, "0 to below 1", share(self.malicious))?;
+        let often = |value: f64| value > 0.0 && value <= PER_YEAR_MAX;
+        let often_enough = "positive and at most 1e6";
         if let Some(outages) = self.outages {
-            let good = outages.per_year > 0.0 && outages.median_hours > 0.0 && outages.sigma >= 0.0;
-            check("absences per year", outages.per_year, "positive, like their length", good)?;
+            let Outages { per_year, median_hours, sigma } = outages;
+            check("absences per year", per_year, often_enough, often(per_year))?;
+            let good = median_hours > 0.0 && median_hours.is_finite();
+            check("the median of absences", median_hours, "positive", good)?;
+            check("the sigma of absences", sigma, "0 to 20", (0.0..=SIGMA_MAX).contains(&sigma))?;
         }
         for calamity in &self.calamities {
-            let good = calamity.per_year > 0.0
-                && calamity.hours >= 0.0
-                && (0.0..=1.0).contains(&calamity.permanent);
-            check("calamities per year", calamity.per_year, "positive, their part 0 to 1", good)?;
+            let Calamity { per_year, victims, hours, permanent } = *calamity;
+            check("calamities per year", per_year, often_enough, often(per_year))?;
+            check("the time of a calamity", hours, "0 or more", hours >= 0.0 && hours.is_finite())?;
+            check("the lost share", permanent, "0 to 1", (0.0..=1.0).contains(&permanent))?;
+            match victims {
+                Victims::Zone => {
+                    check("zones", zones, "1 or more for a zone to fail", self.zones > 0)?;
+                }
+                Victims::Nodes(count) => {
+                    let good = (1..=self.nodes).contains(&count);
+                    check("nodes struck at once", count as f64, "1 to the number of nodes", good)?;
+                }
+            }
+        }
+        if let Some(Storm { at_hours, nodes: joining }) = self.storm {
+            let good = at_hours >= 0.0 && at_hours.is_finite();
+            check("the time of the storm", at_hours, "0 or more", good)?;
+            let all = self.nodes.saturating_add(joining);
+            check("nodes after the storm", all as f64, "at most 2,000,000", all <= NODES_MAX)?;
         }
         Ok(())
     }

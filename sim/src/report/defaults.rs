@@ -35,6 +35,9 @@ const SIZES: [usize; 10] = [2, 3, 4, 5, 6, 8, 12, 16, 40, 1000];
 
 const DAY_H: f64 = 24.0;
 
+/// Time to make a lost node's shards again. Not the product's: that follows from lines and disks.
+const REBUILD_H: f64 = 20.0;
+
 fn hours(time: Duration) -> f64 {
     time.as_secs_f64() / 3600.0
 }
@@ -51,7 +54,7 @@ fn question(nodes: usize, life: f64, online: f64) -> Question {
         detection: hours(timeouts.dead_after),
         patience: hours(policy.patience),
         threshold: policy.threshold,
-        speed: Speed::Hours(20.0),
+        speed: Speed::Hours(REBUILD_H),
         expansion_max: f64::INFINITY,
     }
 }
@@ -65,24 +68,31 @@ pub(super) fn defaults(effort: Effort) -> Section {
     let (by_patience, chart) = by_patience();
     let simulated = simulated_patience(effort);
     let (about, by_dead_after) = by_dead_after(effort);
+    let (timeouts, patience) = (Timeouts::default(), hours(Policy::default().patience));
     let text = format!(
         "The figures behind the decision records on the \
          [default geometry](decisions/2026-11-28-default-geometry.md) and on \
          [patience and timeouts](decisions/2026-11-28-patience-and-timeouts.md). All defaults are read \
          from the core.\n\n\
          ### Geometry by network size\n\n\
-         What `copse put` uses if nothing is said. τ = 24 h (4 h until a node counts as dead, 20 h to \
-         make its shards again), the core's threshold and patience, independent deaths. Nines of a \
-         chunk-year **exponential / fixed**; not readable: fewer than k nodes answer (no repair-time \
-         law).\n\n{}\n\
+         What `copse put` uses if nothing is said. τ = {} h ({} h until a node counts as dead, {} h to \
+         make its shards again), the core's threshold and patience ({} h), independent deaths. Nines of a \
+         chunk-year **exponential / fixed** repair-time law; traffic hardly depends on the law, as many bytes \
+         are received as sent; not readable: the share of time in which fewer than k nodes answer (no \
+         repair-time law).\n\n{}\n\
          ### Patience\n\n\
-         How long a missing shard waits for others before it is rebuilt alone. τ = 24 h, mean life of \
-         a node 1 year. Each cell: nines **exponential / fixed**, then bytes moved per stored byte and \
-         year. The threshold is the core's. Simulated below it: 10+6 with lives of 2 months, fixed \
-         law, seed 1.\n\n{}\n{}\n\
+         How long a missing shard waits for others before it is rebuilt alone; the product's patience is \
+         {} h. τ = {DAY_H} h, mean life of a node 1 year. Each cell: nines of a chunk-year **exponential / \
+         fixed** repair-time law, then bytes moved per stored byte and year. The threshold is the core's. \
+         Simulated below it: 10+6 with lives of 2 months, fixed law, seed 1.\n\n{}\n{}\n\
          ### When a node counts as dead\n\n\
          {about}{}",
+        hours(timeouts.dead_after) + REBUILD_H,
+        hours(timeouts.dead_after),
+        REBUILD_H,
+        patience,
         by_size.markdown(),
+        patience,
         by_patience.markdown(),
         simulated.markdown(),
         by_dead_after.markdown()
@@ -101,12 +111,12 @@ fn by_size() -> Table {
         "geometry",
         "n/k",
         "any nodes lost at once",
-        "life 6 months",
-        "life 1 year",
-        "life 3 years",
-        "traffic a month, life 1 year",
-        "not readable at 95 %",
-        "at 99 %",
+        "nines, life 6 months",
+        "nines, life 1 year",
+        "nines, life 3 years",
+        "bytes sent a month per stored byte, life 1 year",
+        "not readable, 95 % online",
+        "not readable, 99 % online",
     ]);
     for nodes in SIZES {
         let Some(geometry) = Geometry::default_for(nodes) else { continue };
@@ -139,7 +149,9 @@ const PATIENCE_DAYS: [Option<f64>; 6] =
     [Some(0.0), Some(1.0), Some(7.0), Some(14.0), Some(30.0), None];
 
 fn patience_name(days: Option<f64>) -> String {
-    days.map_or("for ever".to_owned(), |days| format!("{days} days"))
+    days.map_or("for ever".to_owned(), |days| {
+        if days == 1.0 { "1 day".to_owned() } else { format!("{days} days") }
+    })
 }
 
 fn by_patience() -> (Table, Chart) {
@@ -171,7 +183,7 @@ fn by_patience() -> (Table, Chart) {
         }
     }
     let chart = Chart {
-        title: "Nines a year over patience, τ = 24 h, mean life of a node 1 year".into(),
+        title: format!("Nines a year over patience, τ = {DAY_H} h, mean life of a node 1 year"),
         x: Axis::linear("patience, days"),
         y: Axis::linear("nines of a chunk-year"),
         series,
@@ -195,11 +207,11 @@ fn simulated_patience(effort: Effort) -> Table {
     let mut table = Table::new(&[
         "patience",
         "repair-time law",
-        "nines, closed form",
-        "nines, simulated",
-        "losses",
-        "bytes per byte and year, closed form",
-        "simulated",
+        "nines of a chunk-year, closed form",
+        "nines of a chunk-year, simulated",
+        "losses of stripes",
+        "bytes moved per stored byte and year, closed form",
+        "the same, simulated",
     ]);
     let law = RepairLaw::Fixed;
     let full = effort == Effort::Full;
@@ -238,9 +250,9 @@ fn by_dead_after(effort: Effort) -> (String, Table) {
     let mut table = Table::new(&[
         "dead after",
         "repair-time law",
-        "nines",
+        "nines of a chunk-year",
         "losses of arcs",
-        "repair bytes per stored byte and year",
+        "bytes moved per stored byte and year",
         "rebuilt although the old holder lives",
         "declared dead and came back, per node and year",
     ]);
@@ -260,8 +272,13 @@ fn by_dead_after(effort: Effort) -> (String, Table) {
         let node_years = scenario.nodes as f64 * scenario.years;
         about = format!(
             "{} nodes with lives of 2 months and absences like PlanetLab's (34 a year, half of them \
-             shorter than 20 min, on average 29 h), 10+6, patience 24 h, {} years, seed {}.\n\n",
-            scenario.nodes, scenario.years, scenario.seed
+             shorter than 20 min, on average 29 h), 10+6, repaired in {} h on average by the {law} law, the \
+             product's settings but for this one (it has {} h), {} years, seed {}.\n\n",
+            scenario.nodes,
+            scenario.repair_hours,
+            hours(Timeouts::default().dead_after),
+            scenario.years,
+            scenario.seed
         );
         table.row([
             format!("{dead_after} h"),

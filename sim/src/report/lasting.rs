@@ -48,12 +48,12 @@ pub(super) fn nines(_: Effort) -> Section {
     let mut table = Table::new(&[
         "scheme",
         "n/k",
-        "1 month",
-        "6 months",
-        "1 year",
-        "5 years",
-        "unavailable at 95 %",
-        "false trigger at 95 %",
+        "nines, life 1 month",
+        "nines, life 6 months",
+        "nines, life 1 year",
+        "nines, life 5 years",
+        "unavailable, 95 % online",
+        "false trigger, 95 % online",
     ]);
     for scheme in schemes() {
         let mut cells = vec![name(scheme), format!("{:.2}", scheme.expansion())];
@@ -66,7 +66,7 @@ pub(super) fn nines(_: Effort) -> Section {
         table.row(cells);
     }
     let chart = |law: RepairLaw| Chart {
-        title: format!("Nines a year over the mean life of nodes, τ = 24 h {law}"),
+        title: format!("Nines a year over the mean life of nodes, τ = 24 h, {law} repair times"),
         x: Axis::logarithmic("mean life of a node, months"),
         y: Axis::linear("nines of a chunk-year"),
         series: (0..)
@@ -107,11 +107,11 @@ pub(super) fn traffic(effort: Effort) -> Section {
     };
     let mut dots = Vec::new();
     let mut table = Table::new(&[
-        "10+6, threshold r",
+        "10+6, threshold r, live shards",
         "bytes moved per stored byte and year, formula for τ → 0",
         "the same, τ = 12 h fixed",
         "simulated, τ = 12 h fixed",
-        "nines exponential / fixed, τ = 12 h",
+        "nines of a chunk-year exponential / fixed, τ = 12 h",
     ]);
     let (nodes, chunks, years) =
         if effort == Effort::Full { (1000, 2000, 8.0) } else { (100, 200, 2.0) };
@@ -147,16 +147,17 @@ pub(super) fn traffic(effort: Effort) -> Section {
         x: Axis::linear("threshold r: repair begins at so many live shards"),
         y: Axis::logarithmic("bytes moved per stored byte and year"),
         series: vec![
-            series("10+6, formula", curve(10, 16), 0, Style::Line),
+            series("10+6, formula, any law", curve(10, 16), 0, Style::Line),
             series("10+6, simulated (fixed)", dots, 0, Style::Dots),
-            series("16+16, formula", curve(16, 32), 1, Style::Line),
-            series("20+20, formula", curve(20, 40), 2, Style::Line),
-            series("29+51, formula", curve(29, 80), 3, Style::Line),
+            series("16+16, formula, any law", curve(16, 32), 1, Style::Line),
+            series("20+20, formula, any law", curve(20, 40), 2, Style::Line),
+            series("29+51, formula, any law", curve(29, 80), 3, Style::Line),
         ],
     };
     let text = format!(
         "Each repair reads k shards and writes n−r: (k+n−r)/(k·D) bytes per byte of the user's, D \
-         the mean time from n to r live shards. Mean life of a node: 1 year; with another, divide \
+         the mean time from n to r live shards, which has no repair time in it and so no law. Deaths and \
+         repairs alone, without the product's patience. Mean life of a node: 1 year; with another, divide \
          by it. Simulated with {nodes} nodes, {chunks} chunks, {years} years from full strength \
          (which lowers the figure a little), seed 1.\n\n{}",
         table.markdown()
@@ -174,8 +175,8 @@ pub(super) fn rare(effort: Effort) -> Section {
         "scheme",
         "life of nodes (mean 6 months)",
         "repair-time law",
-        "closed form, nines",
-        "splitting, nines",
+        "nines of a chunk-year, closed form",
+        "nines of a chunk-year, splitting",
         "seed",
     ]);
     let (per_level, runs) = if effort == Effort::Full { (8000, 8) } else { (200, 2) };

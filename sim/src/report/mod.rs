@@ -4,6 +4,7 @@
 //! stand beside the figures, so that the same program writes the same bytes. Recommends nothing.
 
 mod defaults;
+mod json;
 mod lasting;
 mod published;
 mod scenarios;
@@ -75,6 +76,12 @@ Words: k of n shards rebuild a chunk; repair begins when r or fewer are left; λ
 node; τ = mean time from there to full strength.
 ";
 
+/// The document's path under `docs/`.
+pub const DOCUMENT: &str = "durability.md";
+
+/// Where its charts and figures are, under `docs/`.
+pub const DIRECTORY: &str = "durability";
+
 /// Of the shape of `figures.json`.
 const FIGURES_VERSION: u32 = 1;
 
@@ -98,15 +105,15 @@ pub fn files(effort: Effort) -> Vec<File> {
     let figures: Vec<Value> = sections.iter().map(Section::json).collect();
     // The same order of keys each time: serde_json sorts them.
     let figures = json!({ "version": FIGURES_VERSION, "sections": figures });
-    files.push(File { path: "durability/figures.json".into(), content: format!("{figures:#}\n") });
+    files.push(File { path: format!("{DIRECTORY}/figures.json"), content: json::rows(&figures) });
     for section in sections {
         document.push_str(&format!("\n## {}\n\n{}", section.title, section.text));
         for (name, chart) in section.charts {
-            document.push_str(&format!("\n![{}](durability/{name}.svg)\n", chart.title));
-            files.push(File { path: format!("durability/{name}.svg"), content: chart.render() });
+            document.push_str(&format!("\n![{}]({DIRECTORY}/{name}.svg)\n", chart.title));
+            files.push(File { path: format!("{DIRECTORY}/{name}.svg"), content: chart.render() });
         }
     }
-    files.push(File { path: "durability.md".into(), content: document });
+    files.push(File { path: DOCUMENT.into(), content: document });
     files
 }
 
@@ -165,6 +172,18 @@ mod tests {
             for series in chart["series"].as_array().expect("series") {
                 assert!(!series["points"].as_array().expect("points").is_empty(), "{series}");
             }
+        }
+        for table in &tables {
+            for column in table["columns"].as_array().expect("columns") {
+                let column = column.as_str().expect("a name");
+                let says = |words: &[&str]| words.iter().any(|word| column.contains(word));
+                assert!(!says(&["traffic"]) || says(&["bytes", "kB"]), "{column} in which unit?");
+                let of_life = says(&["life 6", "life 1", "life 3", "life 5"]);
+                assert!(!of_life || says(&["nines", "bytes"]), "what is in {column}?");
+            }
+        }
+        for section in document.content.split("\n## ").skip(1) {
+            assert!(section.contains("law"), "no repair-time law is named in {section}");
         }
         for word in ["exponential", "fixed", "seed"] {
             assert!(document.content.contains(word), "no {word} in the report");

@@ -173,8 +173,8 @@ fn simulated(effort: Effort) -> Table {
     }
     let study = Study { nodes: 1000, shards: 16, tokens: 64, seed: 1 };
     table.row([
-        "deviation of the load, 1,000 nodes, n = 16, 64 tokens".to_owned(),
-        "none".to_owned(),
+        "relative standard deviation of the load, 1,000 nodes, n = 16, 64 tokens".to_owned(),
+        "none: no repair".to_owned(),
         short(placement::expected_deviation(16, 64)),
         short(placement::load(study).deviation),
         study.seed.to_string(),

@@ -2,6 +2,8 @@
 //!
 //! Owns the studies of placement and gossip. No repair is in them, so no repair-time law.
 
+use copse_core::ring::TOKENS_PER_UNIT;
+
 use super::{Effort, Section, Table, in_parallel, table::short};
 use crate::{
     gossip::{self, Rumour},
@@ -19,8 +21,13 @@ pub(super) fn placement(effort: Effort) -> Section {
         studies.extend(tokens.iter().map(|&tokens| Study { nodes, shards, tokens, seed: 1 }));
     }
     let loads = in_parallel(&studies, |&study| placement::load(study));
-    let mut table =
-        Table::new(&["shards n", "tokens V", "deviation of the load", "1/√(nV)", "most over mean"]);
+    let mut table = Table::new(&[
+        "shards n",
+        "tokens V of a node",
+        "relative standard deviation of the load",
+        "1/√(nV)",
+        "most over mean",
+    ]);
     for (study, load) in studies.iter().zip(&loads) {
         table.row([
             study.shards.to_string(),
@@ -50,15 +57,16 @@ pub(super) fn placement(effort: Effort) -> Section {
     let chart = Chart {
         title: format!("Load of {nodes} nodes over tokens"),
         x: Axis::logarithmic("tokens of each node, V"),
-        y: Axis::logarithmic("relative deviation of the load"),
+        y: Axis::logarithmic("relative standard deviation of the load"),
         series,
     };
     let zoned = zoned(nodes);
     let text = format!(
-        "{nodes} equal nodes, all 65,536 arcs, seed 1, walks of the core's ring. That the \
-         ring has no more arcs adds up to √(nodes/(65,536 n)) to the deviation. No repair, so no repair-time law.\n\n{}\n\
-         With zones and the core's own caps and 64 tokens, 10+6; a leave should move what the \
-         leaver held and nothing else:\n\n{}",
+        "{nodes} equal nodes, all 65,536 arcs, seed 1, walks of the core's ring. The load of a node is the \
+         number of arcs that it holds a shard of. That these are whole numbers and the ring has no more arcs \
+         makes of a deviation d up to √(d² + nodes/(65,536 n)). No repair, so no repair-time law.\n\n{}\n\
+         With zones and the core's own caps and {TOKENS_PER_UNIT} tokens, 10+6; a leave should move what the \
+         leaver held and nothing else. Shards are those of one chunk for each arc:\n\n{}",
         table.markdown(),
         zoned.markdown()
     );
@@ -73,7 +81,7 @@ pub(super) fn placement(effort: Effort) -> Section {
 fn zoned(nodes: usize) -> Table {
     let mut table = Table::new(&[
         "zones",
-        "deviation of nodes",
+        "relative standard deviation of the load of nodes",
         "most over mean, nodes",
         "most over mean, zones",
         "shards moved by a leave",
@@ -87,7 +95,7 @@ fn zoned(nodes: usize) -> Table {
             if zones == 0 { "none".to_owned() } else { zones.to_string() },
             format!("{:.3}", load.deviation),
             format!("{:.2}", load.max),
-            if zones == 0 { "—".to_owned() } else { format!("{:.2}", load.zone_max) },
+            load.zone_max.map_or("—".to_owned(), |most| format!("{most:.2}")),
             moves.moved.to_string(),
             moves.held.to_string(),
         ]);
@@ -105,10 +113,10 @@ pub(super) fn gossip(effort: Effort) -> Section {
     let mut table = Table::new(&[
         "nodes",
         "messages lost",
-        "half know after, s",
-        "pushes end after, s",
+        "half know after",
+        "pushes end after",
         "know by then",
-        "all know after, s",
+        "all know after",
         "bytes of pushes a node",
         "idle comparisons, B/s a node",
     ]);
@@ -116,10 +124,10 @@ pub(super) fn gossip(effort: Effort) -> Section {
         table.row([
             rumour.nodes.to_string(),
             format!("{:.0} %", 100.0 * rumour.loss),
-            spread.half_rounds.to_string(),
-            spread.push_rounds.to_string(),
+            gossip::said(spread.half_rounds),
+            gossip::said(Some(spread.push_rounds)),
             format!("{:.2} %", 100.0 * spread.pushed),
-            short(spread.all_seconds),
+            gossip::said(spread.all_rounds),
             short(spread.push_bytes_per_node),
             short(spread.idle_bytes_per_second),
         ]);
@@ -142,10 +150,11 @@ pub(super) fn gossip(effort: Effort) -> Section {
         series: vec![line("no loss", 0.0, 0, of), line("30 % lost", 0.3, 1, of)],
     };
     let text = format!(
-        "The core's gossip engine with real records and signatures; one node changes its record. A \
-         round is a second; messages arrive within their round or are lost. Seed 1; no repair, so \
-         no repair-time law. Memory grows with the square of the network, hence no more than \
+        "The core's gossip engine with real records and signatures; one node changes its record. What is \
+         counted is rounds, of {} s each; messages arrive within their round or are lost. Seed 1; no \
+         repair, so no repair-time law. Memory grows with the square of the network, hence no more than \
          {} nodes.\n\n{}",
+        gossip::seconds(1),
         sizes.last().copied().unwrap_or(0),
         table.markdown()
     );
@@ -156,7 +165,9 @@ pub(super) fn gossip(effort: Effort) -> Section {
         charts: vec![
             (
                 "gossip-time",
-                chart("Time until everybody knows", "seconds", &|spread| spread.all_seconds),
+                chart("Time until everybody knows", "seconds", &|spread| {
+                    spread.all_rounds.map_or(f64::NAN, gossip::seconds)
+                }),
             ),
             (
                 "gossip-bytes",

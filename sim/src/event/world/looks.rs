@@ -6,7 +6,7 @@ use super::{ONLINE, World};
 use crate::event::{
     HOURS_PER_YEAR,
     outcome::Margin,
-    queue::{Event, from_hours, to_hours},
+    queue::{Event, to_hours},
     scenario::Victims,
 };
 
@@ -15,7 +15,7 @@ impl World<'_> {
         let mean = HOURS_PER_YEAR / self.scenario.calamities[at].per_year;
         let hours = self.streams.calamities.exponential(mean);
         let event = Event::Calamity(u32::try_from(at).unwrap_or(u32::MAX));
-        self.queue.push(self.now + from_hours(hours), event);
+        self.queue.push(self.after(hours), event);
     }
 
     pub(super) fn calamity(&mut self, at: usize) {
@@ -76,6 +76,6 @@ impl World<'_> {
         }
         self.out.margins.push(margin);
         let step = self.scenario.years * HOURS_PER_YEAR / self.scenario.samples as f64;
-        self.queue.push(self.now + from_hours(step), Event::Sample);
+        self.queue.push(self.after(step), Event::Sample);
     }
 }

@@ -33,10 +33,10 @@ impl World<'_> {
         self.nodes.living.push(node);
         self.put_on_ring(node, true);
         let rest = self.scenario.life.rest(age, &mut self.streams.lives);
-        self.queue.push(self.now + from_hours(rest), Event::Death(node));
+        self.queue.push(self.after(rest), Event::Death(node));
         if liar {
             let hours = self.streams.lives.exponential(self.scenario.audit_hours);
-            self.queue.push(self.now + from_hours(hours), Event::Caught(node));
+            self.queue.push(self.after(hours), Event::Caught(node));
         }
         self.schedule_outage(node);
         node
@@ -112,6 +112,7 @@ impl World<'_> {
         self.set(node, ONLINE, false);
         self.bury(node);
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = &mut self.stripes.holders[slot as usize];
@@ -131,12 +132,12 @@ impl World<'_> {
                 self.declare(node, epoch);
             } else {
                 self.schedule_down(node, epoch, self.scenario.dead_after_hours);
-                let at = self.now + from_hours(self.scenario.dead_after_hours);
+                let at = self.after(self.scenario.dead_after_hours);
                 self.queue.push(at, Event::Declare { node, epoch });
             }
         }
         let zone = self.nodes.zone[node as usize];
-        self.queue.push(self.now + from_hours(self.scenario.replace_hours), Event::Join(zone));
+        self.queue.push(self.after(self.scenario.replace_hours), Event::Join(zone));
     }
 
     /// Takes the node off the list of the living.
@@ -158,7 +159,7 @@ impl World<'_> {
         if let Some(outages) = self.scenario.outages {
             let hours = self.streams.outages.exponential(HOURS_PER_YEAR / outages.per_year);
             let epoch = self.nodes.epoch[node as usize];
-            self.queue.push(self.now + from_hours(hours), Event::Outage { node, epoch });
+            self.queue.push(self.after(hours), Event::Outage { node, epoch });
         }
     }
 
@@ -176,12 +177,12 @@ impl World<'_> {
         self.set(node, ONLINE, false);
         self.count_down(node, true);
         let epoch = self.next_epoch(node);
-        self.queue.push(self.now + from_hours(hours), Event::Return { node, epoch });
+        self.queue.push(self.after(hours), Event::Return { node, epoch });
         self.schedule_down(node, epoch, hours);
         if hours >= self.scenario.dead_after_hours {
             // Nobody knows yet that it will be so long; a shorter absence would only make an event
             // that its return voids.
-            let at = self.now + from_hours(self.scenario.dead_after_hours);
+            let at = self.after(self.scenario.dead_after_hours);
             self.queue.push(at, Event::Declare { node, epoch });
         }
     }
@@ -189,7 +190,7 @@ impl World<'_> {
     /// What is thin without the node is repaired once it is down, if it is away for as long as that.
     fn schedule_down(&mut self, node: u32, epoch: u32, hours: f64) {
         if let Some(after) = self.scenario.down_after_hours.filter(|after| *after < hours) {
-            self.queue.push(self.now + from_hours(after), Event::Down { node, epoch });
+            self.queue.push(self.after(after), Event::Down { node, epoch });
         }
     }
 
@@ -202,6 +203,7 @@ impl World<'_> {
     /// Asks the policy about all stripes that the node has shards of.
     fn consider_all(&mut self, node: u32) {
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = self.stripes.holders[slot as usize];
@@ -227,6 +229,7 @@ impl World<'_> {
             self.put_on_ring(node, true);
         }
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             let holder = &mut self.stripes.holders[slot as usize];
@@ -258,7 +261,7 @@ impl World<'_> {
             self.strike_off(node);
         }
         let zone = self.nodes.zone[node as usize];
-        self.queue.push(self.now + from_hours(self.scenario.replace_hours), Event::Join(zone));
+        self.queue.push(self.after(self.scenario.replace_hours), Event::Join(zone));
     }
 
     /// The node was away for long enough: dead, unless too many are.
@@ -271,7 +274,7 @@ impl World<'_> {
             if self.scenario.down_after_hours.is_some() {
                 self.consider_all(node);
             }
-            let at = self.now + from_hours(AGAIN_HOURS);
+            let at = self.after(AGAIN_HOURS);
             self.queue.push(at, Event::Declare { node, epoch });
         } else {
             self.strike_off(node);
@@ -309,6 +312,7 @@ impl World<'_> {
         self.put_on_ring(node, false);
         self.count_down(node, false);
         let slots = core::mem::take(&mut self.nodes.slots[node as usize]);
+        self.stripes.warm(&slots);
         for &slot in &slots {
             self.out.touches += 1;
             self.discount(slot, node);

@@ -213,6 +213,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// So many hours from now. What would be later than time goes is never.
+    fn after(&self, hours: f64) -> Time {
+        self.now.saturating_add(from_hours(hours))
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
             Event::Death(node) => self.death(node),

@@ -76,7 +76,7 @@ impl World<'_> {
         {
             self.stripes.each[stripe].missing_since = self.now;
             let event = Event::Overdue { stripe: u32::try_from(stripe).unwrap_or(u32::MAX) };
-            self.queue.push(self.now + from_hours(hours), event);
+            self.queue.push(self.after(hours), event);
         }
     }
 
@@ -120,7 +120,8 @@ impl World<'_> {
                 .repair_bytes(at, self.stripes.total - usize::from(self.stripes.each[at].counted));
             // Every byte is sent by one node and received by another.
             let per_hour = budget * self.nodes.living.len().max(1) as f64 / 2.0;
-            self.pipe_free_at = self.now + from_hours(bytes / per_hour).max(1);
+            let lasts = from_hours(bytes / per_hour).max(1);
+            self.pipe_free_at = self.now.saturating_add(lasts);
             self.start(at, self.pipe_free_at);
             self.queue.push(self.pipe_free_at, Event::Dispatch);
             break;
@@ -134,7 +135,8 @@ impl World<'_> {
         };
         let job = self.stripes.each[stripe].job;
         let stripe = u32::try_from(stripe).unwrap_or(u32::MAX);
-        self.queue.push(from + from_hours(hours), Event::Repaired { stripe, job });
+        let at = from.saturating_add(from_hours(hours));
+        self.queue.push(at, Event::Repaired { stripe, job });
     }
 
     pub(super) fn end_job(&mut self, stripe: usize) {
@@ -160,7 +162,7 @@ impl World<'_> {
         if online < self.lines.needed {
             self.out.stalled += 1;
             let again = Event::Repaired { stripe: u32::try_from(stripe).unwrap_or(u32::MAX), job };
-            self.queue.push(self.now + from_hours(AGAIN_HOURS), again);
+            self.queue.push(self.after(AGAIN_HOURS), again);
             return;
         }
         let verdict = self.judge(stripe);
