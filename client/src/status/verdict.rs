@@ -59,7 +59,7 @@ impl NetworkStatus {
             Verdict::Lost
         } else if chunks.waiting > 0 {
             Verdict::Unreadable
-        } else if chunks.total > 0 && self.survives_nodes == Some(0) {
+        } else if chunks.stored() > 0 && self.survives_nodes == Some(0) {
             Verdict::Fragile
         } else if chunks.thin > 0 && !(self.guards.is_empty() && self.cut_off.is_empty()) {
             Verdict::Held
@@ -67,7 +67,7 @@ impl NetworkStatus {
             Verdict::Thin
         } else if self.uncounted > 0 || (chunks.total == 0 && self.shards > 0) {
             Verdict::Uncounted
-        } else if chunks.total == 0 {
+        } else if chunks.stored() == 0 {
             Verdict::Empty
         } else {
             Verdict::Whole
@@ -95,12 +95,11 @@ impl fmt::Display for Headline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(status) = self;
         let chunks = &status.chunks;
-        let total = Count(chunks.total);
+        let total = Count(chunks.stored());
         match status.verdict() {
             Verdict::Lost => write!(
                 f,
-                "DANGER: {} of {total} chunks are lost, or of a put that was broken off: too few of their \
-                 shards exist",
+                "DANGER: {} of {total} chunks are lost: too few of their shards exist",
                 Count(chunks.lost)
             ),
             Verdict::Unreadable => write!(
@@ -125,10 +124,10 @@ impl fmt::Display for Headline<'_> {
                 Count(chunks.thin)
             ),
             Verdict::Thin => self.repairing(f, ""),
-            Verdict::Uncounted if chunks.total == 0 && status.uncounted == 0 => f.write_str(
+            Verdict::Uncounted if chunks.stored() == 0 && status.uncounted == 0 => f.write_str(
                 "the chunks are not counted yet: nodes count when they plan, a while after they start",
             ),
-            Verdict::Uncounted if chunks.total == 0 => f.write_str("no chunk was counted"),
+            Verdict::Uncounted if chunks.stored() == 0 => f.write_str("no chunk was counted"),
             Verdict::Uncounted => write!(f, "all {total} chunks counted have all their shards"),
             Verdict::Empty => f.write_str("there are no chunks yet"),
             Verdict::Whole => {
