@@ -16,12 +16,12 @@ use std::{
 use copse_core::{
     directory::{Directory, NodeState, SignedRecord},
     geometry::Geometry,
-    ids::{ChunkId, NetworkId, NodeId},
+    ids::{ChunkId, NetworkId, NodeId, ShardIndex},
     ring::{HELD_WITHIN_PER_SHARD, Ring},
 };
 use copse_proto::{
     bulk::{self, Incoming, MESSAGE_BYTES_MAX},
-    convert::{self, target_field},
+    convert::{self, Holding, target_field},
     door::{self, node_client::NodeClient, shards_client::ShardsClient},
     status::{Reason, Refusal},
 };
@@ -331,7 +331,20 @@ impl Network {
         &self,
         node: NodeId,
         chunks: &[ChunkId],
-    ) -> Result<Vec<Vec<copse_core::ids::ShardIndex>>, Refusal> {
+    ) -> Result<Vec<Vec<ShardIndex>>, Refusal> {
+        let holdings = self.holdings(node, chunks).await?;
+        Ok(holdings.into_iter().map(|holding| holding.indices).collect())
+    }
+
+    /// The same, and whether the node waits to hear that the chunk is safe.
+    ///
+    /// # Errors
+    /// When the node could not be asked or gave no sensible answer.
+    pub async fn holdings(
+        &self,
+        node: NodeId,
+        chunks: &[ChunkId],
+    ) -> Result<Vec<Holding>, Refusal> {
         let asking = async {
             let link = self.link(node).await?;
             let request = door::HasRequest {

@@ -8,13 +8,14 @@ use std::{
     ffi::OsStr,
     fs,
     os::unix::ffi::OsStrExt as _,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use cluster::{Cluster, binary, noise, text, until};
 
 /// Exit codes of the client, as its help names them.
 const OTHER: i32 = 1;
+const DATA_LOSS: i32 = 4;
 const EXISTS: i32 = 8;
 
 fn json(output: &Output) -> serde_json::Value {
@@ -156,4 +157,116 @@ fn nodes_that_left_or_were_evicted_are_no_trouble() {
     for words in ["left", "evicted"] {
         assert_eq!(list.lines().filter(|line| line.contains(words)).count(), 1, "{list}");
     }
+}
+
+/// What `copse status` says: its exit code, and the counts of chunks.
+fn chunks(cluster: &Cluster) -> (Option<i32>, serde_json::Value) {
+    let output = cluster.copse(["status", "--json"]);
+    (output.status.code(), json(&output)["chunks"].take())
+}
+
+/// Waits until every node hears all others, and has planned for that.
+fn until_all_have_planned(cluster: &Cluster) {
+    let has_planned = |node: usize| {
+        let said = cluster.status(node)?;
+        let peers = said["peers"].as_array()?;
+        let hears_all = peers.len() + 1 == cluster.len()
+            && peers.iter().all(|peer| peer["standing"].as_str() == Some("alive"));
+        let repair = &said["repair"];
+        let plans = repair["planned"] == true && repair["cut_off"] == false;
+        (hears_all && plans).then_some(())
+    };
+    until("all have planned", || (0..cluster.len()).try_for_each(has_planned));
+}
+
+/// What every look at the network finds until it is as wanted: nothing is ever called lost.
+fn until_and_never_lost(
+    cluster: &Cluster,
+    what: &str,
+    wanted: impl Fn(&serde_json::Value) -> bool,
+) {
+    until(what, || {
+        let (code, chunks) = chunks(cluster);
+        assert_eq!(chunks["lost"], 0, "{what}: {chunks}");
+        assert_ne!(code, Some(DATA_LOSS), "{what}: {chunks}");
+        (wanted(&chunks) && code == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn a_put_that_is_killed_is_no_loss_and_a_loss_is_one() {
+    // Nobody is given up.
+    let settings = QUICK.map(|(from, to)| match from.starts_with("dead_after") {
+        true => (from, "dead_after = \"1h\""),
+        false => (from, to),
+    });
+    let mut cluster = Cluster::start_as(6, &settings, |_| Vec::new());
+    let (whole, broken) = (cluster.dir.path().join("whole"), cluster.dir.path().join("broken"));
+    fs::write(&whole, noise(5, 20_000_000)).expect("written");
+    fs::write(&broken, noise(6, 60_000_000)).expect("written");
+    let five_of_six = ["--geometry", "5+1"];
+    until_all_have_planned(&cluster);
+    cluster.put(&whole, &five_of_six);
+    let is_whole = |chunks: &serde_json::Value| {
+        chunks["total"].as_u64() > Some(0) && chunks["whole"] == chunks["total"]
+    };
+    until_and_never_lost(&cluster, "the first file is whole", is_whole);
+
+    // Of six nodes two answer: of 5+1 no chunk gets more than two shards. The others do not even know of
+    // the client when it dies.
+    let shards = |node: usize| cluster.status(node)?["store"]["shards"].as_u64();
+    let before: Vec<_> = (0..2).map(shards).collect();
+    let frozen: Vec<_> = (2..6).map(|node| cluster.process_id(node)).collect();
+    frozen.iter().for_each(|process| signal(*process, "-STOP"));
+    let mut put = cluster.command();
+    let put = put.arg("put").arg(&broken).args(five_of_six);
+    let mut put = put.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("copse runs");
+    until("both have some of it", || {
+        let now: Vec<_> = (0..2).map(shards).collect();
+        now.iter().zip(&before).all(|(now, before)| now > before).then_some(())
+    });
+    put.kill().expect("killed");
+    put.wait().expect("gone");
+    frozen.iter().for_each(|process| signal(*process, "-CONT"));
+    until_all_have_planned(&cluster);
+    let has_unfinished = |chunks: &serde_json::Value| chunks["unfinished"].as_u64() > Some(0);
+    until_and_never_lost(&cluster, "what was left is told from a loss", has_unfinished);
+    let said = text(&cluster.copse(["status"]).stdout);
+    assert!(said.contains("putting the same files again completes"), "{said}");
+    // It is on their disks, too.
+    for node in 0..2 {
+        cluster.kill(node);
+        cluster.run(node);
+    }
+    until_all_have_planned(&cluster);
+    until_and_never_lost(&cluster, "also by those who were started since", has_unfinished);
+
+    cluster.put(&broken, &five_of_six);
+    until_and_never_lost(&cluster, "the second file is whole", |chunks| {
+        is_whole(chunks) && chunks["unfinished"] == 0
+    });
+
+    // More disks are emptied than may be: what the killed put left is lost like all the rest.
+    let held = |node| cluster.status(node)?["store"]["shards"].as_u64();
+    let held_by_one = (2..6).filter_map(held).max().expect("some");
+    for node in 2..6 {
+        cluster.kill(node);
+        let store = cluster.node_dir(node).join("store");
+        fs::remove_dir_all(store.join("index")).expect("removed");
+        for segment in cluster.segments(node) {
+            fs::remove_file(segment).expect("removed");
+        }
+        cluster.run(node);
+    }
+    until_all_have_planned(&cluster);
+    until("all of it is lost", || {
+        let (code, chunks) = chunks(&cluster);
+        assert_eq!(chunks["unfinished"], 0, "{chunks}");
+        (code == Some(DATA_LOSS) && chunks["lost"].as_u64() >= Some(held_by_one / 2)).then_some(())
+    });
+}
+
+fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").arg(name).arg(process.to_string()).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill {name} {process} failed");
 }

@@ -656,3 +656,77 @@ async fn memory_in_flight_stays_within_the_budget() {
     assert!(most > 4 << 20 && most <= 8 << 20, "{most}");
     until("memory is free again", || budget.in_use() == 0).await;
 }
+
+/// The nodes that wait to hear that a chunk is safe, and those that heard it.
+fn settling(fake: &FakeNetwork, extent: &Extent) -> (Vec<NodeId>, Vec<NodeId>) {
+    let (mut wait, mut heard) = (Vec::new(), Vec::new());
+    for node in &fake.nodes {
+        if node.unsettled.lock().expect("no panic").contains(&extent.chunk) {
+            wait.push(node.id);
+        }
+        if node.settled.lock().expect("no panic").contains(&extent.chunk) {
+            heard.push(node.id);
+        }
+    }
+    (wait, heard)
+}
+
+#[tokio::test]
+async fn every_holder_hears_that_a_chunk_is_safe_also_through_another() {
+    let fake = FakeNetwork::start(16).await;
+    // One is reached through another only.
+    let connector = Arc::new(PlainConnector::default());
+    connector.unreachable.lock().expect("no panic").push(fake.nodes[5].id);
+    let network = fake.connect_over(connector).await;
+    let extent = store(&network, "10+6", &bytes(31, 1 << 20)).await;
+    let (wait, heard) = settling(&fake, &extent);
+    assert_eq!((wait.len(), heard.len()), (0, 16), "{wait:?}");
+    // Who has it all does not ask again, and is told nothing.
+    store(&network, "10+6", &bytes(31, 1 << 20)).await;
+    assert!(fake.nodes.iter().all(|node| node.settled.lock().expect("no panic").len() == 1));
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_not_safe_is_settled_by_nobody_until_a_put_completes_it() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let encoder = encoder();
+    let plaintext = bytes(32, 1 << 20);
+    for node in &fake.nodes[1..] {
+        node.faults.full.store(true, Ordering::SeqCst);
+    }
+    let first = uploader(&network, &encoder);
+    let (chunk, extent) = encode(&encoder, "3+3", &plaintext).await;
+    first.submit(chunk).await.await.expect_err("one node is no quorum");
+    first.flush().await.expect_err("told before");
+    let (wait, heard) = settling(&fake, &extent);
+    assert_eq!((wait.len(), heard.len()), (1, 0));
+    for node in &fake.nodes[1..] {
+        node.faults.full.store(false, Ordering::SeqCst);
+    }
+    // Another client, which finds some shards there and sends the others.
+    let network = fake.connect().await;
+    store(&network, "3+3", &plaintext).await;
+    let (still, heard) = settling(&fake, &extent);
+    assert_eq!(still, []);
+    assert!(heard.contains(&wait[0]), "{wait:?}, {heard:?}");
+}
+
+#[tokio::test]
+async fn a_holder_that_does_not_answer_to_it_holds_a_flush_up_for_seconds_only() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let encoder = encoder();
+    let uploader = uploader(&network, &encoder);
+    let (chunk, extent) = encode(&encoder, "3+3", &bytes(33, 1 << 20)).await;
+    // It hangs as soon as it has stored its shard.
+    let (hung, node) = (Arc::clone(&fake.nodes[4]), &fake.nodes[4]);
+    node.faults.after_put.set(move || hung.faults.hung.store(true, Ordering::SeqCst));
+    let begin = std::time::Instant::now();
+    uploader.submit(chunk).await.await.expect("stored");
+    let redundancy = uploader.flush().await.expect("flushed");
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert_eq!(redundancy.thin_chunks, 0, "{redundancy}");
+    let (wait, heard) = settling(&fake, &extent);
+    assert_eq!((wait, heard.len()), (vec![node.id], 5));
+}

@@ -115,7 +115,7 @@ async fn main() {
         near.connect(bare_address, &name).expect("a valid dial").await.expect("connected");
 
     let put = async || {
-        let op = Op::PutShard(PutShard { descriptor: vec![1; 523], index: 0 });
+        let op = Op::PutShard(PutShard { descriptor: vec![1; 523], ..PutShard::default() });
         pool.request(far_id, op, shard.clone()).await.map(drop).expect("stored");
     };
     let get = async || {

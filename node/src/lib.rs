@@ -29,3 +29,4 @@ pub mod spares;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod unsettled;

@@ -41,6 +41,7 @@ use crate::{
     shards::{self, ShardService},
     store::{ShardStore, Writes},
     tls::{NodeTls, TlsError},
+    unsettled::{Coming, Origin, Unsettled},
 };
 
 /// The program's version, as nodes tell each other.
@@ -167,6 +168,12 @@ impl Node {
         let pool = PeerPool::new(endpoint.clone(), id, Arc::new(membership.clone()), jitter);
         let half = |size: ByteSize| ByteSize(size.0 / 2);
         let intake = Intake::default();
+        // Reads the marks from the ledger.
+        let kept = Arc::clone(&store);
+        let unsettled = beside(move || Unsettled::load(kept))
+            .await
+            .map_err(StartError::Task)?
+            .map_err(StartError::Ledger)?;
         let shards = ShardService::new(shards::Parts {
             network: config.network,
             key: key.clone(),
@@ -177,6 +184,7 @@ impl Node {
             get_buffers: Buffers::new("shards on their way out", half(config.get_buffers)),
             pace: pace.clone(),
             intake: intake.clone(),
+            unsettled: unsettled.clone(),
         });
         let parts = repair::Parts {
             network: config.network,
@@ -188,6 +196,7 @@ impl Node {
             events,
             pace,
             intake,
+            unsettled,
             settings: config.repair.clone(),
             phases,
             seed: blake3::derive_key("copse node start: repair", &random),
@@ -406,8 +415,14 @@ impl PeerHandler for Handler {
                 if background {
                     self.repair.phases().reach(Phase::Asked, id.chunk).await;
                 }
-                let signed = self.shards.put_here(request.descriptor.into(), id, body).await?;
-                Ok(Outcome::PutShard(convert::receipt(&signed)).into())
+                let coming = match (request.settles, request.abandoned) {
+                    (true, _) => Coming::Settling(Origin::Peer(from)),
+                    (false, true) => Coming::Abandoned,
+                    (false, false) => Coming::Otherwise,
+                };
+                let descriptor = request.descriptor.into();
+                let receipt = self.shards.put_here(descriptor, id, body, coming).await?;
+                Ok(Outcome::PutShard(receipt).into())
             }
             Op::GetShard(request) => {
                 if request.counted_on {
@@ -415,6 +430,10 @@ impl PeerHandler for Handler {
                 }
                 let found = self.shards.get_here(&request).await?;
                 Ok(Answer { outcome: Outcome::GetShard(found.header), body: found.data })
+            }
+            Op::MarkChunks(told) => {
+                self.shards.marked_by(from, &told).await?;
+                Ok(Outcome::MarkChunks(peer::MarkChunksReply {}).into())
             }
             Op::HasShards(request) => {
                 Ok(Outcome::HasShards(self.shards.has_here(&request).await?).into())

@@ -4,7 +4,7 @@
 //! Refuses to pass on what a peer asks: a request is forwarded once, so none goes in circles. The
 //! door and the peer server are two ways in to this one service.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copse_core::{
@@ -14,10 +14,11 @@ use copse_core::{
     receipt::{Receipt, SignedReceipt},
 };
 use copse_proto::{
-    convert, door, peer,
+    convert::{self, MARK_CHUNKS_MAX},
+    door, peer,
     status::{Reason, Refusal},
 };
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -28,11 +29,16 @@ use crate::{
     peer::{Op, Outcome, PeerError, pool::PeerPool},
     refusals,
     repair::Pace,
-    store::{ShardStore, VerifiedShard, Want},
+    store::{ShardStore, Stored, VerifiedShard, Want},
+    unsettled::{Coming, Origin, Place, Unsettled},
 };
 
 /// Look-ups in the index at one time for one Has.
 const HAS_AT_ONCE: usize = 8;
+
+/// How long a node is waited for that must be told how a put ended: who does not hear it counts its shards
+/// as those of any other chunk.
+const MARK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A range of a shard on its way to the asker.
 #[derive(Debug)]
@@ -60,6 +66,8 @@ struct Inner {
     pace: Pace,
     /// Closed when the node leaves: then it takes nothing new.
     intake: Intake,
+    /// Chunks of which nobody has said yet that they are safe.
+    unsettled: Unsettled,
     /// Hashing is pure computing: more at once than there are processors only takes turns.
     hashing: Semaphore,
 }
@@ -84,13 +92,15 @@ pub struct Parts {
     pub pace: Pace,
     /// Closed when the node leaves.
     pub intake: Intake,
+    /// Chunks of which nobody has said yet that they are safe.
+    pub unsettled: Unsettled,
 }
 
 impl ShardService {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { network, key, clock, store, peers, put_buffers, get_buffers, pace, intake } =
-            parts;
+        let Parts { network, key, clock, store, peers, put_buffers, get_buffers, .. } = parts;
+        let (pace, intake, unsettled) = (parts.pace, parts.intake, parts.unsettled);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self(Arc::new(Inner {
             node: key.id(),
@@ -103,6 +113,7 @@ impl ShardService {
             get_buffers,
             pace,
             intake,
+            unsettled,
             hashing: Semaphore::new(processors),
         }))
     }
@@ -127,7 +138,13 @@ impl ShardService {
         &self.0.store
     }
 
-    /// Stores a shard on `target`, here if there is none; the receipt of the node that stored it.
+    /// Chunks of which nobody has said yet that they are safe.
+    pub fn unsettled(&self) -> &Unsettled {
+        &self.0.unsettled
+    }
+
+    /// Stores a shard on `target`, here if there is none; the receipt of the node that stored it. `stream`
+    /// is the client's, if it says when the chunk is safe.
     ///
     /// # Errors
     /// When it is not stored, with the reason.
@@ -137,22 +154,105 @@ impl ShardService {
         descriptor: Bytes,
         id: ShardId,
         data: Bytes,
+        stream: Option<Origin>,
     ) -> Result<door::Receipt, Refusal> {
         self.foreground();
-        match self.elsewhere(target) {
-            Some(to) => {
-                let request =
-                    peer::PutShard { descriptor: descriptor.to_vec(), index: id.index.0.into() };
-                match self.0.peers.request(to, Op::PutShard(request), data).await?.outcome {
-                    Outcome::PutShard(receipt) => Ok(receipt),
-                    _ => Err(PeerError::BadReply { node: to }.into()),
-                }
-            }
-            None => {
-                let signed = self.put_here(descriptor, id, data).await?;
-                Ok(convert::receipt(&signed))
+        let Some(to) = self.elsewhere(target) else {
+            let coming = stream.map_or(Coming::Otherwise, Coming::Settling);
+            return self.put_here(descriptor, id, data, coming).await;
+        };
+        let geometry = convert::descriptor(&descriptor)?.geometry();
+        let request = peer::PutShard {
+            descriptor: descriptor.to_vec(),
+            index: id.index.0.into(),
+            settles: stream.is_some(),
+            abandoned: false,
+        };
+        let answer = self.0.peers.request(to, Op::PutShard(request), data).await?;
+        let Outcome::PutShard(receipt) = answer.outcome else {
+            return Err(PeerError::BadReply { node: to }.into());
+        };
+        if let Some(stream) = stream.filter(|_| receipt.unsettled) {
+            let left = self.0.unsettled.came(stream, Some(to), id, geometry);
+            self.abandon(stream, left.into_iter().collect()).await;
+        }
+        Ok(receipt)
+    }
+
+    /// A chunk is safe, as the client says that put it.
+    ///
+    /// # Errors
+    /// When the node that holds shards of it cannot be told, or cannot write it down.
+    pub async fn settle(&self, settled: &door::Settled) -> Result<(), Refusal> {
+        let chunk = convert::chunk_id(&settled.chunk_id)?;
+        let to = self.elsewhere(convert::target(&settled.target)?);
+        self.settle_at((to, chunk)).await?;
+        let Some(to) = to else { return Ok(()) };
+        // Whatever is known here: another client's put of the chunk may have been broken off.
+        let settled = vec![chunk.as_bytes().to_vec()];
+        self.mark(to, peer::MarkChunks { settled, ..peer::MarkChunks::default() }).await
+    }
+
+    async fn settle_at(&self, place: Place) -> Result<(), Refusal> {
+        let settled = self.0.unsettled.settle(place).await;
+        settled.map_err(|error| Refusal::new(Reason::StoreFailed, error.to_string()))
+    }
+
+    /// A stream ended: whatever of it is not settled was broken off.
+    pub async fn broken_off(&self, stream: Origin) {
+        let left = self.0.unsettled.of(stream);
+        self.abandon(stream, left).await;
+    }
+
+    /// Marks chunks where their shards lie.
+    async fn abandon(&self, origin: Origin, left: Vec<Place>) {
+        let (mut here, mut elsewhere) = (Vec::new(), BTreeMap::<NodeId, Vec<ChunkId>>::new());
+        for (target, chunk) in left {
+            match target {
+                None => here.push(chunk),
+                Some(node) => elsewhere.entry(node).or_default().push(chunk),
             }
         }
+        if !here.is_empty() {
+            self.0.unsettled.abandon(origin, &here).await;
+        }
+        // All at once: whoever stops waits for this.
+        join_all(elsewhere.into_iter().map(async |(node, chunks)| {
+            for part in chunks.chunks(MARK_CHUNKS_MAX) {
+                let abandoned = part.iter().map(|chunk| chunk.as_bytes().to_vec()).collect();
+                let told = peer::MarkChunks { abandoned, ..peer::MarkChunks::default() };
+                if let Err(refusal) = self.mark(node, told).await {
+                    tracing::debug!(node = %node.short(), %refusal, "not told of a broken-off put");
+                    break;
+                }
+            }
+            chunks.iter().for_each(|&chunk| self.0.unsettled.forget(origin, &(Some(node), chunk)));
+        }))
+        .await;
+    }
+
+    async fn mark(&self, node: NodeId, told: peer::MarkChunks) -> Result<(), Refusal> {
+        let asked = self.0.peers.request(node, Op::MarkChunks(told), Bytes::new());
+        match tokio::time::timeout(MARK_TIMEOUT, asked).await {
+            Ok(answer) => match answer?.outcome {
+                Outcome::MarkChunks(_) => Ok(()),
+                _ => Err(PeerError::BadReply { node }.into()),
+            },
+            Err(_) => Err(PeerError::TimedOut { node, waited: MARK_TIMEOUT }.into()),
+        }
+    }
+
+    /// What another node says of the puts that it forwarded.
+    ///
+    /// # Errors
+    /// When it names too many or no chunks, or the ledger fails.
+    pub async fn marked_by(&self, from: NodeId, told: &peer::MarkChunks) -> Result<(), Refusal> {
+        let (abandoned, settled) = convert::mark_chunks(told)?;
+        for chunk in settled {
+            self.settle_at((None, chunk)).await?;
+        }
+        self.0.unsettled.abandon(Origin::Peer(from), &abandoned).await;
+        Ok(())
     }
 
     /// Verifies a shard and stores it on this node. When this returns, it is on the disk.
@@ -164,7 +264,8 @@ impl ShardService {
         descriptor: Bytes,
         id: ShardId,
         data: Bytes,
-    ) -> Result<SignedReceipt, Refusal> {
+        coming: Coming,
+    ) -> Result<door::Receipt, Refusal> {
         let inner = &self.0;
         // Until there is an answer: who leaves waits for it.
         let _inside = inner.intake.enter(inner.node).await?;
@@ -180,10 +281,25 @@ impl ShardService {
             let message = format!("the descriptor is that of shard {}, not of {id}", verified.id());
             return Err(Refusal::new(Reason::ShardMismatch, message));
         }
-        inner.store.put(verified).await.map_err(|error| {
+        let geometry = verified.geometry();
+        // Only of what is handed over with a mark, which is rare.
+        let was_held =
+            coming == Coming::Abandoned && !self.held(id.chunk).await?.indices.is_empty();
+        let stored = inner.store.put(verified).await.map_err(|error| {
             tracing::debug!(shard = %id, %error, "a shard was not stored");
             refusals::of_put(&error, inner.node)
         })?;
+        match (coming, stored) {
+            (Coming::Settling(origin), Stored::New) => {
+                let left = inner.unsettled.came(origin, None, id, geometry);
+                self.abandon(origin, left.into_iter().collect()).await;
+            }
+            (coming, _) => {
+                if let Err(error) = inner.unsettled.moved(id, geometry, coming, was_held).await {
+                    tracing::warn!(%error, shard = %id, "the mark at its chunk cannot be changed");
+                }
+            }
+        }
         let receipt = Receipt {
             network: inner.network,
             node: inner.node,
@@ -191,7 +307,9 @@ impl ShardService {
             shard_bytes,
             stored_at: (inner.clock)(),
         };
-        Ok(SignedReceipt::sign(receipt, &inner.key))
+        let waits =
+            matches!(coming, Coming::Settling(_)) && inner.unsettled.is_unsettled(&id.chunk);
+        Ok(convert::receipt(&SignedReceipt::sign(receipt, &inner.key), waits))
     }
 
     /// Reads a range of a shard from the request's target; the memory it takes until it is sent.
@@ -287,7 +405,7 @@ impl ShardService {
 
     async fn held(&self, chunk: ChunkId) -> Result<door::Held, Refusal> {
         let indices = self.0.store.held(chunk).await.map_err(|error| refusals::of_read(&error))?;
-        Ok(convert::held(&indices))
+        Ok(convert::held(&indices, self.0.unsettled.is_unsettled(&chunk)))
     }
 
     /// The target, if it is another node.

@@ -142,6 +142,7 @@ impl Report {
             "planned": repair.planned,
             "chunks_waiting": repair.chunks_waiting,
             "chunks_lost": repair.chunks_lost,
+            "chunks_unfinished": repair.chunks_unfinished,
             "survives_nodes": repair.survives_nodes,
             "survives_zones": repair.survives_zones,
             "queue_by_margin": margins(&repair.queue),
@@ -324,6 +325,13 @@ impl Report {
             let chunks = counted(repair.chunks_lost, "chunk");
             let text = format!("{chunks} {have} too few shards anywhere");
             lines.push(("LOST", text));
+        }
+        if repair.chunks_unfinished > 0 {
+            let text = format!(
+                "{} chunks of puts that go on or were broken off",
+                repair.chunks_unfinished
+            );
+            lines.push(("unfinished", text));
         }
         if let (Some(nodes), Some(zones)) = (repair.survives_nodes, repair.survives_zones) {
             lines.push((

@@ -5,11 +5,14 @@ mod support;
 
 use std::sync::Arc;
 
-use copse_core::{ids::ShardIndex, receipt::SignedReceipt, shard_tree};
-use copse_node::{dial, store::MemoryStore};
+use copse_core::{chunk::EncodedChunk, ids::ShardIndex, receipt::SignedReceipt, shard_tree};
+use copse_node::{
+    dial,
+    store::{MemoryStore, ShardStore},
+};
 use copse_proto::{
     door::{
-        HasRequest, InfoRequest, ListRequest, directory_client::DirectoryClient,
+        HasRequest, InfoRequest, ListRequest, Settled, directory_client::DirectoryClient,
         node_client::NodeClient, put_reply, put_request,
     },
     status::{Reason, Refusal},
@@ -163,6 +166,7 @@ async fn a_refused_shard_does_not_end_the_stream() {
         target: vec![1, 2, 3],
         descriptor: descriptor(),
         index: 0,
+        settles: false,
     }))
     .await;
     put.header(10, None, chunk("1+1", 5, 3 << 20).descriptor().encode(), 0).await;
@@ -239,6 +243,7 @@ async fn a_full_node_says_so_and_goes_on_serving() {
         match reply.outcome.expect("an outcome") {
             put_reply::Outcome::Receipt(_) => stored.push(next),
             put_reply::Outcome::Error(error) => break error,
+            put_reply::Outcome::Settled(_) => panic!("nothing was settled"),
         }
     };
     assert!(stored.len() > 2, "{} fit", stored.len());
@@ -278,4 +283,89 @@ async fn a_stopping_node_ends_its_streams_and_keeps_its_word() {
     let end = put.reply().await.expect_err("the node is gone");
     assert_eq!(end.code(), Code::Unavailable, "{end}");
     assert_eq!(Refusal::from(&end).reason(), Reason::ShuttingDown, "{end}");
+}
+
+/// Whether a node says that a chunk is not settled, and which shards it holds.
+async fn said(node: &TestNode, target: &TestNode, chunk: &EncodedChunk) -> (Vec<u8>, bool) {
+    let request = HasRequest {
+        target: target.id.as_bytes().to_vec(),
+        chunk_ids: vec![chunk.id().as_bytes().to_vec()],
+    };
+    let mut held = node.shards().has(request).await.expect("an answer").into_inner().held;
+    let held = held.pop().expect("one chunk");
+    (held.indices, held.unsettled)
+}
+
+/// Puts a shard; whether the node waits to hear that its chunk is safe.
+async fn put_one(put: &mut Put, target: &TestNode, chunk: &EncodedChunk, index: u8) -> bool {
+    put.shard(1, Some(target.id), chunk, index).await;
+    let reply = put.reply().await.expect("goes on").expect("an answer");
+    match reply.outcome {
+        Some(put_reply::Outcome::Receipt(receipt)) => receipt.unsettled,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn settle(put: &mut Put, target: &TestNode, chunk: &EncodedChunk) {
+    let (target, chunk_id) = (target.id.as_bytes().to_vec(), chunk.id().as_bytes().to_vec());
+    put.part(put_request::Part::Settled(Settled { tag: 2, target, chunk_id })).await;
+    let reply = put.reply().await.expect("goes on").expect("an answer");
+    let is_settled = matches!(reply.outcome, Some(put_reply::Outcome::Settled(_)));
+    assert!(reply.tag == 2 && is_settled, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_put_that_is_broken_off_is_known_where_its_shards_lie_until_one_completes_it() {
+    let store: Arc<MemoryStore> = Arc::new(MemoryStore::new(1 << 30));
+    let near = TestNode::start(None).await;
+    let far = TestNode::with_store(Arc::clone(&store) as Arc<dyn ShardStore>, Some(&near)).await;
+    let (safe, left) = (chunk("4+2", 11, 1 << 20), chunk("4+2", 12, 1 << 20));
+    until("the near node reaches the far one", async || {
+        let request = HasRequest { target: far.id.as_bytes().to_vec(), chunk_ids: Vec::new() };
+        near.shards().has(request).await.is_ok()
+    })
+    .await;
+    for target in [&near, &far] {
+        // Both at the near door: the far one's are forwarded.
+        let mut put = Put::open(near.shards()).await;
+        for chunk in [&safe, &left] {
+            assert!(put_one(&mut put, target, chunk, 3).await, "it waits");
+            assert_eq!(said(&near, target, chunk).await, (vec![3], true));
+        }
+        assert!(put_one(&mut put, target, &left, 3).await, "it still does");
+        settle(&mut put, target, &safe).await;
+        assert_eq!(said(&near, target, &safe).await, (vec![3], false));
+        drop(put);
+    }
+    // What is written down is read back by the next run.
+    let is_marked = |store: &Arc<MemoryStore>| {
+        let mut marks = 0;
+        let scanned = store.ledger().scan(b"ua", &mut |_, _| {
+            marks += 1;
+            true
+        });
+        scanned.expect("a ledger");
+        marks == 1
+    };
+    until("the far node has written it down", async || is_marked(&store)).await;
+    for target in [&near, &far] {
+        assert_eq!(said(&far, target, &left).await, (vec![3], true));
+        assert_eq!(said(&far, target, &safe).await, (vec![3], false));
+    }
+    // Another put, broken off too, changes nothing; then one that completes it.
+    let put = Put::open(far.shards()).await;
+    drop(put);
+    let mut put = Put::open(far.shards()).await;
+    assert!(put_one(&mut put, &far, &left, 4).await);
+    for target in [&near, &far] {
+        settle(&mut put, target, &left).await;
+        assert!(!said(&near, target, &left).await.1);
+    }
+    assert!(!is_marked(&store));
+    // What was settled once is not marked by a later put of more of it.
+    assert!(put_one(&mut put, &far, &safe, 5).await);
+    drop(put);
+    until("that is over", async || !said(&near, &far, &safe).await.1).await;
+    assert_eq!(said(&near, &far, &safe).await, (vec![3, 5], false));
+    assert!(!is_marked(&store));
 }

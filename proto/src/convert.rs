@@ -17,7 +17,7 @@ use copse_core::{
 };
 
 use crate::{
-    door,
+    door, peer,
     status::{Reason, Refusal},
 };
 
@@ -117,6 +117,25 @@ pub fn shard_id(chunk: &[u8], index: u32) -> Result<ShardId, ConvertError> {
     Ok(ShardId { chunk: chunk_id(chunk)?, index: shard_index(index)? })
 }
 
+/// Chunks of one MarkChunks request, at most: they fit a peer message's header.
+pub const MARK_CHUNKS_MAX: usize = 256;
+
+/// The chunks that are abandoned, and those that are settled, of a MarkChunks request.
+///
+/// # Errors
+/// When there are more than [`MARK_CHUNKS_MAX`] or one is not 32 bytes.
+pub fn mark_chunks(
+    request: &peer::MarkChunks,
+) -> Result<(Vec<ChunkId>, Vec<ChunkId>), ConvertError> {
+    let count = request.abandoned.len() + request.settled.len();
+    if count > MARK_CHUNKS_MAX {
+        let problem = format!("{count} are over the limit of {MARK_CHUNKS_MAX}");
+        return Err(ConvertError::Field { field: "abandoned", problem });
+    }
+    let ids = |all: &[Vec<u8>]| all.iter().map(|id| chunk_id(id)).collect::<Result<Vec<_>, _>>();
+    Ok((ids(&request.abandoned)?, ids(&request.settled)?))
+}
+
 /// The chunks of a Has request.
 ///
 /// # Errors
@@ -130,26 +149,35 @@ pub fn has_chunks(request: &door::HasRequest) -> Result<Vec<ChunkId>, ConvertErr
 }
 
 /// One chunk's part of the answer to Has.
-pub fn held(indices: &[ShardIndex]) -> door::Held {
+pub fn held(indices: &[ShardIndex], unsettled: bool) -> door::Held {
     let mut indices: Vec<u8> = indices.iter().map(|index| index.0).collect();
     indices.sort_unstable();
-    door::Held { indices }
+    door::Held { indices, unsettled }
+}
+
+/// What a node says that it holds of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holding {
+    /// The shards.
+    pub indices: Vec<ShardIndex>,
+    /// They came by a put that is not settled.
+    pub unsettled: bool,
 }
 
 /// The answer to Has about `asked` chunks.
 ///
 /// # Errors
 /// When it answers another number of chunks or an index is not valid.
-pub fn has_reply(
-    reply: &door::HasReply,
-    asked: usize,
-) -> Result<Vec<Vec<ShardIndex>>, ConvertError> {
+pub fn has_reply(reply: &door::HasReply, asked: usize) -> Result<Vec<Holding>, ConvertError> {
     if reply.held.len() != asked {
         let problem = format!("{} answers to {asked} chunks", reply.held.len());
         return Err(ConvertError::Field { field: "held", problem });
     }
-    let indices = |held: &door::Held| held.indices.iter().map(|&i| shard_index(i.into())).collect();
-    reply.held.iter().map(indices).collect()
+    let holding = |held: &door::Held| {
+        let indices = held.indices.iter().map(|&index| shard_index(index.into()));
+        Ok(Holding { indices: indices.collect::<Result<_, _>>()?, unsettled: held.unsettled })
+    };
+    reply.held.iter().map(holding).collect()
 }
 
 /// A chunk's descriptor.
@@ -238,9 +266,10 @@ pub fn unverified(records: &[door::SignedRecord]) -> impl Iterator<Item = (&[u8]
     records.iter().map(|message| (&message.record[..], &message.signature[..]))
 }
 
-/// A receipt as it travels.
-pub fn receipt(signed: &SignedReceipt) -> door::Receipt {
-    door::Receipt { receipt: signed.receipt().encode(), signature: signed.signature().to_vec() }
+/// A receipt as it travels; whether the node waits until the chunk is settled.
+pub fn receipt(signed: &SignedReceipt, unsettled: bool) -> door::Receipt {
+    let (receipt, signature) = (signed.receipt().encode(), signed.signature().to_vec());
+    door::Receipt { receipt, signature, unsettled }
 }
 
 /// Checks that this node signed that it has stored this very shard.
@@ -327,7 +356,7 @@ mod tests {
         let (network, node) = (NetworkId::new([2; 32]), key().id());
         let shard = ShardId { chunk: ChunkId::new([3; 32]), index: ShardIndex(4) };
         let receipt_of = Receipt { network, node, shard, shard_bytes: 5, stored_at: 6 };
-        let mut message = receipt(&SignedReceipt::sign(receipt_of, &key()));
+        let mut message = receipt(&SignedReceipt::sign(receipt_of, &key()), true);
         assert_eq!(check_receipt(&message, network, node, shard, 5), Ok(()));
         check_receipt(&message, network, node, shard, 6).expect_err("of another length");
         message.receipt[40] ^= 1;
@@ -379,8 +408,9 @@ mod tests {
             |count| door::HasRequest { target: Vec::new(), chunk_ids: vec![vec![0; 32]; count] };
         assert_eq!(has_chunks(&request(HAS_CHUNKS_MAX)).map(|all| all.len()), Ok(HAS_CHUNKS_MAX));
         assert!(has_chunks(&request(HAS_CHUNKS_MAX + 1)).is_err());
-        let reply = door::HasReply { held: vec![held(&[ShardIndex(3), ShardIndex(1)])] };
-        assert_eq!(has_reply(&reply, 1), Ok(vec![vec![ShardIndex(1), ShardIndex(3)]]));
+        let reply = door::HasReply { held: vec![held(&[ShardIndex(3), ShardIndex(1)], true)] };
+        let holding = Holding { indices: vec![ShardIndex(1), ShardIndex(3)], unsettled: true };
+        assert_eq!(has_reply(&reply, 1), Ok(vec![holding]));
         assert!(has_reply(&reply, 2).is_err());
     }
 }

@@ -77,6 +77,7 @@ impl Checker {
             target: link.target(),
             descriptor: descriptor.to_vec(),
             index: index.0.into(),
+            settles: false,
         };
         let shard_bytes = shard.len();
         let mut replies = link.put(stream::iter(Messages::new(header, shard))).await?;
@@ -86,7 +87,7 @@ impl Checker {
         };
         let outcome = reply.and_then(|reply| reply.outcome);
         let shard = ShardId { chunk: facts.id, index };
-        stored(outcome, self.network.id(), node, shard, shard_bytes)
+        stored(outcome, self.network.id(), node, shard, shard_bytes).map(|_| ())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use copse_core::ids::ShardIndex;
+use copse_core::ids::{NodeId, ShardIndex};
 use copse_proto::status::{Reason, Refusal};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -33,6 +33,14 @@ pub(super) struct Ended {
     /// How these lie.
     pub(super) spread: Option<Spread>,
     pub(super) error: Option<PutError>,
+    /// Who waits to hear that it is safe; nobody unless it is.
+    pub(super) to_settle: Vec<NodeId>,
+}
+
+impl Ended {
+    fn refused(error: PutError) -> Self {
+        Self { have: 0, spread: None, error: Some(error), to_settle: Vec::new() }
+    }
 }
 
 /// Brings a chunk to its holders. Says so to `ticket` when the write quorum is on disk, and returns
@@ -49,14 +57,14 @@ pub(super) async fn place(
         let error = PutError::NoNodes;
         // The caller may have gone: then nobody wants to know.
         let _ = ticket.send(Err(error.clone()));
-        return Ended { have: 0, spread: None, error: Some(error) };
+        return Ended::refused(error);
     }
     let candidates = view.candidates(&chunk.id(), geometry);
     let mut placement = Placement::new(geometry, preferred, candidates);
     if !session.options.allow_fragile && !placement.survives_a_loss() {
         let error = PutError::Fragile { chunk: chunk.id(), geometry, nodes: view.ring.len() };
         let _ = ticket.send(Err(error.clone()));
-        return Ended { have: 0, spread: None, error: Some(error) };
+        return Ended::refused(error);
     }
     if session.options.ask_first {
         held::find(session, &chunk.reference(), &mut placement).await;
@@ -156,8 +164,11 @@ impl Sending<'_> {
         self.outstanding -= 1;
         let was_durable = self.placement.is_durable(index);
         match fate {
-            Fate::Stored => {
+            Fate::Stored { unsettled } => {
                 self.placement.held(index, node);
+                if unsettled {
+                    self.placement.waits(node);
+                }
                 if !was_durable {
                     let placed = &self.session.counters.shards_placed;
                     placed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -213,6 +224,11 @@ impl Sending<'_> {
             self.say(Err(failed.clone()));
             error = Some(failed);
         }
-        Ended { have, spread: self.placement.spread(), error }
+        let is_safe = error.is_none();
+        if is_safe {
+            self.done.safe();
+        }
+        let to_settle = if is_safe { self.placement.to_settle() } else { Vec::new() };
+        Ended { have, spread: self.placement.spread(), error, to_settle }
     }
 }

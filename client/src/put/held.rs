@@ -10,6 +10,7 @@ use copse_core::{
     ids::{ChunkId, NodeId, ShardIndex},
     manifest::ChunkRef,
 };
+use copse_proto::convert::Holding;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
 
@@ -53,7 +54,7 @@ pub(super) async fn find(session: &Session, chunk: &ChunkRef, placement: &mut Pl
 ///
 /// Every shard is proved, not a sample: it costs a 32nd of what the file's bytes would on the line, at
 /// most, and a sample would let a liar through for all the chunks before it is caught.
-pub(super) async fn is_whole(session: &Session, chunk: &ChunkRef) -> bool {
+pub(super) async fn is_whole(session: &Arc<Session>, chunk: &ChunkRef) -> bool {
     let network = &session.network;
     let preferred = network.view().placement(&chunk.id, chunk.geometry);
     let mut nodes = preferred.clone();
@@ -70,7 +71,10 @@ pub(super) async fn is_whole(session: &Session, chunk: &ChunkRef) -> bool {
     let mut claims = Vec::with_capacity(chunk.geometry.total());
     while let Some(answer) = asking.next().await {
         let Some((node, claimed)) = answer else { return false };
-        let credible = placement.credible(node, claimed);
+        if claimed.unsettled {
+            placement.waits(node);
+        }
+        let credible = placement.credible(node, claimed.indices);
         claims.extend(credible.into_iter().map(|index| (index, node)));
     }
     // One for each shard, of its own holder if that claims it: otherwise whoever claims too much would
@@ -92,6 +96,8 @@ pub(super) async fn is_whole(session: &Session, chunk: &ChunkRef) -> bool {
             return false;
         }
     }
+    // Of a put that was broken off, and is safe now.
+    session.settle(chunk.id, &placement.to_settle());
     true
 }
 
@@ -104,29 +110,36 @@ async fn ask(
 ) -> bool {
     let credible = &*placement;
     let asking = nodes.into_iter().map(|node| async move {
-        let claims = says(session, node, facts.id).await.unwrap_or_default();
-        let claims = credible.credible(node, claims);
-        let proofs = claims.into_iter().map(|index| async move {
-            prove(session, facts, index, node).await.then_some((index, node))
-        });
-        proofs.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await
+        let said = says(session, node, facts.id).await.unwrap_or_default();
+        let claims = credible.credible(node, said.indices);
+        let proofs = claims
+            .into_iter()
+            .map(|index| async move { prove(session, facts, index, node).await.then_some(index) });
+        let proved = proofs.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await;
+        (node, said.unsettled, proved)
     });
     let asking: FuturesUnordered<_> = asking.collect();
     let answers: Vec<_> = asking.collect().await;
     let mut found = false;
-    for (index, node) in answers.into_iter().flatten().flatten() {
-        placement.held(index, node);
-        found = true;
+    for (node, unsettled, proved) in answers {
+        // Also where nothing was proved: safe is safe.
+        if unsettled {
+            placement.waits(node);
+        }
+        for index in proved.into_iter().flatten() {
+            placement.held(index, node);
+            found = true;
+        }
     }
     found
 }
 
 /// What a node says it has of a chunk; nothing when it does not say so in time.
-async fn says(session: &Session, node: NodeId, chunk: ChunkId) -> Option<Vec<ShardIndex>> {
+async fn says(session: &Session, node: NodeId, chunk: ChunkId) -> Option<Holding> {
     let holder = session.network.holder(node);
     holder.begin();
-    match timeout(PROBE_TIMEOUT, session.network.has(node, &[chunk])).await {
-        Ok(Ok(held)) => Some(held.into_iter().flatten().collect()),
+    match timeout(PROBE_TIMEOUT, session.network.holdings(node, &[chunk])).await {
+        Ok(Ok(mut held)) => Some(held.pop().unwrap_or_default()),
         // The network has noted it.
         Ok(Err(_)) => None,
         Err(_) => {

@@ -13,15 +13,19 @@ use copse_proto::{
 /// A piece of a shard in one message, in bytes.
 const PIECE_BYTES: usize = 512 << 10;
 
-/// The messages of one shard: its header, then its bytes in pieces.
+/// The messages of one shard: its header, then its bytes in pieces. Or that a chunk is safe, which is one.
 pub(crate) struct Messages {
-    header: Option<door::PutHeader>,
+    first: Option<Part>,
     shard: Bytes,
 }
 
 impl Messages {
     pub(crate) fn new(header: door::PutHeader, shard: Bytes) -> Self {
-        Self { header: Some(header), shard }
+        Self { first: Some(Part::Header(header)), shard }
+    }
+
+    pub(crate) fn settled(settled: door::Settled) -> Self {
+        Self { first: Some(Part::Settled(settled)), shard: Bytes::new() }
     }
 }
 
@@ -29,8 +33,8 @@ impl Iterator for Messages {
     type Item = door::PutRequest;
 
     fn next(&mut self) -> Option<door::PutRequest> {
-        if let Some(header) = self.header.take() {
-            return Some(door::PutRequest { part: Some(Part::Header(header)) });
+        if let Some(part) = self.first.take() {
+            return Some(door::PutRequest { part: Some(part) });
         }
         if self.shard.is_empty() {
             return None;
@@ -48,21 +52,24 @@ pub(crate) fn shard_bytes(message: &door::PutRequest) -> u64 {
     }
 }
 
-/// Whether a holder says that it has stored a shard. A receipt counts only if the holder itself signed it for
-/// this very shard.
+/// Whether a holder says that it has stored a shard, and then whether it waits to hear that the chunk is safe.
+/// A receipt counts only if the holder itself signed it for this very shard.
 pub(crate) fn stored(
     outcome: Option<Outcome>,
     network: NetworkId,
     node: NodeId,
     shard: ShardId,
     shard_bytes: usize,
-) -> Result<(), Refusal> {
+) -> Result<bool, Refusal> {
     match outcome {
         Some(Outcome::Receipt(receipt)) => {
             convert::check_receipt(&receipt, network, node, shard, shard_bytes)
+                .map(|()| receipt.unsettled)
                 .map_err(|error| Refusal::new(Reason::BadReply, format!("a bad receipt: {error}")))
         }
         Some(Outcome::Error(error)) => Err(Refusal::from(error)),
-        None => Err(Refusal::new(Reason::BadReply, "an answer that says nothing")),
+        Some(Outcome::Settled(_)) | None => {
+            Err(Refusal::new(Reason::BadReply, "an answer that says nothing"))
+        }
     }
 }

@@ -39,7 +39,7 @@ use futures::{
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use self::stream::HolderStream;
+use self::stream::{HolderStream, Settling};
 use crate::{
     encode::{Budget, PreparedChunk},
     error::PutError,
@@ -279,6 +279,7 @@ impl Uploader {
             let session = Active(session);
             let geometry = chunk.geometry();
             let ended = chunk::place(&session.0, chunk, tell).await;
+            session.0.settle(id, &ended.to_settle);
             session.0.record(id, ended, geometry);
             drop(permit);
         });
@@ -295,8 +296,8 @@ impl Uploader {
         *self.session.active.borrow() == 0
     }
 
-    /// Waits until every shard of every chunk submitted is on disk or given up, and accounts for
-    /// them.
+    /// Waits until every shard of every chunk submitted is on disk or given up and their holders know that
+    /// it is safe, and accounts for them.
     ///
     /// # Errors
     /// The first chunk that could not be stored safely, also when its ticket said so before.
@@ -357,6 +358,16 @@ impl Session {
             let counters = Arc::clone(&self.counters);
             Arc::new(HolderStream::open(self.network.clone(), node, counters))
         }))
+    }
+
+    /// Tells those who wait for it that a chunk is safe. [`flush`](Uploader::flush) waits until they know; one
+    /// that cannot be told within seconds is given up: it finds out by itself when it sees enough shards.
+    fn settle(self: &Arc<Self>, chunk: ChunkId, nodes: &[NodeId]) {
+        for node in nodes {
+            self.active.send_modify(|active| *active += 1);
+            let task = Settling { chunk, tries: 0, _active: Some(Active(Arc::clone(self))) };
+            self.stream(*node).settle(task);
+        }
     }
 
     /// A safe chunk has so many of its shards on disk.

@@ -5,7 +5,7 @@
 //! changes, and a chunk's shards stay as far apart as the nodes left allow.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     mem,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Placement {
     is_widened: bool,
     slots: Vec<Slot>,
     refused: HashMap<NodeId, Refusal>,
+    unsettled: BTreeSet<NodeId>,
 }
 
 /// How the shards of a chunk that are on disk lie on their nodes.
@@ -62,7 +63,8 @@ impl Placement {
             }
         }
         let slots = (0..geometry.total()).map(|_| Slot::default()).collect();
-        Self { geometry, preferred, candidates, is_widened: false, slots, refused: HashMap::new() }
+        let (refused, unsettled) = Default::default();
+        Self { geometry, preferred, candidates, is_widened: false, slots, refused, unsettled }
     }
 
     pub(crate) fn preferred(&self) -> &[NodeId] {
@@ -154,6 +156,16 @@ impl Placement {
             slot.sent.remove(&node);
             slot.held.insert(node);
         }
+    }
+
+    /// A node waits to hear that the chunk is safe.
+    pub(crate) fn waits(&mut self, node: NodeId) {
+        self.unsettled.insert(node);
+    }
+
+    /// The nodes to be told when it is.
+    pub(crate) fn to_settle(&self) -> Vec<NodeId> {
+        self.unsettled.iter().copied().collect()
     }
 
     /// What of a node's claims can count once it is proved: no more than a node is ever sent of one chunk.

@@ -2,20 +2,21 @@
 //!
 //! Owns the stream's window and the matching of answers to shards. Decides nothing about where a
 //! shard goes when it fails. The one idea: shards follow each other on one
-//! stream, so a node can write many with one fsync, and a node's silence is noticed once.
+//! stream, so a node can write many with one fsync, and a node's silence is noticed once. On the same stream
+//! follows that a chunk is safe: of one whose stream ends before, the node says that its put was broken off.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use copse_core::ids::{NodeId, ShardId, ShardIndex};
+use copse_core::ids::{ChunkId, NodeId, ShardId, ShardIndex};
 use copse_proto::{
-    door,
+    door::{self, put_reply},
     status::{Reason, Refusal},
 };
 use futures::{Stream, StreamExt as _, stream};
@@ -26,7 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Counters,
+    Active, Counters,
     message::{Messages, shard_bytes, stored},
 };
 use crate::{
@@ -52,6 +53,13 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same, when all that it was sent is safe elsewhere by now.
 const STALL_TIMEOUT_UNNEEDED: Duration = Duration::from_secs(2);
 
+/// The same, when it was only told that chunks are safe.
+const STALL_TIMEOUT_SETTLING: Duration = Duration::from_secs(5);
+
+/// How often a holder is told that a chunk is safe, at most: once more when a stream breaks, since it was
+/// marked then.
+const SETTLES_MAX: usize = 2;
+
 /// How often a stream is looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -63,18 +71,40 @@ pub(super) struct Job {
     pub(super) reply: mpsc::Sender<Outcome>,
 }
 
+/// A chunk is safe, for a holder that waits to hear it.
+pub(super) struct Settling {
+    pub(super) chunk: ChunkId,
+    pub(super) tries: usize,
+    /// The session waits as long as it is there; nobody waits for one that came too late.
+    pub(super) _active: Option<Active>,
+}
+
+/// What a holder is sent.
+enum Task {
+    Shard(Job),
+    Settle(Settling),
+}
+
 /// Which shards of a chunk are on disk already, shared by all copies of its jobs: a job that is
-/// not needed any more is not sent.
+/// not needed any more is not sent. And whether the chunk has ended, and is safe.
 #[derive(Clone, Default)]
-pub(super) struct Done(Arc<[AtomicU64; 4]>);
+pub(super) struct Done(Arc<([AtomicU64; 4], AtomicBool)>);
 
 impl Done {
     pub(super) fn set(&self, index: ShardIndex) {
-        self.0[index.as_usize() / 64].fetch_or(1 << (index.0 % 64), Ordering::Relaxed);
+        self.0.0[index.as_usize() / 64].fetch_or(1 << (index.0 % 64), Ordering::Relaxed);
     }
 
     fn is_set(&self, index: ShardIndex) -> bool {
-        self.0[index.as_usize() / 64].load(Ordering::Relaxed) & (1 << (index.0 % 64)) != 0
+        self.0.0[index.as_usize() / 64].load(Ordering::Relaxed) & (1 << (index.0 % 64)) != 0
+    }
+
+    pub(super) fn safe(&self) {
+        self.0.1.store(true, Ordering::Relaxed);
+    }
+
+    fn is_safe(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
     }
 }
 
@@ -88,8 +118,8 @@ pub(super) struct Outcome {
 /// What a holder did with a shard.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
-    /// It is on its disk, and there is a receipt.
-    Stored,
+    /// It is on its disk, and there is a receipt; whether the holder waits to hear that the chunk is safe.
+    Stored { unsettled: bool },
     /// It is not.
     Refused(Refusal),
     /// It was not sent, since another holder had it first.
@@ -108,22 +138,34 @@ enum End {
 
 /// The way to hand shards to a holder.
 pub(super) struct HolderStream {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Task>,
 }
 
 impl HolderStream {
     pub(super) fn open(network: Network, node: NodeId, counters: Arc<Counters>) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_SHARDS);
         let holder = network.holder(node);
-        tokio::spawn(Driver { network, node, holder, counters, tag: 0 }.run(queue));
+        let again = VecDeque::new();
+        tokio::spawn(Driver { network, node, holder, counters, tag: 0, again }.run(queue));
         Self { jobs }
     }
 
     /// Queues a shard. Gives it back when the holder is that far behind.
     pub(super) fn send(&self, job: Job) -> Result<(), Job> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
+        self.jobs.try_send(Task::Shard(job)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(Task::Shard(job))
+            | mpsc::error::TrySendError::Closed(Task::Shard(job)) => job,
+            _ => unreachable!("what is given back is what was sent"),
         })
+    }
+
+    /// Queues that a chunk is safe. A holder that is that far behind is not told.
+    pub(super) fn settle(&self, settling: Settling) {
+        if self.jobs.try_send(Task::Settle(settling)).is_err() {
+            tracing::debug!(
+                "too much is waiting for a holder: it is not told that a chunk is safe"
+            );
+        }
     }
 }
 
@@ -133,11 +175,18 @@ struct Driver {
     holder: Arc<Holder>,
     counters: Arc<Counters>,
     tag: u64,
+    /// Chunks that are safe, of which it was told in vain, or stored something late.
+    again: VecDeque<Settling>,
 }
 
-/// A job on its way. It does not hold the chunk: its memory is free as soon as the connection has
+/// What is on its way. It does not hold the chunk: its memory is free as soon as the connection has
 /// taken the bytes.
-struct Sent {
+enum Sent {
+    Shard(SentShard),
+    Settle(Settling),
+}
+
+struct SentShard {
     shard: ShardId,
     shard_bytes: usize,
     done: Done,
@@ -145,7 +194,7 @@ struct Sent {
     at: Instant,
 }
 
-impl Sent {
+impl SentShard {
     fn new(job: Job) -> Self {
         Self {
             shard: ShardId { chunk: job.chunk.id(), index: job.index },
@@ -154,6 +203,38 @@ impl Sent {
             reply: job.reply,
             at: Instant::now(),
         }
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.done.is_set(self.shard.index)
+    }
+}
+
+impl Sent {
+    fn new(task: Task) -> Self {
+        match task {
+            Task::Shard(job) => Self::Shard(SentShard::new(job)),
+            Task::Settle(settling) => Self::Settle(settling),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Shard(sent) => sent.shard_bytes,
+            Self::Settle(_) => 0,
+        }
+    }
+}
+
+/// How long a holder may be silent with this on its way.
+fn patience<'a>(mut sent: impl Iterator<Item = &'a Sent> + Clone) -> Duration {
+    if sent.clone().any(|sent| matches!(sent, Sent::Shard(sent) if sent.is_needed())) {
+        STALL_TIMEOUT
+    } else if sent.any(|sent| matches!(sent, Sent::Settle(_))) {
+        STALL_TIMEOUT_SETTLING
+    } else {
+        // A silent node that nobody waits for any more must not hold memory.
+        STALL_TIMEOUT_UNNEEDED
     }
 }
 
@@ -164,8 +245,15 @@ struct Progress {
 }
 
 impl Driver {
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        while let Some(first) = queue.recv().await {
+    async fn run(mut self, mut queue: mpsc::Receiver<Task>) {
+        loop {
+            let again = self.again.pop_front().map(Task::Settle);
+            let Some(first) = (match again {
+                Some(task) => Some(task),
+                None => queue.recv().await,
+            }) else {
+                return;
+            };
             let mut sent = HashMap::new();
             let refusal = match self.network.link(self.node).await {
                 Ok(link) => match self.converse(&link, first, &mut queue, &mut sent).await {
@@ -190,7 +278,15 @@ impl Driver {
             // Everything that went into the stream, and what waits behind it, is for others now.
             let waiting = std::iter::from_fn(|| queue.try_recv().ok());
             for sent in sent.into_values().chain(waiting.map(Sent::new)) {
-                self.tell(&sent, Fate::Refused(refusal.clone()));
+                match sent {
+                    Sent::Shard(sent) => self.tell(&sent, Fate::Refused(refusal.clone())),
+                    Sent::Settle(mut settling) => {
+                        settling.tries += 1;
+                        if settling.tries < SETTLES_MAX {
+                            self.again.push_back(settling);
+                        }
+                    }
+                }
             }
         }
     }
@@ -199,8 +295,8 @@ impl Driver {
     async fn converse(
         &mut self,
         link: &Link,
-        first: Job,
-        queue: &mut mpsc::Receiver<Job>,
+        first: Task,
+        queue: &mut mpsc::Receiver<Task>,
         sent: &mut HashMap<u64, Sent>,
     ) -> End {
         let (outgoing, feed) = mpsc::channel(WINDOW_SHARDS);
@@ -222,22 +318,31 @@ impl Driver {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(job) = next.take() {
-                if job.done.is_set(job.index) {
-                    self.tell(&Sent::new(job), Fate::NotNeeded);
-                } else {
+            match next.take() {
+                Some(Task::Shard(job)) if job.done.is_set(job.index) => {
+                    self.tell(&SentShard::new(job), Fate::NotNeeded);
+                }
+                Some(task) => {
                     if sent.is_empty() {
                         progress.at = Instant::now();
                     }
-                    in_flight += job.chunk.shard_bytes();
-                    let feed = self.feed(&job, link);
+                    let feed = self.feed(&task, link);
+                    let task = Sent::new(task);
+                    in_flight += task.bytes();
                     self.tag += 1;
-                    sent.insert(self.tag, Sent::new(job));
+                    sent.insert(self.tag, task);
                     // There is room: the window is not larger than the channel.
                     if outgoing.try_send(feed).is_err() {
                         return failed("the stream closed");
                     }
                 }
+                None => {}
+            }
+            if sent.len() < WINDOW_SHARDS
+                && let Some(settling) = self.again.pop_front()
+            {
+                next = Some(Task::Settle(settling));
+                continue;
             }
             if !open && sent.is_empty() {
                 return End::Session;
@@ -254,8 +359,11 @@ impl Driver {
                             return End::Failed(Refusal::new(Reason::BadReply, message));
                         };
                         progress.at = Instant::now();
-                        in_flight -= done.shard_bytes;
-                        self.answered(&done, reply);
+                        in_flight -= done.bytes();
+                        match done {
+                            Sent::Shard(done) => self.answered(&done, reply),
+                            Sent::Settle(settling) => settled(&settling, reply),
+                        }
                     }
                     _ if sent.is_empty() => return End::Idle,
                     Some(Err(status)) => return End::Failed(Refusal::from(status)),
@@ -270,9 +378,7 @@ impl Driver {
                     if now_taken != progress.taken {
                         progress = Progress { taken: now_taken, at: Instant::now() };
                     }
-                    // A silent node that nobody waits for any more must not hold memory.
-                    let needed = sent.values().any(|sent| !sent.done.is_set(sent.shard.index));
-                    let patience = if needed { STALL_TIMEOUT } else { STALL_TIMEOUT_UNNEEDED };
+                    let patience = patience(sent.values());
                     if progress.at.elapsed() >= patience {
                         return End::Failed(timed_out(patience));
                     }
@@ -281,22 +387,33 @@ impl Driver {
         }
     }
 
-    fn feed(&self, job: &Job, link: &Link) -> Messages {
-        let header = door::PutHeader {
-            tag: self.tag + 1,
-            target: link.target(),
-            descriptor: job.chunk.descriptor().to_vec(),
-            index: job.index.0.into(),
-        };
-        Messages::new(header, job.chunk.shard(job.index))
+    fn feed(&self, task: &Task, link: &Link) -> Messages {
+        let (tag, target) = (self.tag + 1, link.target());
+        match task {
+            Task::Shard(job) => {
+                let descriptor = job.chunk.descriptor().to_vec();
+                let index = job.index.0.into();
+                let header = door::PutHeader { tag, target, descriptor, index, settles: true };
+                Messages::new(header, job.chunk.shard(job.index))
+            }
+            Task::Settle(settling) => {
+                let chunk_id = settling.chunk.as_bytes().to_vec();
+                Messages::settled(door::Settled { tag, target, chunk_id })
+            }
+        }
     }
 
-    fn answered(&self, sent: &Sent, reply: door::PutReply) {
+    fn answered(&mut self, sent: &SentShard, reply: door::PutReply) {
         let network = self.network.id();
         let fate = match stored(reply.outcome, network, self.node, sent.shard, sent.shard_bytes) {
-            Ok(()) => {
+            Ok(unsettled) => {
                 self.holder.answered(sent.at.elapsed());
-                Fate::Stored
+                if unsettled && sent.done.is_safe() {
+                    // The chunk ended without it.
+                    let chunk = sent.shard.chunk;
+                    self.again.push_back(Settling { chunk, tries: 0, _active: None });
+                }
+                Fate::Stored { unsettled }
             }
             Err(refusal) => {
                 self.holder.refused(&refusal);
@@ -306,15 +423,23 @@ impl Driver {
         self.tell(sent, fate);
     }
 
-    fn tell(&self, sent: &Sent, fate: Fate) {
+    fn tell(&self, sent: &SentShard, fate: Fate) {
         let index = sent.shard.index;
-        if matches!(fate, Fate::Stored) {
+        if matches!(fate, Fate::Stored { .. }) {
             sent.done.set(index);
         }
         // There is room for one answer to each send; a chunk that is gone does not want it.
         if sent.reply.try_send(Outcome { node: self.node, index, fate }).is_err() {
             tracing::trace!("a chunk did not wait for an answer");
         }
+    }
+}
+
+/// A holder was told that a chunk is safe.
+fn settled(settling: &Settling, reply: door::PutReply) {
+    if !matches!(reply.outcome, Some(put_reply::Outcome::Settled(_))) {
+        let chunk = settling.chunk.short();
+        tracing::debug!(%chunk, outcome = ?reply.outcome, "a holder does not note that a chunk is safe");
     }
 }
 

@@ -125,8 +125,17 @@ pub struct Chunks {
     pub waiting: u64,
     /// Of which too few shards exist.
     pub lost: u64,
+    /// Of which as few exist, since their put goes on or was broken off: nobody was told that they are stored.
+    pub unfinished: u64,
     /// By how many shards within reach they have beyond those needed.
     pub by_margin: BTreeMap<i32, u64>,
+}
+
+impl Chunks {
+    /// Those that somebody may have been told of.
+    pub const fn stored(&self) -> u64 {
+        self.total.saturating_sub(self.unfinished)
+    }
 }
 
 /// What is to be done.
@@ -341,12 +350,14 @@ impl Sum {
         let named = repair
             .chunks_whole
             .saturating_add(repair.chunks_waiting)
-            .saturating_add(repair.chunks_lost);
+            .saturating_add(repair.chunks_lost)
+            .saturating_add(repair.chunks_unfinished);
         add(&mut chunks.total, counted.max(named));
         add(&mut chunks.whole, repair.chunks_whole);
         add(&mut chunks.displaced, repair.chunks_displaced);
         add(&mut chunks.waiting, repair.chunks_waiting);
         add(&mut chunks.lost, repair.chunks_lost);
+        add(&mut chunks.unfinished, repair.chunks_unfinished);
         add(&mut chunks.thin, counted.saturating_sub(named));
         lower(&mut sums.survives_nodes, repair.survives_nodes);
         lower(&mut sums.survives_zones, repair.survives_zones);

@@ -139,9 +139,30 @@ fn the_worst_steward_decides_what_survives_and_what_is_said_first() {
         repair.chunks_waiting = 2;
         repair.chunks_lost = 1;
     });
+    assert_eq!(status.headline(), "DANGER: 1 of 35 chunks is lost: too few of its shards exist");
+    // What was never completed is no danger, and hides none.
+    let unfinished = |repair: &mut RepairInfo, count| {
+        repair.chunks.push(MarginCount { margin: -1, count });
+        repair.chunks_unfinished = count;
+    };
+    let status = said(&|repair| unfinished(repair, 3));
+    assert_eq!((status.verdict(), status.chunks.thin), (Verdict::Thin, 12));
+    assert_eq!((status.chunks.total, status.chunks.stored(), status.chunks.lost), (35, 32, 0));
+    let status = said(&|repair| {
+        unfinished(repair, 3);
+        repair.chunks.push(MarginCount { margin: -2, count: 1 });
+        repair.chunks_lost = 1;
+    });
+    assert_eq!(status.headline(), "DANGER: 1 of 33 chunks is lost: too few of its shards exist");
+    let mut sum = Sum::new(&active(1));
+    let mut info = well(0, Vec::new());
+    *repair_mut(&mut info) = RepairInfo::default();
+    unfinished(repair_mut(&mut info), 2);
+    sum.heard(key(0).id(), &info);
+    let status = sum.finish();
     assert_eq!(
-        status.headline(),
-        "DANGER: 1 of 35 chunks is lost, or of a put that was broken off: too few of its shards exist"
+        (status.verdict(), status.headline().as_str()),
+        (Verdict::Empty, "there are no chunks yet")
     );
 }
 

@@ -59,7 +59,7 @@ impl NetworkStatus {
             Verdict::Lost
         } else if chunks.waiting > 0 {
             Verdict::Unreadable
-        } else if chunks.total > 0 && self.survives_nodes == Some(0) {
+        } else if chunks.stored() > 0 && self.survives_nodes == Some(0) {
             Verdict::Fragile
         } else if chunks.thin > 0 && !(self.guards.is_empty() && self.cut_off.is_empty()) {
             Verdict::Held
@@ -67,7 +67,7 @@ impl NetworkStatus {
             Verdict::Thin
         } else if self.uncounted > 0 || (chunks.total == 0 && self.shards > 0) {
             Verdict::Uncounted
-        } else if chunks.total == 0 {
+        } else if chunks.stored() == 0 {
             Verdict::Empty
         } else {
             Verdict::Whole
@@ -95,11 +95,11 @@ impl fmt::Display for Headline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(status) = self;
         let chunks = &status.chunks;
-        let total = counted(chunks.total, "chunk");
+        let total = counted(chunks.stored(), "chunk");
         match status.verdict() {
             Verdict::Lost => write!(
                 f,
-                "DANGER: {} of {total} {} lost, or of a put that was broken off: too few of {} shards exist",
+                "DANGER: {} of {total} {} lost: too few of {} shards exist",
                 Count(chunks.lost),
                 one_or(chunks.lost, "is", "are"),
                 one_or(chunks.lost, "its", "their"),
@@ -124,17 +124,17 @@ impl fmt::Display for Headline<'_> {
                 write!(f, "{}, none so many that they must be made now", self.thin())
             }
             Verdict::Thin => self.repairing(f, ""),
-            Verdict::Uncounted if chunks.total == 0 && status.uncounted == 0 => f.write_str(
+            Verdict::Uncounted if chunks.stored() == 0 && status.uncounted == 0 => f.write_str(
                 "the chunks are not counted yet: nodes count when they plan, a while after they start",
             ),
-            Verdict::Uncounted if chunks.total == 0 => f.write_str("no chunk was counted"),
-            Verdict::Uncounted if chunks.total == 1 => {
+            Verdict::Uncounted if chunks.stored() == 0 => f.write_str("no chunk was counted"),
+            Verdict::Uncounted if chunks.stored() == 1 => {
                 f.write_str("the only chunk counted has all its shards")
             }
             Verdict::Uncounted => write!(f, "all {total} counted have all their shards"),
             Verdict::Empty => f.write_str("there are no chunks yet"),
             Verdict::Whole => {
-                f.write_str(&all_whole(chunks.total))?;
+                f.write_str(&all_whole(chunks.stored()))?;
                 match status.queue.open() {
                     0 => Ok(()),
                     moving => write!(
@@ -162,7 +162,7 @@ impl Headline<'_> {
     fn thin(&self) -> String {
         let Self(NetworkStatus { chunks, .. }) = self;
         let lack = one_or(chunks.thin, "lacks", "lack");
-        format!("{} of {} {lack} shards", Count(chunks.thin), counted(chunks.total, "chunk"))
+        format!("{} of {} {lack} shards", Count(chunks.thin), counted(chunks.stored(), "chunk"))
     }
 
     fn repairing(&self, f: &mut fmt::Formatter<'_>, before: &str) -> fmt::Result {

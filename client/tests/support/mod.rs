@@ -6,7 +6,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -86,6 +86,8 @@ pub(crate) struct Faults {
     pub(crate) before_has: Hook,
     /// Does this before it next stores a shard.
     pub(crate) before_put: Hook,
+    /// Does this when it has stored a shard.
+    pub(crate) after_put: Hook,
     /// Says that it holds these shards.
     pub(crate) phantoms: Mutex<Vec<ShardId>>,
     /// Hands all its shards to this node when one is next asked for, and says that it has none.
@@ -138,6 +140,9 @@ pub(crate) struct FakeNode {
     pub(crate) faults: Faults,
     pub(crate) seen: Seen,
     pub(crate) shards: Mutex<BTreeMap<ShardId, Held>>,
+    /// Chunks of which it waits to hear that they are safe, and those of which it heard it.
+    pub(crate) unsettled: Mutex<BTreeSet<ChunkId>>,
+    pub(crate) settled: Mutex<Vec<ChunkId>>,
     /// What it says about itself.
     pub(crate) info: Mutex<door::InfoReply>,
     /// The zone in its record.
@@ -260,6 +265,8 @@ impl FakeNode {
             faults: Faults::default(),
             seen: Seen::default(),
             shards: Mutex::default(),
+            unsettled: Mutex::default(),
+            settled: Mutex::default(),
             info: Mutex::default(),
             zone: Mutex::default(),
             seed,
@@ -418,7 +425,14 @@ impl FakeNode {
         let shard = ShardId { chunk: descriptor.id(), index };
         let shard_bytes = u32::try_from(bytes.len()).expect("a shard");
         let held = Held { descriptor: header.descriptor.clone(), bytes };
-        self.shards.lock().expect("no panic").insert(shard, held);
+        let is_new = self.shards.lock().expect("no panic").insert(shard, held).is_none();
+        let mut waits = self.unsettled.lock().expect("no panic");
+        if header.settles && is_new {
+            waits.insert(shard.chunk);
+        }
+        let unsettled = header.settles && waits.contains(&shard.chunk);
+        drop(waits);
+        self.faults.after_put.run();
         if self.faults.wrong_receipt.load(Ordering::SeqCst) {
             index.0 ^= 1;
         }
@@ -429,7 +443,16 @@ impl FakeNode {
         Ok(door::Receipt {
             receipt: signed.receipt().encode(),
             signature: signed.signature().to_vec(),
+            unsettled,
         })
+    }
+
+    /// Hears that a chunk is safe.
+    fn settle(&self, settled: &door::Settled) -> Result<(), Refusal> {
+        let chunk = convert::chunk_id(&settled.chunk_id)?;
+        self.unsettled.lock().expect("no panic").remove(&chunk);
+        self.settled.lock().expect("no panic").push(chunk);
+        Ok(())
     }
 
     fn answer(&self, request: &door::GetRequest) -> Result<Vec<door::GetReply>, Refusal> {
@@ -506,6 +529,24 @@ impl Shards for FakeDoor {
                         let Some((_, bytes)) = &mut current else { return };
                         bytes.extend_from_slice(&data);
                     }
+                    Some(PutPart::Settled(settled)) => {
+                        let noted = match node.target(&settled.target) {
+                            Ok(target) => {
+                                target.wait().await;
+                                target.settle(&settled)
+                            }
+                            Err(refusal) => Err(refusal),
+                        };
+                        let outcome = match noted {
+                            Ok(()) => Outcome::Settled(door::SettledReply {}),
+                            Err(refusal) => Outcome::Error(refusal.into()),
+                        };
+                        let reply = door::PutReply { tag: settled.tag, outcome: Some(outcome) };
+                        if replies.send(Ok(reply)).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
                     None => return,
                 }
                 let complete = current.as_ref().is_some_and(|(header, bytes)| {
@@ -569,14 +610,16 @@ impl Shards for FakeDoor {
         let everything = [&self.0, &target]
             .iter()
             .any(|node| node.faults.claims_everything.load(Ordering::SeqCst));
+        let waits = target.unsettled.lock().expect("no panic");
         let held = |chunk: &ChunkId| {
+            let unsettled = waits.contains(chunk);
             if everything {
-                return convert::held(&(0..u8::MAX).map(ShardIndex).collect::<Vec<_>>());
+                return convert::held(&(0..u8::MAX).map(ShardIndex).collect::<Vec<_>>(), unsettled);
             }
             let all = shards.keys().chain(phantoms.iter());
             let indices: Vec<ShardIndex> =
                 all.filter(|id| id.chunk == *chunk).map(|id| id.index).collect();
-            convert::held(&indices)
+            convert::held(&indices, unsettled)
         };
         Ok(Response::new(door::HasReply { held: chunks.iter().map(held).collect() }))
     }

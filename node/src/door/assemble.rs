@@ -26,6 +26,8 @@ pub(super) struct Shard {
     pub(super) descriptor: Bytes,
     /// Which shard.
     pub(super) id: ShardId,
+    /// Whether the client says when its chunk is safe.
+    pub(super) settles: bool,
     /// Its length by the descriptor.
     pub(super) shard_bytes: usize,
     /// What came of it.
@@ -179,6 +181,7 @@ fn begin(header: door::PutHeader) -> Result<Shard, Refusal> {
         tag: header.tag,
         target,
         id,
+        settles: header.settles,
         shard_bytes: descriptor.shard_bytes(),
         descriptor: header.descriptor.into(),
         data: Bytes::new(),
@@ -205,7 +208,7 @@ mod tests {
 
     fn header(tag: u64, chunk: &EncodedChunk) -> door::PutHeader {
         let descriptor = chunk.descriptor().encode();
-        door::PutHeader { tag, target: Vec::new(), descriptor, index: 1 }
+        door::PutHeader { tag, target: Vec::new(), descriptor, index: 1, settles: false }
     }
 
     /// What a client may do on a stream.

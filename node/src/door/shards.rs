@@ -46,6 +46,7 @@ use crate::{
     refusals,
     shards::{Found, ShardService},
     spares::Spares,
+    unsettled::Origin,
 };
 
 /// Shards of one Put stream that are being stored at one time, with their answers on the way. A
@@ -103,6 +104,7 @@ impl Shards {
     fn put(&self, requests: Incoming<door::PutRequest>, client: Client) -> Response<Body> {
         let (out, answers) = mpsc::channel(IN_FLIGHT_MAX);
         let stream = PutStream {
+            origin: self.service.unsettled().stream(),
             service: self.service.clone(),
             answers: Answers { out, client },
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
@@ -188,6 +190,7 @@ impl Service<Request<Body>> for Shards {
 
 /// One Put stream while it lasts.
 struct PutStream {
+    origin: Origin,
     service: ShardService,
     answers: Answers<door::PutReply>,
     in_flight: Arc<Semaphore>,
@@ -217,6 +220,8 @@ impl PutStream {
         // The end comes behind the last answer: all places are free when all answers are sent.
         let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
         let _all = self.in_flight.acquire_many(all).await;
+        // Also when the client ended it in good order: it said of each chunk that is safe that it is.
+        self.service.broken_off(self.origin).await;
         if let Some(status) = end {
             self.answers.send(Err(status)).await;
         }
@@ -266,6 +271,12 @@ impl PutStream {
                 self.begin(header).await;
                 return Ok(());
             }
+            Arrived::Message(door::PutRequest {
+                part: Some(put_request::Part::Settled(settled)),
+            }) => {
+                self.settle(settled).await;
+                return Ok(());
+            }
             Arrived::Message(_) => {
                 let message = "a message with neither a header nor data";
                 return Err(Refusal::new(Reason::Malformed, message));
@@ -308,14 +319,30 @@ impl PutStream {
         }
     }
 
+    /// Notes beside the stream that a chunk is safe.
+    async fn settle(&mut self, settled: door::Settled) {
+        let Ok(place) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
+        let (service, answers) = (self.service.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let tag = settled.tag;
+            let outcome = match service.settle(&settled).await {
+                Ok(()) => put_reply::Outcome::Settled(door::SettledReply {}),
+                Err(refusal) => put_reply::Outcome::Error(refusal.into()),
+            };
+            answers.send(Ok(door::PutReply { tag, outcome: Some(outcome) })).await;
+        });
+    }
+
     /// Stores a complete shard beside the stream, which goes on.
     fn store(&mut self, shard: Shard) {
-        let room = self.room.take();
+        let (room, origin) = (self.room.take(), self.origin);
         let (service, answers) = (self.service.clone(), self.answers.clone());
         tokio::spawn(async move {
             let (_place, memory) = room.unzip();
-            let Shard { tag, target, descriptor, id, data, .. } = shard;
-            let stored = service.put(target, descriptor, id, data).await;
+            let Shard { tag, target, descriptor, id, data, settles, .. } = shard;
+            let origin = settles.then_some(origin);
+            let stored = service.put(target, descriptor, id, data, origin).await;
             drop(memory);
             let outcome = match stored {
                 Ok(receipt) => put_reply::Outcome::Receipt(receipt),

@@ -189,16 +189,19 @@ impl Open {
         let endpoint = open(&tls, socket, Congestion::Cubic, SEED).expect("an endpoint");
         let peers = PeerPool::new(endpoint, key.id(), Arc::new(|_: &NodeId| Vec::new()), 1);
         let buffers = || Buffers::new("tests", ByteSize(0));
+        let store: Arc<dyn crate::store::ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let unsettled = crate::unsettled::Unsettled::load(Arc::clone(&store)).expect("a ledger");
         let shards = ShardService::new(crate::shards::Parts {
             network: NetworkId::new([2; 32]),
             key,
             clock: Arc::new(|| 1_700_000_000),
-            store: Arc::new(MemoryStore::new(1 << 20)),
+            store,
             peers,
             put_buffers: buffers(),
             get_buffers: buffers(),
             pace: Pace::new(Rates { uplink: None, share_percent: 20 }),
             intake: Intake::default(),
+            unsettled,
         });
         let (dial, listener) = mpsc::channel(1);
         let door = Door::open(Parts {

@@ -169,6 +169,10 @@ metrics! {
     "copse_chunks_lost", Gauge, [],
         "Of these, with fewer shards in existence than are needed.",
         |info, out| repair(info, out, |repair| repair.chunks_lost);
+    "copse_chunks_unfinished", Gauge, [],
+        "Of these, with as few since their put goes on or was broken off: nobody was told that they are \
+         stored.",
+        |info, out| repair(info, out, |repair| repair.chunks_unfinished);
     "copse_survives_nodes", Gauge, [],
         "Any so many more nodes may be lost, of all these chunks; absent without chunks. The least \
          over all nodes is the network's.",
@@ -321,9 +325,8 @@ fn peers(info: &InfoReply, is: impl Fn(&PeerInfo) -> bool) -> u64 {
 
 fn thin(repair: &RepairInfo) -> u64 {
     let all = repair.chunks.iter().fold(0u64, |sum, of| sum.saturating_add(of.count));
-    [repair.chunks_whole, repair.chunks_waiting, repair.chunks_lost]
-        .into_iter()
-        .fold(all, u64::saturating_sub)
+    let others = [repair.chunks_whole, repair.chunks_waiting, repair.chunks_lost];
+    others.into_iter().chain([repair.chunks_unfinished]).fold(all, u64::saturating_sub)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -30,12 +30,13 @@ fn info() -> InfoReply {
         repair: Some(RepairInfo {
             chunks: vec![
                 MarginCount { margin: 6, count: 10 },
-                MarginCount { margin: -1, count: 3 },
+                MarginCount { margin: -1, count: 7 },
                 MarginCount { margin: 6, count: 1 },
             ],
             chunks_whole: 9,
             chunks_waiting: 2,
             chunks_lost: 1,
+            chunks_unfinished: 4,
             survives_nodes: Some(0),
             counters: Some(RepairCounters { audits: 5, audits_failed: 2, ..Default::default() }),
             ..RepairInfo::default()
@@ -59,10 +60,11 @@ fn every_number_has_its_line() {
         "copse_peers{standing=\"alive\"} 1",
         "copse_peers{standing=\"dead\"} 0",
         "copse_peers_untrusted 1",
-        "copse_chunks{margin=\"-1\"} 3",
+        "copse_chunks{margin=\"-1\"} 7",
         "copse_chunks{margin=\"6\"} 11",
         "copse_chunks_thin 2",
         "copse_chunks_lost 1",
+        "copse_chunks_unfinished 4",
         "copse_survives_nodes 0",
         "copse_audits_total{outcome=\"true\"} 3",
         "copse_audits_total{outcome=\"false\"} 2",

@@ -45,6 +45,7 @@ impl PeerHandler for Echo {
             Op::PutShard(put) => Ok(Outcome::PutShard(Receipt {
                 receipt: [from.as_bytes(), &put.descriptor[..]].concat(),
                 signature: body.len().to_le_bytes().to_vec(),
+                unsettled: false,
             })
             .into()),
             Op::GetShard(get) => Ok(Answer {
@@ -152,7 +153,7 @@ impl Peer {
     }
 
     async fn put(&self, to: NodeId, bytes: usize) -> Result<Answer, PeerError> {
-        let op = Op::PutShard(PutShard { descriptor: vec![1, 2, 3], index: 0 });
+        let op = Op::PutShard(PutShard { descriptor: vec![1, 2, 3], ..PutShard::default() });
         self.pool.request(to, op, Bytes::from(vec![5; bytes])).await
     }
 
@@ -246,7 +247,7 @@ async fn malformed_messages_are_refused_and_the_rest_is_served() {
     a.knows(&b);
     let connection = a.connect(&b).await;
     let put = |body_length| {
-        let op = Op::PutShard(PutShard { descriptor: vec![0; 40], index: 0 });
+        let op = Op::PutShard(PutShard { descriptor: vec![0; 40], ..PutShard::default() });
         frame::encode_header(&Request { body_length, op: Some(op), background: false })
             .expect("a header")
             .to_vec()

@@ -157,7 +157,10 @@ impl Answers {
         descriptor: &Descriptor,
         data: Bytes,
     ) -> Result<u64, Refusal> {
-        let sent = self.shared.exchange.put(to, descriptor, id, data, Lane::Normal).await?;
+        // The mark of a broken-off put goes with the shard.
+        let abandoned = self.shared.unsettled.is_marked(&id.chunk);
+        let sent = self.shared.exchange.put(to, descriptor, id, data, Lane::Normal, abandoned);
+        let sent = sent.await?;
         self.shared.phases.reach(Phase::Sent, id.chunk).await;
         self.prove(to, descriptor, id).await?;
         Ok(sent)

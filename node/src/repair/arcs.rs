@@ -5,13 +5,13 @@
 //!
 //! ```text
 //! row                 value
-//! "rf" ‖ arc u16 BE   2 u8 ‖ fingerprint 16 ‖ incomplete since u64 LE, unix seconds; 0: it is not
+//! "rf" ‖ arc u16 BE   3 u8 ‖ fingerprint 16 ‖ incomplete since u64 LE, unix seconds; 0: it is not
 //!                     ‖ tally (see `report.rs`)
 //! ```
 
 use super::report::Tally;
 
-const ROW_VERSION: u8 = 2;
+const ROW_VERSION: u8 = 3;
 pub(super) const ROW_PREFIX: &[u8] = b"rf";
 
 pub(super) type Fingerprint = [u8; 16];
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(row_key(0x0a0b), *b"rf\x0a\x0b");
         let value = row_value(&arc);
         let expected =
-            [&[2][..], &[7; 16], &[2, 1, 0, 0, 0, 0, 0, 0], &Tally::default().encode()].concat();
+            [&[3][..], &[7; 16], &[2, 1, 0, 0, 0, 0, 0, 0], &Tally::default().encode()].concat();
         assert_eq!(value, expected);
         let (number, back) = read_row(&row_key(0x0a0b), &value).expect("a row");
         assert_eq!(

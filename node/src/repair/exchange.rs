@@ -18,7 +18,8 @@ use copse_core::{
     shard_tree,
 };
 use copse_proto::{
-    convert, door,
+    convert::{self, Holding},
+    door,
     holdings::ListedShard,
     peer,
     status::{Reason, Refusal},
@@ -78,13 +79,19 @@ impl Exchange {
         node: NodeId,
         chunk: ChunkId,
     ) -> Result<Vec<ShardIndex>, Refusal> {
-        let request =
-            door::HasRequest { target: Vec::new(), chunk_ids: vec![chunk.as_bytes().to_vec()] };
+        Ok(self.holdings(node, &[chunk]).await?.pop().unwrap_or_default().indices)
+    }
+
+    /// What a node says it has of some chunks, 1024 at most.
+    pub(super) async fn holdings(
+        &self,
+        node: NodeId,
+        chunks: &[ChunkId],
+    ) -> Result<Vec<Holding>, Refusal> {
+        let chunk_ids = chunks.iter().map(|chunk| chunk.as_bytes().to_vec()).collect();
+        let request = door::HasRequest { target: Vec::new(), chunk_ids };
         match self.ask(node, Op::HasShards(request), Lane::Normal).await? {
-            (Outcome::HasShards(reply), _) => {
-                let mut held = convert::has_reply(&reply, 1)?;
-                Ok(held.pop().unwrap_or_default())
-            }
+            (Outcome::HasShards(reply), _) => Ok(convert::has_reply(&reply, chunks.len())?),
             _ => Err(PeerError::BadReply { node }.into()),
         }
     }
@@ -114,12 +121,15 @@ impl Exchange {
         id: ShardId,
         data: Bytes,
         lane: Lane,
+        abandoned: bool,
     ) -> Result<u64, Refusal> {
         let (shard_bytes, sent) = (data.len(), data.len() as u64);
         self.0.pace.take(sent, lane).await?;
         let op = Op::PutShard(peer::PutShard {
             descriptor: descriptor.encode(),
             index: id.index.0.into(),
+            settles: false,
+            abandoned,
         });
         let answer = self.0.peers.request_as(node, op, data, lane == Lane::Normal).await?;
         let Outcome::PutShard(receipt) = answer.outcome else {

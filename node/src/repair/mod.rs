@@ -18,6 +18,7 @@
 //! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `shapes` | what a chunk looks like when nodes say different things of it |
 //! | `gone` | whose claims are forgotten |
+//! | `unfinished`, `marks` | which chunks were never completed; the own marks at such |
 //! | `steward`, `arcs` | which arcs changed; planning them; their rows in the ledger |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
@@ -61,6 +62,7 @@ mod facts;
 mod gone;
 mod health;
 mod jobs;
+mod marks;
 mod pace;
 mod phases;
 mod pins;
@@ -74,6 +76,7 @@ mod steward;
 #[cfg(test)]
 mod testing;
 mod trust;
+mod unfinished;
 mod worker;
 
 #[cfg(feature = "canary")]
@@ -85,10 +88,13 @@ pub(crate) use report::Events;
 
 use self::{
     answers::Answers, audit::Audit, claims::Claims, exchange::Exchange, facts::Opinions,
-    health::Health, jobs::Jobs, proofs::Proofs, report::Counters, restart::again_after_a_fault,
-    scrub::Scrub, shared::Shared, steward::Steward, trust::Trust, worker::Worker,
+    health::Health, jobs::Jobs, marks::Marks, proofs::Proofs, report::Counters,
+    restart::again_after_a_fault, scrub::Scrub, shared::Shared, steward::Steward, trust::Trust,
+    worker::Worker,
 };
-use crate::{clock::Clock, intake::Intake, peer::pool::PeerPool, store::ShardStore};
+use crate::{
+    clock::Clock, intake::Intake, peer::pool::PeerPool, store::ShardStore, unsettled::Unsettled,
+};
 
 /// How repair behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +134,8 @@ pub struct Parts {
     pub pace: Pace,
     /// Closed when the node leaves.
     pub intake: Intake,
+    /// Chunks of which nobody has said yet that they are safe.
+    pub unsettled: Unsettled,
     /// How it behaves.
     pub settings: Settings,
     /// Where to stop, in tests.
@@ -143,6 +151,7 @@ pub struct Repair(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     steward: Arc<Steward>,
+    marks: Marks,
     audit: Audit,
     answers: Arc<Answers>,
     worker: Arc<Worker>,
@@ -169,6 +178,7 @@ impl Repair {
             events,
             pace,
             intake,
+            unsettled,
             settings,
             phases,
             seed,
@@ -187,6 +197,7 @@ impl Repair {
             settings,
             phases,
             views,
+            unsettled,
             exchange,
             trust,
             proofs,
@@ -200,6 +211,7 @@ impl Repair {
         let answers = Arc::new(Answers::new(Arc::clone(&shared)));
         Ok(Self(Arc::new(Inner {
             steward: Arc::new(Steward::load(Arc::clone(&shared))?),
+            marks: Marks(Arc::clone(&shared)),
             audit: Audit::new(Arc::clone(&shared), &seed),
             worker: Arc::new(Worker::new(Arc::clone(&shared), Arc::clone(&answers), intake)),
             scrub: Arc::new(Scrub::new(Arc::clone(&shared))),
@@ -245,6 +257,7 @@ impl Repair {
         let inner = &self.0;
         loop {
             inner.steward.round().await;
+            inner.marks.round(&inner.shared.views.now()).await;
             let _ = tokio::time::timeout(inner.shared.settings.round_every, inner.hurry.notified())
                 .await;
         }
@@ -353,6 +366,7 @@ impl Repair {
             planned: inner.steward.has_planned(&view),
             chunks_waiting: tally.waiting,
             chunks_lost: tally.lost,
+            chunks_unfinished: tally.unfinished,
             survives_nodes: tally.survives.map(|(nodes, _)| nodes),
             survives_zones: tally.survives.map(|(_, zones)| zones),
             running: inner.worker.running(),
@@ -417,6 +431,8 @@ mod tests {
             events: Events::default(),
             pace: Pace::new(Rates::FREE),
             intake: Intake::default(),
+            unsettled: Unsettled::load(Arc::clone(&store) as Arc<dyn ShardStore>)
+                .expect("a ledger"),
             settings: settings(),
             phases: Phases { panics: Some((Phase::Planned, panics)), ..Phases::default() },
             seed: [0; 32],

@@ -3,7 +3,8 @@
 //! Owns the sums; decides nothing. Every list is bounded: a status must fit in one message.
 //!
 //! ```text
-//! tally = whole u64 ‖ displaced u64 ‖ waiting u64 ‖ lost u64 ‖ survives nodes u32 ‖ zones u32 (u32::MAX: no chunk)
+//! tally = whole u64 ‖ displaced u64 ‖ waiting u64 ‖ lost u64 ‖ unfinished u64
+//!       ‖ survives nodes u32 ‖ zones u32 (u32::MAX: no chunk)
 //!       ‖ count varint ‖ count × (margin + 256 u16 ‖ chunks varint)          all little-endian
 //! ```
 
@@ -35,19 +36,26 @@ pub(super) struct Tally {
     pub(super) displaced: u64,
     pub(super) waiting: u64,
     pub(super) lost: u64,
+    /// As few shards as of a lost one exist, for its put was never completed.
+    pub(super) unfinished: u64,
     pub(super) survives: Option<(u32, u32)>,
 }
 
 impl Tally {
-    /// Counts one chunk.
-    pub(super) fn add(&mut self, plan: &ChunkPlan) {
+    /// Counts one chunk; whether its put was never completed, if too few of its shards exist.
+    pub(super) fn add(&mut self, plan: &ChunkPlan, unfinished: bool) {
         let strength = &plan.strength;
         *self.by_margin.entry(strength.sure_margin()).or_default() += 1;
         self.whole += u64::from(strength.sure == strength.geometry.total());
         self.displaced += u64::from(is_displaced(plan));
         let said = |wanted: fn(&Skip) -> bool| u64::from(plan.skips.iter().any(wanted));
         self.waiting += said(|skip| matches!(skip, Skip::WaitingForDown { .. }));
-        self.lost += said(|skip| matches!(skip, Skip::NotEnough { .. }));
+        if unfinished {
+            // There was nothing that could be lost.
+            self.unfinished += 1;
+            return;
+        }
+        self.lost += u64::from(is_doubtful(plan));
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX - 1);
         self.survive((small(strength.survives.nodes), small(strength.survives.zones)));
     }
@@ -66,6 +74,7 @@ impl Tally {
         self.displaced += other.displaced;
         self.waiting += other.waiting;
         self.lost += other.lost;
+        self.unfinished += other.unfinished;
         if let Some(survives) = other.survives {
             self.survive(survives);
         }
@@ -76,6 +85,7 @@ impl Tally {
         let (nodes, zones) = self.survives.unwrap_or((u32::MAX, u32::MAX));
         let mut writer = Writer::new();
         writer.u64(self.whole).u64(self.displaced).u64(self.waiting).u64(self.lost);
+        writer.u64(self.unfinished);
         writer.u32(nodes).u32(zones);
         writer.varint(self.by_margin.len() as u64);
         for (&margin, &chunks) in &self.by_margin {
@@ -89,7 +99,7 @@ impl Tally {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         let (whole, displaced) = (reader.u64()?, reader.u64()?);
-        let (waiting, lost) = (reader.u64()?, reader.u64()?);
+        let (waiting, lost, unfinished) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let survives = (reader.u32()?, reader.u32()?);
         let count = reader.bounded("the number of margins", MARGINS_MAX)?;
         let mut by_margin = BTreeMap::new();
@@ -101,8 +111,13 @@ impl Tally {
         }
         reader.end()?;
         let survives = (survives.0 != u32::MAX).then_some(survives);
-        Ok(Self { by_margin, whole, displaced, waiting, lost, survives })
+        Ok(Self { by_margin, whole, displaced, waiting, lost, unfinished, survives })
     }
+}
+
+/// Whether too few shards of a chunk exist: it is lost, or its put was never completed.
+pub(super) fn is_doubtful(plan: &ChunkPlan) -> bool {
+    plan.skips.iter().any(|skip| matches!(skip, Skip::NotEnough { .. }))
 }
 
 /// Whether a shard is not where it belongs, or also somewhere else.
@@ -188,6 +203,7 @@ mod tests {
             displaced: 3,
             waiting: 0,
             lost: 1,
+            unfinished: 2,
             survives: Some((4, 2)),
         }
     }
@@ -200,6 +216,7 @@ mod tests {
             &3u64.to_le_bytes(),
             &[0; 8],
             &1u64.to_le_bytes(),
+            &2u64.to_le_bytes(),
             &[4, 0, 0, 0, 2, 0, 0, 0],
             &[2, 253, 0, 1, 6, 1],
             &bytes[bytes.len() - 2..],

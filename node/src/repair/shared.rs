@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::Clock,
     store::{Ledger, ShardStore},
+    unsettled::Unsettled,
 };
 
 /// One for all parts.
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn ShardStore>,
     /// The store's.
     pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) unsettled: Unsettled,
     pub(super) exchange: Exchange,
     pub(super) claims: Claims,
     pub(super) jobs: Jobs,

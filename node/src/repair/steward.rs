@@ -13,8 +13,8 @@ use std::{
 };
 
 use copse_core::{
-    ids::NodeId,
-    repair::{self, Action, ChunkFacts, ChunkPlan, Job, Kind, NodeFacts, Nodes, Priority, Skip},
+    ids::{ChunkId, NodeId},
+    repair::{self, Action, ChunkPlan, Job, Kind, NodeFacts, Nodes, Priority, Skip},
 };
 use copse_proto::status::Refusal;
 
@@ -25,9 +25,10 @@ use super::{
     facts::View,
     gone::Gone,
     jobs::Wish,
-    report::{Tally, count},
+    report::{Tally, count, is_doubtful},
     shapes::chunks_of,
     shared::Shared,
+    unfinished::{Doubtful, Unfinished, doubtful},
 };
 use crate::store::LEDGER_CHANGES_MAX;
 
@@ -43,6 +44,7 @@ pub(super) struct Steward {
     shared: Arc<Shared>,
     asking: Asking,
     gone: Gone,
+    unfinished: Unfinished,
     arcs: Mutex<BTreeMap<u16, Arcwise>>,
     /// The ring, and who of it may be no steward, for which the mirror was told what to hold.
     mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
@@ -66,6 +68,8 @@ struct Planned {
     arc: u16,
     after: Arcwise,
     jobs: Vec<Wish>,
+    /// Chunks of which too few shards exist: not counted yet.
+    doubtful: Vec<(ChunkPlan, Doubtful)>,
 }
 
 impl Steward {
@@ -73,7 +77,11 @@ impl Steward {
     pub(super) fn load(shared: Arc<Shared>) -> io::Result<Self> {
         let mut arcs = BTreeMap::new();
         shared.ledger.scan(ROW_PREFIX, &mut |key, value| {
-            if let Some((arc, known)) = read_row(key, value) {
+            if let Some((arc, mut known)) = read_row(key, value) {
+                if known.tally.lost + known.tally.unfinished > 0 {
+                    // Who says what of these is not in the row.
+                    known.fingerprint = Fingerprint::default();
+                }
                 arcs.insert(arc, known);
             }
             true
@@ -81,6 +89,7 @@ impl Steward {
         Ok(Self {
             asking: Asking::default(),
             gone: Gone::load(Arc::clone(&shared.ledger))?,
+            unfinished: Unfinished::default(),
             shared,
             arcs: Mutex::new(arcs),
             mirrored_for: Mutex::default(),
@@ -138,7 +147,14 @@ impl Steward {
         well &= self.shared.claims.are_written() && self.look_at_the_unplanned().await.is_ok();
         let (planned, all) = match view.cut_off {
             true => (0, true),
-            false => self.plan_all(&view).await,
+            false => {
+                self.unfinished.begin_round();
+                let changed = self.unfinished.again(&self.shared).await;
+                for (_, known) in self.lock().iter_mut().filter(|(arc, _)| changed.contains(arc)) {
+                    known.fingerprint = Fingerprint::default();
+                }
+                self.plan_all(&view).await
+            }
         };
         self.shared.health.end_round(well && all);
         planned
@@ -232,9 +248,17 @@ impl Steward {
     }
 
     async fn plan_part(self: &Arc<Self>, view: &Arc<View>, part: &[Due]) -> Result<(), Refusal> {
+        let arcs: Vec<u16> = part.iter().map(|due| due.arc).collect();
         let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
-        let _step = self.shared.health.ledger_step();
-        blocking(move || this.plan_arcs(&view, &part)).await
+        let planned = {
+            let _step = self.shared.health.ledger_step();
+            blocking(move || this.plan_arcs(&view, &part)).await?
+        };
+        let asked = planned.iter().flat_map(|arc| &arc.doubtful);
+        let asked = asked.map(|(_, doubtful)| doubtful.clone()).collect();
+        let unfinished = self.unfinished.of(&self.shared, &arcs, asked).await;
+        let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
+        blocking(move || this.write_down(planned, &unfinished)).await
     }
 
     /// The arcs to plan, with their fingerprints, and those that are no longer ours.
@@ -302,11 +326,27 @@ impl Steward {
         fingerprint
     }
 
-    /// Plans arcs, and writes their jobs and fingerprints in one step. Blocks.
-    fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<()> {
+    /// Plans arcs. Blocks on the ledger.
+    fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<Vec<Planned>> {
         let nodes = self.shared.opinions.with(view).with_returning(self.shared.views.returning());
-        for &Due { arc, fingerprint, since } in arcs {
-            let mut planned = self.plan_arc(view, &nodes, arc, fingerprint, since)?;
+        let plan = |&Due { arc, fingerprint, since }: &Due| {
+            self.plan_arc(view, &nodes, arc, fingerprint, since)
+        };
+        arcs.iter().map(plan).collect()
+    }
+
+    /// Writes the jobs and the fingerprint of each arc in one step; these chunks were never completed.
+    /// Blocks.
+    fn write_down(&self, all: Vec<Planned>, unfinished: &BTreeSet<ChunkId>) -> io::Result<()> {
+        for mut planned in all {
+            let arc = planned.arc;
+            for (plan, (chunk, _)) in planned.doubtful {
+                let unfinished = unfinished.contains(&chunk);
+                planned.after.tally.add(&plan, unfinished);
+                if !unfinished {
+                    self.tell(&chunk, &plan);
+                }
+            }
             let now_unix_ms = self.shared.now_ms();
             let (mut rows, deferred) = self.shared.jobs.offer(arc, &planned.jobs, now_unix_ms);
             if deferred {
@@ -332,19 +372,17 @@ impl Steward {
     ) -> io::Result<Planned> {
         let now = self.shared.now();
         let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
-        let mut planned =
-            Planned { arc, after: Arcwise { fingerprint, ..Arcwise::default() }, jobs: Vec::new() };
+        let after = Arcwise { fingerprint, ..Arcwise::default() };
+        let mut planned = Planned { arc, after, jobs: Vec::new(), doubtful: Vec::new() };
         for said in chunks_of(self.shared.claims.of_arc(arc)?, nodes, missing_for) {
             let (disputed, chunk) = (said.is_disputed(), &said.facts);
             let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.shared.settings.policy);
             count(&self.shared.counters.chunks_planned, 1);
-            planned.after.tally.add(&plan);
             if plan.strength.hoped < chunk.geometry.total() {
                 planned.after.incomplete_since = since.or(Some(now));
             }
             let again = plan.skips.iter().filter_map(again_seconds).map(|after| now + after);
             planned.after.again_at = again.chain(planned.after.again_at).min();
-            self.tell(chunk, &plan);
             let priority = Priority::of(&plan.strength, now * 1000);
             let sole_holder = said.sole_holder.filter(|node| *node != self.shared.own);
             let mut kinds = kinds(&plan);
@@ -356,20 +394,26 @@ impl Steward {
                 let job = Job { chunk: chunk.chunk, kind };
                 Wish { job, priority, sole_holder }
             }));
+            if is_doubtful(&plan) {
+                planned.doubtful.push((plan, doubtful(chunk, nodes)));
+            } else {
+                planned.after.tally.add(&plan, false);
+                self.tell(&chunk.chunk, &plan);
+            }
         }
         Ok(planned)
     }
 
     /// Names what a person should know.
-    fn tell(&self, chunk: &ChunkFacts, plan: &ChunkPlan) {
+    fn tell(&self, chunk: &ChunkId, plan: &ChunkPlan) {
         for skip in &plan.skips {
             match skip {
                 Skip::NotEnough { .. } | Skip::WaitingForDown { .. } | Skip::NoTarget { .. } => {
                     self.shared
                         .events
-                        .note(self.shared.now(), format!("chunk {}: {skip}", chunk.chunk.short()));
+                        .note(self.shared.now(), format!("chunk {}: {skip}", chunk.short()));
                 }
-                _ => tracing::debug!(chunk = %chunk.chunk.short(), "{skip}"),
+                _ => tracing::debug!(chunk = %chunk.short(), "{skip}"),
             }
         }
     }
@@ -411,11 +455,14 @@ mod tests {
     use super::{
         super::{
             facts::{Looks as _, Views},
-            testing::{Failing, Seen, member, replica, shared},
+            testing::{Failing, Seen, member, of_three, replica, shared},
         },
         *,
     };
-    use crate::store::{Ledger, MemoryStore, ShardStore};
+    use crate::{
+        store::{Ledger, MemoryStore, ShardStore},
+        unsettled::{Coming, Origin},
+    };
 
     const OWN: NodeId = NodeId::new([1; 32]);
 
@@ -432,6 +479,46 @@ mod tests {
         let views = Arc::clone(seen) as Views;
         let steward = Steward::load(Arc::new(shared(OWN, store, ledger, views)));
         (Arc::new(steward.expect("a ledger")), arcs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_completed_is_told_from_what_is_lost() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let (shared, mut chunks) = (Arc::clone(&steward.shared), Vec::new());
+        for seed in 1..4 {
+            let shard = of_three(seed, 0);
+            chunks.push((shard.id(), shard.geometry()));
+            shared.store.put(shard).await.expect("a put");
+        }
+        let counts = || {
+            let tally = steward.tally();
+            (tally.unfinished, tally.lost, tally.survives)
+        };
+        let [left, going_on, lost] = [0, 1, 2].map(|at| chunks[at]);
+        let stream = Origin::Stream(1);
+        shared.unsettled.moved(left.0, left.1, Coming::Abandoned, false).await.expect("a ledger");
+        assert_eq!(shared.unsettled.came(stream, None, going_on.0, going_on.1), None);
+        steward.round().await;
+        assert_eq!(counts(), (2, 1, Some((0, 0))));
+        // What is lost stays lost; nothing of it changes when it is looked at again.
+        assert_eq!((steward.round().await, counts().1), (0, 1));
+        // Its client was there all the time, and went away just now: no node holds anything else.
+        assert_eq!(shared.unsettled.came(stream, None, lost.0, lost.1), None);
+        shared.unsettled.abandon(stream, &[lost.0.chunk]).await;
+        assert_eq!(steward.round().await, 1);
+        assert_eq!(counts(), (3, 0, Some((0, 0))), "one node survives no loss");
+        // A row says how many there are, not which: the next run asks anew.
+        let again = Steward::load(Arc::clone(&shared)).expect("a ledger");
+        assert_eq!(again.tally().unfinished, 3);
+        let again = Arc::new(again);
+        again.round().await;
+        assert_eq!((again.tally().unfinished, again.tally().lost), (3, 0));
+        // Then a put completes one: the mark goes, its shards are enough.
+        shared.unsettled.settle((None, left.0.chunk)).await.expect("a ledger");
+        shared.store.put(of_three(1, 1)).await.expect("a put");
+        steward.round().await;
+        assert_eq!((counts().0, counts().1), (2, 0));
     }
 
     fn bad_block(arc: u16) -> Option<Vec<u8>> {

@@ -36,6 +36,7 @@ use super::{
 use crate::{
     peer::pool::PeerPool,
     store::{Ledger, LedgerChange, MemoryStore, ShardStore, VerifiedShard},
+    unsettled::Unsettled,
 };
 
 pub(super) const NETWORK: NetworkId = NetworkId::new([3; 32]);
@@ -172,6 +173,7 @@ pub(super) fn shared(
         settings: settings(),
         phases: Phases::default(),
         views,
+        unsettled: Unsettled::load(Arc::clone(&store)).expect("a ledger"),
         exchange: exchange(own),
         claims: Claims::over(own, Arc::clone(&store), Arc::clone(&ledger), opinions.clone()),
         jobs: Jobs::load(Arc::clone(&ledger), 0).expect("a ledger"),
@@ -184,6 +186,15 @@ pub(super) fn shared(
         store,
         ledger,
     }
+}
+
+/// A shard of a chunk that needs two of three.
+pub(super) fn of_three(seed: u8, index: u8) -> VerifiedShard {
+    let data = Bytes::from(vec![seed; 1000]);
+    let geometry = Geometry::new(2, 1).expect("a geometry");
+    let descriptor = Descriptor::new(geometry, data.len(), vec![shard_tree::hash(&data); 3]);
+    let descriptor = descriptor.expect("a descriptor").encode().into();
+    VerifiedShard::check(descriptor, ShardIndex(index), data).expect("a sound shard")
 }
 
 /// A shard of a chunk of two replicas.

@@ -419,7 +419,7 @@ impl Worker {
         lane: Lane,
     ) -> Result<(), Refusal> {
         if to != self.shared.own {
-            let sent = self.shared.exchange.put(to, descriptor, id, data, lane).await;
+            let sent = self.shared.exchange.put(to, descriptor, id, data, lane, false).await;
             return sent.map(|_| ()).inspect_err(|refusal| self.note_full(to, refusal));
         }
         let _inside = self.intake.enter(self.shared.own).await?;

@@ -139,7 +139,14 @@ impl Put {
 
     pub async fn header(&self, tag: u64, target: Option<NodeId>, descriptor: Vec<u8>, index: u32) {
         let target = target.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
-        self.part(put_request::Part::Header(PutHeader { tag, target, descriptor, index })).await;
+        self.part(put_request::Part::Header(PutHeader {
+            tag,
+            target,
+            descriptor,
+            index,
+            settles: true,
+        }))
+        .await;
     }
 
     pub async fn data(&self, data: &[u8]) {
@@ -167,7 +174,7 @@ impl Put {
     pub async fn outcome(&mut self) -> (u64, Option<String>) {
         let reply = self.reply().await.expect("the stream goes on").expect("an answer");
         match reply.outcome.expect("an outcome") {
-            put_reply::Outcome::Receipt(_) => (reply.tag, None),
+            put_reply::Outcome::Receipt(_) | put_reply::Outcome::Settled(_) => (reply.tag, None),
             put_reply::Outcome::Error(error) => (reply.tag, Some(error.reason)),
         }
     }

@@ -109,7 +109,7 @@ fn sent_by_tonic<M: Carried>(messages: &[M]) -> Bytes {
 fn request() -> impl Strategy<Value = PutRequest> {
     let header = (any::<u64>(), prop::collection::vec(any::<u8>(), 0..50), any::<u32>());
     let header = header.prop_map(|(tag, descriptor, index)| {
-        Part::Header(PutHeader { tag, target: Vec::new(), descriptor, index })
+        Part::Header(PutHeader { tag, target: Vec::new(), descriptor, index, settles: true })
     });
     let data = prop::collection::vec(any::<u8>(), 0..1000).prop_map(|data| Part::Data(data.into()));
     prop_oneof![1 => Just(None), 5 => header.prop_map(Some), 10 => data.prop_map(Some)]

@@ -66,6 +66,7 @@ fn text(status: &NetworkStatus) -> String {
             ("  thin", chunks.thin, "readable, with shards missing"),
             ("  waiting", chunks.waiting, "readable when nodes come back"),
             ("  lost", chunks.lost, "too few shards exist"),
+            ("  unfinished", chunks.unfinished, "their put goes on or was broken off"),
         ] {
             line(name, format!("{:>11}  {means}", Count(chunks)));
         }
@@ -145,6 +146,19 @@ fn repair(status: &NetworkStatus) -> Vec<(&'static str, String)> {
                 Count(queue.jobs),
                 Brief::seconds(queue.oldest_seconds),
                 Count(queue.running)
+            ),
+        ));
+    }
+    if status.chunks.unfinished > 0 {
+        let (chunks, are) = match status.chunks.unfinished {
+            1 => ("1 chunk".to_owned(), "is"),
+            many => (format!("{} chunks", Count(many)), "are"),
+        };
+        lines.push((
+            "unfinished",
+            format!(
+                "{chunks} {are} of puts that go on or were broken off; nobody was told that they are stored: \
+                 putting the same files again completes them"
             ),
         ));
     }
@@ -256,6 +270,7 @@ fn as_json(network: &str, status: &NetworkStatus) -> Value {
             "displaced": chunks.displaced,
             "waiting": chunks.waiting,
             "lost": chunks.lost,
+            "unfinished": chunks.unfinished,
             "by_margin": margins(&chunks.by_margin),
         },
         "repair": {

@@ -1,0 +1,261 @@
+//! Chunks of which too few shards exist: lost, or of a put that was never completed?
+//!
+//! Owns the question, to all who hold something of such a chunk, and what they said. It refuses to guess:
+//! only when every holder that can be asked says that its shards came by a put that is not settled, and one
+//! at least holds some, the chunk is not lost; no answer and no mark is a loss. Decides nothing about what
+//! is repaired.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Bound, RangeInclusive},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use copse_core::{
+    ids::{ChunkId, NodeId},
+    repair::{ChunkFacts, Nodes},
+    ring::Ring,
+};
+use copse_proto::{convert::Holding, status::Refusal};
+use futures::{StreamExt as _, stream};
+use tokio::time::Instant;
+
+use super::shared::Shared;
+
+/// Chunks asked about in a round, at most; what is beyond counts as lost until its turn comes.
+const ASKED_MAX: usize = 256;
+
+/// How long all questions of a round may take.
+const ROUND_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Nodes asked at one time, and how long each is waited for.
+const ASKED_AT_ONCE: usize = 8;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Chunks that are remembered, at most: some 10 MB. What is beyond counts as lost.
+const REMEMBERED_MAX: usize = 1 << 16;
+
+/// A chunk, and who of those that can be asked says to hold some of it.
+pub(super) type Doubtful = (ChunkId, Vec<NodeId>);
+
+/// What holders said.
+#[derive(Default)]
+pub(super) struct Unfinished(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    chunks: BTreeMap<ChunkId, Said>,
+    /// Behind this one it goes on.
+    asked: Option<ChunkId>,
+    /// What is left of this round.
+    left: usize,
+    until: Option<Instant>,
+}
+
+struct Said {
+    holders: Vec<NodeId>,
+    unfinished: bool,
+}
+
+/// Who holds some of a chunk, of those whose word counts and who can be asked.
+pub(super) fn doubtful(chunk: &ChunkFacts, nodes: &impl Nodes) -> Doubtful {
+    let counts = |node: &NodeId| {
+        let facts = nodes.facts(node);
+        facts.trusted && facts.standing.is_reachable()
+    };
+    let holders: BTreeSet<NodeId> = chunk.claims.iter().map(|claim| claim.node).collect();
+    (chunk.chunk, holders.into_iter().filter(counts).collect())
+}
+
+impl Unfinished {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new round: so many questions may be asked again.
+    pub(super) fn begin_round(&self) {
+        let mut state = self.lock();
+        state.left = ASKED_MAX;
+        state.until = Some(Instant::now() + ROUND_TIME_MAX);
+    }
+
+    /// Asks once more about those that count as lost: a client may have gone away since. The arcs of those
+    /// that do not any more.
+    pub(super) async fn again(&self, shared: &Shared) -> BTreeSet<u16> {
+        let asked: Vec<Doubtful> = {
+            let mut state = self.lock();
+            let lost = |(chunk, said): (&ChunkId, &Said)| {
+                (!said.unfinished).then(|| (*chunk, said.holders.clone()))
+            };
+            // Behind those of the last round, and from the beginning then.
+            let last = state.asked.unwrap_or(ChunkId::new([u8::MAX; 32]));
+            let behind = state.chunks.range((Bound::Excluded(last), Bound::Unbounded));
+            let turn = behind.chain(state.chunks.range(..=last)).filter_map(lost);
+            let next: Vec<Doubtful> = turn.take(state.left / 2).collect();
+            state.asked = next.last().map(|(chunk, _)| *chunk);
+            next
+        };
+        let unfinished = self.ask(shared, asked).await;
+        unfinished.iter().map(Ring::arc).collect()
+    }
+
+    /// Which of these chunks are unfinished; all that are doubtful in these arcs.
+    pub(super) async fn of(
+        &self,
+        shared: &Shared,
+        arcs: &[u16],
+        doubtful: Vec<Doubtful>,
+    ) -> BTreeSet<ChunkId> {
+        let (mut known, mut new) = (BTreeSet::new(), Vec::new());
+        {
+            let mut state = self.lock();
+            let before = |(chunk, holders): &Doubtful| {
+                let said = state.chunks.get(chunk).filter(|said| said.holders == *holders);
+                said.is_some_and(|said| said.unfinished)
+            };
+            for chunk in doubtful {
+                if before(&chunk) {
+                    known.insert(chunk.0);
+                } else {
+                    new.push(chunk);
+                }
+            }
+            for arc in arcs {
+                let before = state.chunks.range(chunks_of(*arc)).map(|(chunk, _)| *chunk);
+                let gone: Vec<ChunkId> = before.filter(|chunk| !known.contains(chunk)).collect();
+                for chunk in gone {
+                    state.chunks.remove(&chunk);
+                }
+            }
+            for (chunk, holders) in &new {
+                if state.chunks.len() < REMEMBERED_MAX {
+                    let said = Said { holders: holders.clone(), unfinished: false };
+                    state.chunks.insert(*chunk, said);
+                }
+            }
+        }
+        known.extend(self.ask(shared, new).await);
+        known
+    }
+
+    /// Asks the holders of chunks, and notes what they say; those that are unfinished.
+    async fn ask(&self, shared: &Shared, mut doubtful: Vec<Doubtful>) -> BTreeSet<ChunkId> {
+        let until = {
+            let mut state = self.lock();
+            doubtful.retain(|(chunk, _)| state.chunks.contains_key(chunk));
+            doubtful.truncate(state.left);
+            state.left -= doubtful.len();
+            state.until
+        };
+        let mut asked = BTreeMap::<NodeId, Vec<ChunkId>>::new();
+        for (chunk, holders) in &doubtful {
+            for node in holders {
+                asked.entry(*node).or_default().push(*chunk);
+            }
+        }
+        let Some(until) = until.filter(|_| !asked.is_empty()) else { return BTreeSet::new() };
+        let mut answers = BTreeMap::<(ChunkId, NodeId), Holding>::new();
+        let all = stream::iter(asked).map(async |(node, chunks)| {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, &chunks));
+            (node, answer.await.ok().and_then(Result::ok), chunks)
+        });
+        let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|(node, answer, chunks)| {
+            for (chunk, holding) in chunks.iter().zip(answer.into_iter().flatten()) {
+                answers.insert((*chunk, node), holding);
+            }
+            std::future::ready(())
+        });
+        // Who did not answer by then has not answered.
+        let _ = tokio::time::timeout_at(until, all).await;
+        let mut state = self.lock();
+        let mut unfinished = BTreeSet::new();
+        for (chunk, holders) in doubtful {
+            let said = holders.iter().map(|node| answers.get(&(chunk, *node)));
+            if is_unfinished(said) {
+                unfinished.insert(chunk);
+                if let Some(said) = state.chunks.get_mut(&chunk) {
+                    said.unfinished = true;
+                }
+            }
+        }
+        unfinished
+    }
+}
+
+/// All chunks that an arc can have.
+fn chunks_of(arc: u16) -> RangeInclusive<ChunkId> {
+    let [high, low] = arc.to_be_bytes();
+    let (mut first, mut last) = ([0; 32], [u8::MAX; 32]);
+    for end in [&mut first, &mut last] {
+        end[0] = high;
+        end[1] = low;
+    }
+    ChunkId::new(first)..=ChunkId::new(last)
+}
+
+/// What one node says, this one too.
+async fn holdings(
+    shared: &Shared,
+    node: NodeId,
+    chunks: &[ChunkId],
+) -> Result<Vec<Holding>, Refusal> {
+    if node != shared.own {
+        return shared.exchange.holdings(node, chunks).await;
+    }
+    let mut all = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        let held = shared.store.held(*chunk).await;
+        let indices = held.map_err(|error| crate::refusals::of_read(&error))?;
+        all.push(Holding { indices, unsettled: shared.unsettled.is_unsettled(chunk) });
+    }
+    Ok(all)
+}
+
+/// Whether all answered, and all that is held is of a put that is not settled.
+fn is_unfinished<'a>(said: impl Iterator<Item = Option<&'a Holding>>) -> bool {
+    let mut holds = false;
+    for answer in said {
+        match answer {
+            Some(holding) if holding.indices.is_empty() => {}
+            Some(Holding { unsettled: true, .. }) => holds = true,
+            _ => return false,
+        }
+    }
+    holds
+}
+
+#[cfg(test)]
+mod tests {
+    use copse_core::ids::ShardIndex;
+
+    use super::*;
+
+    #[test]
+    fn the_chunks_of_an_arc_are_a_range() {
+        for arc in [0, 1, 0x01ff, u16::MAX] {
+            let range = chunks_of(arc);
+            assert_eq!((Ring::arc(range.start()), Ring::arc(range.end())), (arc, arc));
+        }
+    }
+
+    #[test]
+    fn only_when_all_say_so_a_chunk_is_unfinished() {
+        let holding = |shards: u8, unsettled| {
+            Some(Holding { indices: (0..shards).map(ShardIndex).collect(), unsettled })
+        };
+        let check = |said: &[Option<Holding>], expected: bool| {
+            assert_eq!(is_unfinished(said.iter().map(Option::as_ref)), expected, "{said:?}");
+        };
+        check(&[], false);
+        check(&[holding(1, true)], true);
+        check(&[holding(1, true), holding(2, true)], true);
+        check(&[holding(1, true), holding(2, false)], false);
+        check(&[holding(1, true), None], false);
+        check(&[None], false);
+        // Who dropped it since has no word.
+        check(&[holding(1, true), holding(0, false)], true);
+        check(&[holding(0, false)], false);
+        check(&[holding(0, true)], false);
+    }
+}
