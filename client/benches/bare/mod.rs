@@ -62,7 +62,7 @@ impl Shards for Zeros {
     }
 
     async fn has(&self, _: Request<HasRequest>) -> Result<Response<HasReply>, Status> {
-        Ok(Response::new(HasReply { held: vec![Held { indices: vec![1] }] }))
+        Ok(Response::new(HasReply { held: vec![Held { indices: vec![1], unsettled: false }] }))
     }
 }
 
