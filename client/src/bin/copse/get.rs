@@ -312,8 +312,8 @@ mod tests {
     #[test]
     fn what_to_do_about_a_part_that_is_missing_is_what_helps() {
         let said = |unwritable: u64, may_pass: u64, final_loss: u64| {
-            let mut failures = Failures::default();
-            failures.count = unwritable + may_pass + final_loss;
+            let count = unwritable + may_pass + final_loss;
+            let failures = Failures { count, ..Failures::default() };
             let outcome = GetOutcome {
                 files: 1,
                 bytes: 1,
