@@ -203,6 +203,8 @@ pub struct NetworkStatus {
     pub answered: u64,
     /// Nodes that are there but did not say how their chunks are.
     pub uncounted: u64,
+    /// Nodes that said it, and have not counted since they last saw the network change.
+    pub counting: u64,
     /// What the nodes that answered offer to hold.
     pub capacity_bytes: u64,
     /// What their segments take.
@@ -312,7 +314,10 @@ impl Sum {
             self.opinion(node, peer);
         }
         match &info.repair {
-            Some(repair) => self.repair(node, repair),
+            Some(repair) => {
+                add(&mut self.status.counting, u64::from(!repair.planned));
+                self.repair(node, repair);
+            }
             None => self.uncounted += 1,
         }
     }

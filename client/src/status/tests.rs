@@ -68,6 +68,7 @@ fn well(chunks: u64, peers: Vec<PeerInfo>) -> InfoReply {
             chunks_whole: chunks,
             survives_nodes: Some(6),
             survives_zones: Some(3),
+            planned: true,
             ..RepairInfo::default()
         }),
         ..InfoReply::default()
@@ -195,6 +196,31 @@ fn who_did_not_answer_is_part_of_the_truth_unless_others_took_over() {
     sum.heard(key(1).id(), &InfoReply::default());
     let status = sum.finish();
     assert_eq!((status.verdict(), status.uncounted), (Verdict::Uncounted, 1));
+}
+
+#[test]
+fn what_some_have_still_to_count_is_not_called_whole() {
+    let mut sum = Sum::new(&active(3));
+    let mut behind = well(1, Vec::new());
+    repair_mut(&mut behind).planned = false;
+    sum.heard(key(1).id(), &well(7, Vec::new()));
+    sum.heard(key(2).id(), &behind);
+    sum.heard(key(3).id(), &behind);
+    let mut status = sum.finish();
+    assert_eq!((status.verdict(), status.counting), (Verdict::Uncounted, 2));
+    assert_eq!(
+        status.headline(),
+        "all 9 chunks counted have all their shards; 2 of 3 nodes have still to count: nodes do when they \
+         plan, a while after they start"
+    );
+    // What is wrong already is said first, and a network without a shard has nothing to count.
+    status.chunks.thin = 1;
+    assert_eq!(status.verdict(), Verdict::Thin);
+    let mut sum = Sum::new(&active(1));
+    let mut empty = well(0, Vec::new());
+    repair_mut(&mut empty).planned = false;
+    sum.heard(key(1).id(), &empty);
+    assert_eq!(sum.finish().verdict(), Verdict::Empty);
 }
 
 #[test]

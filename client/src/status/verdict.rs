@@ -65,7 +65,9 @@ impl NetworkStatus {
             Verdict::Held
         } else if chunks.thin > 0 {
             Verdict::Thin
-        } else if self.uncounted > 0 || (chunks.total == 0 && self.shards > 0) {
+        } else if self.uncounted > 0
+            || (self.shards > 0 && (self.counting > 0 || chunks.total == 0))
+        {
             Verdict::Uncounted
         } else if chunks.stored() == 0 {
             Verdict::Empty
@@ -83,6 +85,14 @@ impl NetworkStatus {
                 Count(self.uncounted),
                 counted(self.asked, "node"),
                 one_or(self.uncounted, "its", "their"),
+            ));
+        }
+        if self.verdict() == Verdict::Uncounted && self.counting > 0 && self.chunks.stored() > 0 {
+            line.push_str(&format!(
+                "; {} of {} {} still to count: nodes do when they plan, a while after they start",
+                Count(self.counting),
+                counted(self.asked, "node"),
+                one_or(self.counting, "has", "have"),
             ));
         }
         line

@@ -257,6 +257,7 @@ fn as_json(network: &str, status: &NetworkStatus) -> Value {
         "asked": status.asked,
         "answered": status.answered,
         "uncounted": status.uncounted,
+        "counting": status.counting,
         "capacity_bytes": status.capacity_bytes,
         "disk_bytes": status.disk_bytes,
         "shards": status.shards,
