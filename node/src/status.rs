@@ -327,10 +327,8 @@ impl Report {
             lines.push(("LOST", text));
         }
         if repair.chunks_unfinished > 0 {
-            let text = format!(
-                "{} chunks of puts that go on or were broken off",
-                repair.chunks_unfinished
-            );
+            let chunks = counted(repair.chunks_unfinished, "chunk");
+            let text = chunks + " of puts that go on or were broken off";
             lines.push(("unfinished", text));
         }
         if let (Some(nodes), Some(zones)) = (repair.survives_nodes, repair.survives_zones) {

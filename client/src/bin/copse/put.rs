@@ -39,8 +39,9 @@ use crate::{
     stop::Stop,
 };
 
-/// A put that is asked to stop stores for this long what is under way, at most 96 MiB of shards: time for it
-/// at 50 Mbit/s, and less than the 90 s after which service managers kill.
+/// A put that is asked to stop stores for this long what is under way, at most the 96 MiB of
+/// `encode::ENCODED_BYTES_MAX`: time for it at 50 Mbit/s, and less than the 90 s after which service managers
+/// kill.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Failures shown; the rest is counted.
@@ -112,8 +113,8 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
     report(session, &outcome, &Done { geometry, on_one_node, moved, took })
 }
 
-/// Stores what is under way, and nothing more. Of a chunk that is left in part nodes cannot say whether it
-/// is lost.
+/// Stores what is under way, and nothing more. What is left in part takes room on nodes, and counts as
+/// unfinished until somebody puts it again.
 async fn finish_chunks(session: &Session, uploader: &Uploader, stop: &mut Stop) {
     uploader.close();
     if uploader.is_idle() {
