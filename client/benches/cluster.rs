@@ -32,7 +32,7 @@ const NODES: usize = 16;
 const GEOMETRY: &str = "10+6";
 
 /// Bytes of a shard of a full chunk of 10+6: what a node appends at once.
-const SHARD_BYTES: usize = 12 * (65_536 + 16);
+const SHARD_BYTES: usize = 48 * (16_384 + 16);
 
 /// Bytes a raw writer flushes at once, as a node does under load.
 const FLUSH_BYTES: usize = 8 << 20;
@@ -49,12 +49,24 @@ fn main() {
     let rounds = number("BENCH_ROUNDS", 3);
     let large_mib = number("BENCH_LARGE_MIB", 4096);
 
+    // Names of parts, if not all are wanted. Cargo adds an option of its own.
+    let named: Vec<&String> = arguments[1..].iter().filter(|name| !name.starts_with('-')).collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| *name == part);
+
     let cluster = Cluster::start(NODES);
     println!("{NODES} node processes, {GEOMETRY}, fsync on, {mib} MiB, {rounds} rounds");
-    throughput(&cluster, mib << 20, rounds);
-    small_files(&cluster);
-    latency(&cluster);
-    memory(&cluster, large_mib << 20);
+    if wanted("throughput") {
+        throughput(&cluster, mib << 20, rounds);
+    }
+    if wanted("small-files") {
+        small_files(&cluster);
+    }
+    if wanted("latency") {
+        latency(&cluster);
+    }
+    if wanted("memory") {
+        memory(&cluster, large_mib << 20);
+    }
 }
 
 /// Processes of this program that are the bare thing.

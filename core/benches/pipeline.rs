@@ -116,7 +116,7 @@ fn main() -> ExitCode {
             copy.copy_from_slice(black_box(&chunks[1]));
             black_box(&copy);
         }),
-        Part::new("ChaCha20-Poly1305, a 64 KiB frame in place", layout.frame_bytes(), || {
+        Part::new("ChaCha20-Poly1305, a 16 KiB frame in place", layout.frame_bytes(), || {
             let nonce = Nonce::default();
             let tag = cipher.encrypt_inout_detached(&nonce, b"", (&mut *frame).into());
             black_box(tag.is_ok());

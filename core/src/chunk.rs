@@ -11,6 +11,7 @@ use crate::{
     geometry::Geometry,
     ids::{ChunkId, ShardHash, ShardIndex},
     layout::{Layout, LayoutError},
+    limits::TAG_BYTES,
     seal::{ConvergenceSecret, Sealer, content_key, frame_count, sealed_bytes},
 };
 
@@ -151,7 +152,7 @@ fn pad(secret: &ConvergenceSecret, content: &[u8], padding: &mut [u8]) {
 /// Makes the frames (those that `fill` makes; others are there already), the parity shards, the
 /// hashes of all shards and the descriptor.
 ///
-/// One frame of each shard at a time, sealed, hashed and coded while these frames are in the cache.
+/// One block of each shard at a time, sealed, hashed and coded while these blocks are in the cache.
 /// Done one after the other over the whole chunk, the same steps wait for memory for a tenth of the
 /// time.
 fn code(layout: Layout, mut bytes: Vec<u8>, fill: impl Fn(usize, &mut [u8])) -> EncodedChunk {
@@ -162,14 +163,19 @@ fn code(layout: Layout, mut bytes: Vec<u8>, fill: impl Fn(usize, &mut [u8])) -> 
     let mut parity: Vec<&mut [u8]> = parity.chunks_mut(shard_bytes).collect();
     let mut hashers = vec![blake3::Hasher::new(); data.len() + parity.len()];
     let (mut columns, mut hashed) = (0..0, 0..0);
-    for turn in 0..layout.frames_per_shard() {
-        columns = columns.end..columns.end + shard_bytes / layout.frames_per_shard();
+    let sealed_frame = layout.frame_bytes() + TAG_BYTES;
+    let (blocks, frames) = (layout.blocks_per_shard(), layout.frames_per_block());
+    for turn in 0..blocks {
+        columns = columns.end..columns.end + shard_bytes / blocks;
         // What is behind the last whole subtree waits for the next turn.
         let whole = columns.end / HASHED_BYTES * HASHED_BYTES;
         hashed = hashed.end..if columns.end == shard_bytes { shard_bytes } else { whole };
         let (data_hashers, parity_hashers) = hashers.split_at_mut(data.len());
         for (i, (shard, hasher)) in data.iter_mut().zip(data_hashers).enumerate() {
-            fill(i * layout.frames_per_shard() + turn, &mut shard[columns.clone()]);
+            let first = (i * blocks + turn) * frames;
+            for (frame, out) in shard[columns.clone()].chunks_mut(sealed_frame).enumerate() {
+                fill(first + frame, out);
+            }
             hasher.update(&shard[hashed.clone()]);
         }
         let inputs: Vec<&[u8]> = data.iter().map(|shard| &shard[columns.clone()]).collect();

@@ -1,33 +1,47 @@
 //! How large a chunk's body, its shards and its frames are.
 //!
 //! Owns the one rule that decides padding, framing and alignment together. Refuses bodies over
-//! the limit. The idea: a shard is m whole frames, with m kept between 8 and 14, so that sizes are
-//! few, padding is at most an eighth of the body, and no frame of a bulk chunk straddles two shards.
+//! the limit. The idea: a shard is m whole blocks, with m kept between 8 and 14, so that sizes are
+//! few and padding is at most an eighth of the body; a block is whole frames, so that no frame of a bulk
+//! chunk straddles two shards.
 //!
 //! ```text
 //! body     ├─ shard 0 ─┼─ shard 1 ─┼─ … ─┼─ shard k−1 ─┤        k · shard_bytes
-//! shard    ├─ frame 0 ─┼─ frame 1 ─┼─ … ─┼─ frame m−1 ─┤        m · (frame_bytes + 16)
+//! shard    ├─ block 0 ─┼─ block 1 ─┼─ … ─┼─ block m−1 ─┤        of 1 to 64 KiB of plaintext
+//! block    ├─ frame 0 ─┼─ … ─┤                                  1 frame, or 2 or 4 of 16 KiB
 //! ```
 
 use crate::{
     geometry::Geometry,
-    limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, TAG_BYTES},
+    limits::{BULK_FRAME_BYTES_MAX, CHUNK_BYTES_MAX, FRAME_BYTES_MIN, TAG_BYTES},
 };
 
-/// Frames per shard, at least, unless frames are of the smallest size already. One frame more or
-/// less is then at most an eighth of the body: the bound on padding.
-pub const FRAMES_PER_SHARD_MIN: usize = 8;
+/// Plaintext of a block, at least, in bytes: one frame of the smallest size.
+const BLOCK_BYTES_MIN: usize = FRAME_BYTES_MIN;
 
-/// Frames per shard, at most, unless frames are of the geometry's largest size: from 15 on, frames
-/// twice as large have 8 per shard.
-const FRAMES_PER_SHARD_MAX: usize = 2 * (FRAMES_PER_SHARD_MIN - 1);
+/// Plaintext of a block, at most, in bytes: the step in which the sizes of large shards tell how much
+/// is in them. With 10+6 a full shard has twelve.
+const BLOCK_BYTES_MAX: usize = 64 << 10;
+
+/// Blocks per shard, at least, unless blocks are of the smallest size already. One block more or
+/// less is then at most an eighth of the body: the bound on padding.
+const BLOCKS_PER_SHARD_MIN: usize = 8;
+
+/// Blocks per shard, at most, unless blocks are of the geometry's largest size: from 15 on, blocks
+/// twice as large are 8 per shard.
+const BLOCKS_PER_SHARD_MAX: usize = 2 * (BLOCKS_PER_SHARD_MIN - 1);
+
+const _: () = assert!(
+    BLOCK_BYTES_MAX.is_multiple_of(BULK_FRAME_BYTES_MAX)
+        && CHUNK_BYTES_MAX.is_multiple_of(BLOCK_BYTES_MAX)
+);
 
 /// The sizes of one chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Layout {
     geometry: Geometry,
-    frame_bytes: usize,
-    frames_per_shard: usize,
+    block_bytes: usize,
+    blocks_per_shard: usize,
 }
 
 /// More bytes than one chunk can hold.
@@ -73,17 +87,17 @@ impl Layout {
         })
     }
 
-    /// The sizes of a full chunk: the largest frames that leave at least
-    /// [`FRAMES_PER_SHARD_MIN`] per shard, and as many as fit in [`CHUNK_BYTES_MAX`].
+    /// The sizes of a full chunk: the largest blocks of which each shard has 8 at least, and as many
+    /// as fit in [`CHUNK_BYTES_MAX`].
     pub const fn largest(geometry: Geometry) -> Self {
-        let mut frame_bytes = FRAME_BYTES_MAX;
-        while frame_bytes > FRAME_BYTES_MIN
-            && CHUNK_BYTES_MAX / (geometry.data() * frame_bytes) < FRAMES_PER_SHARD_MIN
+        let mut block_bytes = BLOCK_BYTES_MAX;
+        while block_bytes > BLOCK_BYTES_MIN
+            && CHUNK_BYTES_MAX / (geometry.data() * block_bytes) < BLOCKS_PER_SHARD_MIN
         {
-            frame_bytes /= 2;
+            block_bytes /= 2;
         }
-        let frames_per_shard = CHUNK_BYTES_MAX / (geometry.data() * frame_bytes);
-        Self { geometry, frame_bytes, frames_per_shard }
+        let blocks_per_shard = CHUNK_BYTES_MAX / (geometry.data() * block_bytes);
+        Self { geometry, block_bytes, blocks_per_shard }
     }
 
     /// Whether a chunk of this geometry may have shards of so many bytes: one at least, and no more than
@@ -96,22 +110,23 @@ impl Layout {
     /// The smallest layout that holds `bytes`, counting `overhead` bytes per frame as room.
     fn smallest(geometry: Geometry, bytes: usize, overhead: usize) -> Option<Self> {
         let largest = Self::largest(geometry);
-        let mut frame_bytes = FRAME_BYTES_MIN;
-        while frame_bytes <= largest.frame_bytes {
+        let mut layout = Self { geometry, block_bytes: BLOCK_BYTES_MIN, blocks_per_shard: 1 };
+        while layout.block_bytes <= largest.block_bytes {
             let (min, max) = (
-                if frame_bytes == FRAME_BYTES_MIN { 1 } else { FRAMES_PER_SHARD_MIN },
-                if frame_bytes == largest.frame_bytes {
-                    largest.frames_per_shard
+                if layout.block_bytes == BLOCK_BYTES_MIN { 1 } else { BLOCKS_PER_SHARD_MIN },
+                if layout.block_bytes == largest.block_bytes {
+                    largest.blocks_per_shard
                 } else {
-                    FRAMES_PER_SHARD_MAX
+                    BLOCKS_PER_SHARD_MAX
                 },
             );
-            let column_bytes = geometry.data() * (frame_bytes + overhead);
-            let frames_per_shard = bytes.div_ceil(column_bytes).max(min);
-            if frames_per_shard <= max {
-                return Some(Self { geometry, frame_bytes, frames_per_shard });
+            let row_bytes =
+                geometry.data() * (layout.block_bytes + layout.frames_per_block() * overhead);
+            layout.blocks_per_shard = bytes.div_ceil(row_bytes).max(min);
+            if layout.blocks_per_shard <= max {
+                return Some(layout);
             }
-            frame_bytes *= 2;
+            layout.block_bytes *= 2;
         }
         None
     }
@@ -121,19 +136,33 @@ impl Layout {
         self.geometry
     }
 
-    /// Plaintext of a frame: a power of two, 1 to 64 KiB.
+    /// Plaintext of a frame: a power of two, 1 to 16 KiB.
     pub const fn frame_bytes(self) -> usize {
-        self.frame_bytes
+        if self.block_bytes < BULK_FRAME_BYTES_MAX {
+            self.block_bytes
+        } else {
+            BULK_FRAME_BYTES_MAX
+        }
     }
 
-    /// m: frames of a shard.
+    /// m: blocks of a shard.
+    pub const fn blocks_per_shard(self) -> usize {
+        self.blocks_per_shard
+    }
+
+    /// Frames of a block: 1, 2 or 4.
+    pub const fn frames_per_block(self) -> usize {
+        self.block_bytes / self.frame_bytes()
+    }
+
+    /// Frames of a shard.
     pub const fn frames_per_shard(self) -> usize {
-        self.frames_per_shard
+        self.blocks_per_shard * self.frames_per_block()
     }
 
     /// Bytes of each of the n shards.
     pub const fn shard_bytes(self) -> usize {
-        self.frames_per_shard * (self.frame_bytes + TAG_BYTES)
+        self.frames_per_shard() * (self.frame_bytes() + TAG_BYTES)
     }
 
     /// Bytes of the k data shards together.
@@ -143,7 +172,7 @@ impl Layout {
 
     /// Plaintext that a bulk chunk of these sizes holds, at most.
     pub const fn plaintext_bytes_max(self) -> usize {
-        self.geometry.data() * self.frames_per_shard * self.frame_bytes
+        self.geometry.data() * self.blocks_per_shard * self.block_bytes
     }
 }
 
@@ -157,12 +186,12 @@ mod tests {
     use crate::testing::{geometries, geometry};
 
     #[test]
-    fn a_full_chunk_of_10_6_is_120_frames() {
+    fn a_full_chunk_of_10_6_is_480_frames() {
         let layout = Layout::largest(geometry("10+6"));
-        assert_eq!((layout.frame_bytes(), layout.frames_per_shard()), (64 << 10, 12));
-        assert_eq!(layout.plaintext_bytes_max(), 120 * (64 << 10));
-        assert_eq!(layout.shard_bytes(), 12 * ((64 << 10) + 16));
-        assert_eq!(Layout::largest(geometry("1+6")).frames_per_shard(), 128);
+        assert_eq!((layout.frame_bytes(), layout.frames_per_shard()), (16 << 10, 48));
+        assert_eq!(layout.plaintext_bytes_max(), 480 * (16 << 10));
+        assert_eq!(layout.shard_bytes(), 48 * ((16 << 10) + 16));
+        assert_eq!(Layout::largest(geometry("1+6")).frames_per_shard(), 512);
     }
 
     #[test]
@@ -173,7 +202,7 @@ mod tests {
             .step_by(1000)
             .map(|bytes| Layout::for_plaintext(code, bytes).expect("fits").shard_bytes())
             .collect();
-        assert_eq!(sizes.len(), 54, "14 of 1 KiB frames, 7 of each doubling, 5 of 64 KiB");
+        assert_eq!(sizes.len(), 54, "14 of 1 KiB blocks, 7 of each doubling, 5 of 64 KiB");
     }
 
     #[test]
@@ -204,7 +233,7 @@ mod tests {
             let layout = Layout::for_plaintext(code, bytes).expect("fits");
             let room = layout.plaintext_bytes_max();
             prop_assert!(bytes <= room && room <= CHUNK_BYTES_MAX);
-            // From 7 of the smallest frames per shard on, padding is under an eighth.
+            // From 7 of the smallest blocks per shard on, padding is under an eighth.
             if bytes > 7 * code.data() * FRAME_BYTES_MIN {
                 prop_assert!((room - bytes) * 8 <= room, "{bytes} in {layout:?}");
             } else {

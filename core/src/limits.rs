@@ -5,12 +5,16 @@
 
 /// Plaintext of a chunk, at most, in bytes. Large enough that a shard of a wide code is still a
 /// long sequential read, small enough that a client can hold a dozen chunks in memory. A chunk holds
-/// the largest whole number of frames per shard that fits (see [`crate::layout`]).
+/// the largest whole number of blocks per shard that fits (see [`crate::layout`]).
 pub const CHUNK_BYTES_MAX: usize = 8 << 20;
 
-/// Largest frame of sealed plaintext, in bytes. The unit of random reads: reading one byte costs
-/// one frame. At 64 KiB the cipher runs at 95 % of its best speed.
+/// Largest frame of sealed plaintext, in bytes: a small item, which is read whole, up to this size is
+/// one frame.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Largest frame of a bulk chunk, in bytes. The unit of random reads: reading one byte costs one frame,
+/// and with it the two groups of a shard's hash tree in which it lies.
+pub const BULK_FRAME_BYTES_MAX: usize = 16 << 10;
 
 /// Smallest frame, in bytes: below this the 16-byte tag costs more than 1.6 %.
 pub const FRAME_BYTES_MIN: usize = 1 << 10;
@@ -26,7 +30,7 @@ pub const SHARDS_MAX: usize = 255;
 
 /// Bytes of one shard, at most: a chunk of one data shard (k = 1) with its tags.
 pub const SHARD_BYTES_MAX: usize =
-    CHUNK_BYTES_MAX + (CHUNK_BYTES_MAX / FRAME_BYTES_MAX) * TAG_BYTES;
+    CHUNK_BYTES_MAX + (CHUNK_BYTES_MAX / BULK_FRAME_BYTES_MAX) * TAG_BYTES;
 
 /// Chunks with less plaintext than this are replicated instead of coded: a tenth of it, a shard of
 /// 10+6, would be a disk block, and reading ten holders for it is slower than reading one.
@@ -60,8 +64,9 @@ pub const ARCS: usize = 1 << 16;
 pub const MANIFEST_CHUNKS_MAX: usize = 1 << 21;
 
 const _: () = {
-    assert!(CHUNK_BYTES_MAX.is_multiple_of(FRAME_BYTES_MAX));
+    assert!(CHUNK_BYTES_MAX.is_multiple_of(BULK_FRAME_BYTES_MAX));
     assert!(FRAME_BYTES_MAX.is_power_of_two() && FRAME_BYTES_MIN.is_power_of_two());
+    assert!(BULK_FRAME_BYTES_MAX.is_power_of_two() && BULK_FRAME_BYTES_MAX <= FRAME_BYTES_MAX);
     assert!(PACKED_BYTES_MAX < CHUNK_BYTES_MAX);
     assert!(INLINE_BYTES_MAX < PACKED_BYTES_MAX);
     assert!(SHARDS_MAX <= u8::MAX as usize);

@@ -35,7 +35,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 /// A shard of a full chunk of 10+6.
-const SHARD_BYTES: usize = 786_624;
+const SHARD_BYTES: usize = 787_200;
 /// Shards under way at once.
 const AT_ONCE: usize = 8;
 /// Shards in a turn: 400 MB.

@@ -27,7 +27,7 @@ use serde_json::Value;
 const STORED_MIB: usize = 2048;
 /// Streams at once, and bytes of each: shards of a full chunk of 10+6.
 const AT_ONCE: usize = 8;
-const STREAM_BYTES: usize = 786_624;
+const STREAM_BYTES: usize = 787_200;
 const STREAMS: usize = 1024;
 
 /// No part of this takes longer.
