@@ -13,6 +13,13 @@ use crate::lock::lock;
 /// Smaller buffers are not kept: they are cheap to make and would be in the way of the large ones.
 const KEPT_BYTES_MIN: usize = 256 << 10;
 
+/// What goes from memory to a disk past the page cache begins at a multiple of this, in memory and on the
+/// disk, in bytes: the largest block that usual disks have.
+pub(crate) const BLOCK_BYTES: usize = 4 << 10;
+
+/// As many bytes are worth the way past the page cache.
+pub(crate) const DIRECT_BYTES_MIN: usize = 1 << 20;
+
 /// Idle buffers.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -45,6 +52,19 @@ impl Pool {
         }
         buffer.resize(bytes, 0);
         buffer
+    }
+
+    /// A buffer with any content, and where in it so many bytes begin: many of them at the begin of a block,
+    /// so that they can go to a disk as they lie.
+    pub(crate) fn placed(&self, bytes: usize) -> (Vec<u8>, usize) {
+        if bytes < DIRECT_BYTES_MIN {
+            return (self.sized(bytes), 0);
+        }
+        let buffer = self.sized(bytes + BLOCK_BYTES - 1);
+        let begin = buffer.as_ptr().align_offset(BLOCK_BYTES);
+        // It may be that nobody can tell.
+        let begin = if begin < BLOCK_BYTES { begin } else { 0 };
+        (buffer, begin)
     }
 
     /// Keeps a buffer, or frees it when enough are kept.
@@ -107,5 +127,18 @@ mod tests {
         }
         assert_eq!(pool.lock().len(), 3);
         assert_eq!(pool.take(1 << 10).capacity(), 0, "a large buffer for little");
+    }
+
+    #[test]
+    fn many_bytes_are_placed_where_a_disk_can_take_them_from() {
+        let pool = Pool::new(8 << 20);
+        for bytes in [DIRECT_BYTES_MIN, DIRECT_BYTES_MIN + 1, 3 << 20] {
+            let (buffer, begin) = pool.placed(bytes);
+            assert!(begin + bytes <= buffer.len());
+            let shared = pool.share(buffer).slice(begin..begin + bytes);
+            assert_eq!(shared.as_ptr().align_offset(BLOCK_BYTES), 0, "{bytes} bytes");
+        }
+        let (buffer, begin) = pool.placed(100);
+        assert_eq!((buffer.len(), begin), (100, 0));
     }
 }

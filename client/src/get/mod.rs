@@ -337,7 +337,9 @@ fn open(
     sealed: &[Bytes],
     buffers: &Arc<Pool>,
 ) -> Result<Bytes, OpenError> {
-    let mut out = buffers.sized(span.plaintext.len());
+    let bytes = span.plaintext.len();
+    let (mut buffer, begin) = buffers.placed(bytes);
+    let out = &mut buffer[begin..begin + bytes];
     let frame_bytes = extent.frame_bytes as usize;
     let plaintext_bytes = extent.plaintext_bytes as usize;
     let sealed_frame = frame_bytes + TAG_BYTES;
@@ -372,7 +374,7 @@ fn open(
         }
     } else {
         let joined = sealed.concat();
-        open_span_into(&extent.key, frame_bytes, plaintext_bytes, span, &joined, &mut out)?;
+        open_span_into(&extent.key, frame_bytes, plaintext_bytes, span, &joined, out)?;
     }
-    Ok(buffers.share(out))
+    Ok(buffers.share(buffer).slice(begin..begin + bytes))
 }

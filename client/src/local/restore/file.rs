@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{Metadata, RestoreError, at, place::Place, set_mode_and_time};
+use crate::buffers::{BLOCK_BYTES, DIRECT_BYTES_MIN};
 
 /// Bytes between two marks of a long file, at least. A mark costs a flush of the disk, which runs beside
 /// the writing; an interrupted restore reads again at most this much of each open file, or what
@@ -44,6 +45,8 @@ pub struct RestoredFile {
     marked_at: Instant,
     /// A flush that runs beside the writing.
     pub(super) marking: Option<JoinHandle<()>>,
+    /// Whether the file system was not seen to refuse to write past the page cache.
+    direct: bool,
 }
 
 impl RestoredFile {
@@ -77,6 +80,7 @@ impl RestoredFile {
             next_mark: offset + MARK_BYTES,
             marked_at: Instant::now(),
             marking: None,
+            direct: true,
         })
     }
 
@@ -90,7 +94,8 @@ impl RestoredFile {
     /// # Errors
     /// When the system refuses.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        for piece in bytes.chunks(WRITE_BYTES) {
+        let direct = self.write_directly(bytes).map_err(at(&self.part))?;
+        for piece in bytes[direct..].chunks(WRITE_BYTES) {
             self.file.write_all(piece).map_err(at(&self.part))?;
         }
         self.offset += bytes.len() as u64;
@@ -98,6 +103,43 @@ impl RestoredFile {
             self.set_mark();
         }
         Ok(())
+    }
+
+    /// Appends the whole blocks of many bytes past the page cache, and tells how many bytes that were: none
+    /// where it cannot be done. Through the page cache a large restore costs a copy, and pushes out of
+    /// memory what others use.
+    fn write_directly(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let whole = bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
+        let aligned = bytes.as_ptr().align_offset(BLOCK_BYTES) == 0
+            && self.offset.is_multiple_of(BLOCK_BYTES as u64);
+        if !self.direct || whole < DIRECT_BYTES_MIN || !aligned {
+            return Ok(0);
+        }
+        if past_the_cache(&self.file, true).is_err() {
+            self.direct = false;
+            return Ok(0);
+        }
+        let mut written = 0;
+        let result = loop {
+            match self.file.write(&bytes[written..whole]) {
+                Ok(count) => {
+                    written += count;
+                    // What was cut short is no whole number of blocks: the rest goes the other way.
+                    if written == whole || count == 0 || !count.is_multiple_of(BLOCK_BYTES) {
+                        break Ok(written);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Its blocks are larger, say.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.direct = false;
+                    break Ok(written);
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        past_the_cache(&self.file, false)?;
+        result
     }
 
     /// Appends zeros that take no space.
@@ -157,6 +199,21 @@ impl RestoredFile {
         }
         Ok(())
     }
+}
+
+/// Has what is written to an open file go past the page cache, or through it again.
+#[cfg(target_os = "linux")]
+fn past_the_cache(file: &File, past: bool) -> io::Result<()> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let mut flags = fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, past);
+    Ok(fcntl_setfl(file, flags)?)
+}
+
+/// Other systems have other ways, which nobody has tried here.
+#[cfg(not(target_os = "linux"))]
+fn past_the_cache(_: &File, past: bool) -> io::Result<()> {
+    if past { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
 }
 
 /// The bytes of a part that are known to be on disk.

@@ -50,6 +50,40 @@ fn a_tree_appears_whole_with_modes_and_times() {
 }
 
 #[test]
+fn what_goes_past_the_page_cache_and_what_goes_through_it_lies_in_order() {
+    const MIB: usize = 1 << 20;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let destination = dir.path().join("out");
+    let pool = crate::buffers::Pool::new(0);
+    let mut expected = Vec::new();
+    // Many bytes at the begin of a block go past it; of those with a rest, the rest does not; what begins
+    // elsewhere goes through it. Holes lead from one to the other.
+    let sizes = [3 * MIB, 2 * MIB + 123, MIB, 7, 4096 - 130, 2 * MIB, 0, 5 * MIB];
+    let total: usize = sizes.iter().sum::<usize>() + 2 * 8192;
+    let restore = Restore::begin(&destination, "cap").expect("a free place");
+    let size = u64::try_from(total).expect("small");
+    let mut file =
+        restore.file(Path::new(""), &metadata(0o600, size)).expect("opened").expect("new");
+    for (number, bytes) in sizes.into_iter().enumerate() {
+        let (mut buffer, begin) = pool.placed(bytes);
+        let begun = &mut buffer[begin..begin + bytes];
+        for (at, byte) in begun.iter_mut().enumerate() {
+            *byte = u8::try_from((at / 4096 + at + number) % 251).expect("a byte");
+        }
+        file.write(begun).expect("written");
+        expected.extend_from_slice(begun);
+        if number % 4 == 1 {
+            file.hole(8192).expect("written");
+            expected.resize(expected.len() + 8192, 0);
+        }
+    }
+    file.finish().expect("finished");
+    finish(restore, &[]).expect("finished");
+    assert_eq!(expected.len(), total);
+    assert!(fs::read(&destination).expect("there") == expected, "other bytes");
+}
+
+#[test]
 fn an_interrupted_restore_goes_on_from_its_mark() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let destination = dir.path().join("out");
