@@ -119,7 +119,7 @@ mod tests {
         *,
     };
     use crate::{
-        store::{MemoryStore, ShardStore, VerifiedShard},
+        store::{MemoryStore, RemovalReason, ShardStore, VerifiedShard},
         unsettled::Coming,
     };
 
@@ -133,20 +133,23 @@ mod tests {
         let marks = Marks(Arc::clone(&shared));
         let mark = async |shard: VerifiedShard, held: bool| {
             let (id, geometry) = (shard.id(), shard.geometry());
-            if held {
-                shared.store.put(shard).await.expect("a put");
+            let stored = shared.store.put(shard).await.expect("a put");
+            let moved = shared.unsettled.moved(id, geometry, Coming::Abandoned, stored);
+            moved.await.expect("a ledger");
+            if !held {
+                let removed = shared.store.remove(id, RemovalReason::HandedOver).await;
+                removed.expect("a store");
             }
-            shared.unsettled.moved(id, geometry, Coming::Abandoned, false).await.expect("a ledger");
             id.chunk
         };
         let enough = mark(replica(1, 0), true).await;
         let thin = mark(of_three(2, 0), true).await;
         let gone = mark(of_three(3, 0), false).await;
         assert_eq!(marks.round(&seen.now()).await, 2);
-        let is_marked = [enough, thin, gone].map(|chunk| shared.unsettled.is_marked(&chunk));
+        let is_marked = [enough, thin, gone].map(|chunk| shared.unsettled.waits(&chunk));
         assert_eq!(is_marked, [false, true, false]);
         shared.store.put(of_three(2, 2)).await.expect("a put");
         assert_eq!(marks.round(&seen.now()).await, 1);
-        assert!(!shared.unsettled.is_marked(&thin));
+        assert!(!shared.unsettled.waits(&thin));
     }
 }

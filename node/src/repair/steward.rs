@@ -455,12 +455,12 @@ mod tests {
     use super::{
         super::{
             facts::{Looks as _, Views},
-            testing::{Failing, Seen, member, of_three, replica, shared},
+            testing::{Failing, Seen, member, of_three, replica, shard_of, shared},
         },
         *,
     };
     use crate::{
-        store::{Ledger, MemoryStore, ShardStore},
+        store::{Ledger, MemoryStore, ShardStore, Stored},
         unsettled::{Coming, Origin},
     };
 
@@ -497,7 +497,8 @@ mod tests {
         };
         let [left, going_on, lost] = [0, 1, 2].map(|at| chunks[at]);
         let stream = Origin::Stream(1);
-        shared.unsettled.moved(left.0, left.1, Coming::Abandoned, false).await.expect("a ledger");
+        let moved = shared.unsettled.moved(left.0, left.1, Coming::Abandoned, Stored::New);
+        moved.await.expect("a ledger");
         assert_eq!(shared.unsettled.came(stream, None, going_on.0, going_on.1), None);
         steward.round().await;
         assert_eq!(counts(), (2, 1, Some((0, 0))));
@@ -519,6 +520,23 @@ mod tests {
         shared.store.put(of_three(1, 1)).await.expect("a put");
         steward.round().await;
         assert_eq!((counts().0, counts().1), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_stored_once_is_lost_whatever_is_put_of_it_later() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let shared = &steward.shared;
+        let (old, again) = (shard_of(3, 1, 0), shard_of(3, 1, 1));
+        let (stream, id, geometry) = (Origin::Stream(1), again.id(), again.geometry());
+        shared.store.put(old).await.expect("a put");
+        shared.store.put(again).await.expect("a put");
+        assert_eq!(shared.unsettled.came(stream, None, id, geometry), None);
+        steward.round().await;
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
+        shared.unsettled.abandon(stream, &[id.chunk]).await;
+        steward.round().await;
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
     }
 
     fn bad_block(arc: u16) -> Option<Vec<u8>> {

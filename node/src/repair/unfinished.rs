@@ -207,7 +207,8 @@ async fn holdings(
     for chunk in chunks {
         let held = shared.store.held(*chunk).await;
         let indices = held.map_err(|error| crate::refusals::of_read(&error))?;
-        all.push(Holding { indices, unsettled: shared.unsettled.is_unsettled(chunk) });
+        let unsettled = shared.unsettled.is_unsettled(chunk, &indices);
+        all.push(Holding { indices, unsettled });
     }
     Ok(all)
 }
