@@ -23,7 +23,9 @@ use copse_core::{
     units::ByteSize,
 };
 use copse_proto::{
-    convert, door, peer,
+    convert, door,
+    holdings::ListedShard,
+    peer,
     status::{Reason, Refusal},
 };
 use tokio_util::sync::CancellationToken;
@@ -118,6 +120,16 @@ impl Seen {
     /// The same network under another ring, so that everything is planned again.
     pub(super) fn change(&self, members: Vec<RingMember>, ring_id: u8) {
         *self.0.lock().expect("no test panics inside") = Arc::new(view(members, ring_id));
+    }
+
+    /// From now on a node stands so, on the ring or not.
+    pub(super) fn stands(&self, node: NodeId, standing: Standing) {
+        let mut seen = self.0.lock().expect("no test panics inside");
+        let View { ring, ring_id, own_state, standings, cut_off, frozen } = &**seen;
+        let (ring, mut standings) = (Arc::clone(ring), standings.clone());
+        standings.insert(node, standing);
+        let (ring_id, own_state, cut_off, frozen) = (*ring_id, *own_state, *cut_off, *frozen);
+        *seen = Arc::new(View { ring, ring_id, own_state, standings, cut_off, frozen });
     }
 }
 
@@ -321,4 +333,10 @@ pub(super) fn shard_of(needed: usize, seed: u8, index: u8) -> VerifiedShard {
     let descriptor = Descriptor::new(geometry, data.len(), hashes);
     let descriptor = descriptor.expect("a descriptor").encode().into();
     VerifiedShard::check(descriptor, ShardIndex(index), data).expect("a sound shard")
+}
+
+/// The same as it is listed.
+pub(super) fn listed(shard: &VerifiedShard) -> ListedShard {
+    let shard_bytes = u32::try_from(shard.data().len()).expect("a short one");
+    ListedShard { id: shard.id(), geometry: shard.geometry(), shard_bytes }
 }
