@@ -21,6 +21,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -101,8 +102,8 @@ struct State {
     /// How many there are in `places`, of all origins.
     chunks: usize,
     marks: BTreeMap<ChunkId, Mark>,
-    /// The mark that was looked at last of those that are not new.
-    looked_at: Option<ChunkId>,
+    /// The mark that was looked at last of those that are new, and of the others.
+    looked_at: (Option<ChunkId>, Option<ChunkId>),
 }
 
 /// A chunk that was left.
@@ -111,8 +112,17 @@ struct Mark {
     geometry: Geometry,
     /// The shards that were held when it was left: it speaks for no others.
     indices: Vec<ShardIndex>,
-    /// Whether it was looked for elsewhere since the start.
+    /// Whether it was not looked for elsewhere yet since the start.
     is_new: bool,
+}
+
+/// A mark to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) chunk: ChunkId,
+    pub(crate) geometry: Geometry,
+    /// Nobody may have looked at it since the start.
+    pub(crate) is_new: bool,
 }
 
 /// A chunk that was marked, and the mark that it had before.
@@ -419,26 +429,38 @@ impl Unsettled {
         state.marks.contains_key(chunk) || state.places.contains_key(&(None, *chunk))
     }
 
-    /// Marks to look at: those that nobody looked at since the start, or the next few of the others.
-    pub(crate) fn to_look_at(&self, new_max: usize, others_max: usize) -> Vec<(ChunkId, Geometry)> {
+    /// Marks to look at, in turn: so many of those for which not all who were asked have answered since the
+    /// start, and of the others.
+    pub(crate) fn to_look_at(&self, new_max: usize, others_max: usize) -> Vec<Look> {
         let mut state = self.lock();
-        let new = state.marks.iter_mut().filter(|(_, mark)| mark.is_new).take(new_max);
-        let new: Vec<_> = new
-            .map(|(chunk, mark)| {
-                mark.is_new = false;
-                (*chunk, mark.geometry)
-            })
-            .collect();
-        if !new.is_empty() {
-            return new;
+        let State { marks, looked_at, .. } = &mut *state;
+        let mut looks = Vec::new();
+        for (is_new, most, last) in
+            [(true, new_max, &mut looked_at.0), (false, others_max, &mut looked_at.1)]
+        {
+            let behind = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let such = marks.range(behind).filter(|(_, mark)| mark.is_new == is_new);
+            let look = |(chunk, mark): (&ChunkId, &Mark)| Look {
+                chunk: *chunk,
+                geometry: mark.geometry,
+                is_new,
+            };
+            let next: Vec<Look> = such.take(most).map(look).collect();
+            // At the end it begins anew.
+            *last = next.last().map(|look| look.chunk);
+            looks.extend(next);
         }
-        let behind = |chunk: &ChunkId| state.looked_at.is_none_or(|last| *chunk > last);
-        let others = state.marks.iter().filter(|(chunk, _)| behind(chunk));
-        let others: Vec<_> =
-            others.take(others_max).map(|(chunk, mark)| (*chunk, mark.geometry)).collect();
-        // At the end it begins anew.
-        state.looked_at = others.last().map(|(chunk, _)| *chunk);
-        others
+        looks
+    }
+
+    /// All who were asked about the shards of these chunks have answered.
+    pub(crate) fn looked_at(&self, chunks: impl Iterator<Item = ChunkId>) {
+        let mut state = self.lock();
+        for chunk in chunks {
+            if let Some(mark) = state.marks.get_mut(&chunk) {
+                mark.is_new = false;
+            }
+        }
     }
 }
 
@@ -682,7 +704,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn new_marks_are_looked_at_once_and_then_all_in_turn() {
+    async fn new_marks_are_looked_at_until_all_have_answered_and_all_in_turn() {
         let node = Node::new();
         let mut chunks = Vec::new();
         for seed in 0..5 {
@@ -690,13 +712,20 @@ mod tests {
         }
         node.unsettled.abandon(STREAM, &chunks).await;
         chunks.sort_unstable();
-        let looked = || -> Vec<ChunkId> {
-            let marks = node.unsettled.to_look_at(4, 2);
-            marks.into_iter().map(|(chunk, _)| chunk).collect()
+        let looked = |is_new| -> Vec<ChunkId> {
+            let looks = node.unsettled.to_look_at(if is_new { 3 } else { 0 }, 2);
+            looks.iter().filter(|look| look.is_new == is_new).map(|look| look.chunk).collect()
         };
-        assert_eq!(looked(), chunks[..4]);
-        for expected in [4..5, 0..2, 2..4, 4..5, 0..0, 0..2] {
-            assert_eq!(looked(), chunks[expected]);
+        for expected in [0..3, 3..5, 0..0, 0..3] {
+            assert_eq!(looked(true), chunks[expected]);
+        }
+        assert_eq!(looked(false), []);
+        node.unsettled.looked_at(chunks[1..].iter().copied());
+        assert_eq!(looked(true), chunks[..1]);
+        node.unsettled.looked_at(chunks[..1].iter().copied());
+        while !looked(false).is_empty() {}
+        for expected in [0..2, 2..4, 4..5, 0..0, 0..2] {
+            assert_eq!(looked(false), chunks[expected]);
         }
     }
 }
