@@ -649,6 +649,12 @@ mod tests {
         assert!(!node.is_unsettled(marked).await);
         node.unsettled.abandon(STREAM, &[marked]).await;
         assert_eq!(node.marks(), []);
+        // Also while the put goes on that the same one came by, and nothing else is held.
+        let same = node.put(STREAM, 5, 0).await;
+        node.moved(5, 0, Coming::Otherwise).await;
+        assert!(!node.is_unsettled(same).await);
+        node.unsettled.abandon(STREAM, &[same]).await;
+        assert_eq!(node.marks(), []);
     }
 
     #[tokio::test]
