@@ -117,6 +117,8 @@ pub struct Node {
     repair: Repair,
     facts: Arc<Facts>,
     stop: CancellationToken,
+    /// Cancelled when other nodes are served no more, and asked nothing.
+    served: CancellationToken,
 }
 
 impl Node {
@@ -224,8 +226,9 @@ impl Node {
             shards: shards.clone(),
             store: Arc::clone(&store),
         });
+        let served = CancellationToken::new();
         let mut tasks =
-            vec![("peers", tokio::spawn(server::serve(endpoint, handler, limits, stop.clone())))];
+            vec![("peers", tokio::spawn(server::serve(endpoint, handler, limits, served.clone())))];
         tasks.push(("gossip", {
             let (membership, pool, stop) = (membership.clone(), pool.clone(), stop.clone());
             tokio::spawn(async move { membership.run(pool, stop).await })
@@ -278,6 +281,7 @@ impl Node {
             Ok(door) => door,
             Err(error) => {
                 stop.cancel();
+                served.cancel();
                 return Err(error.into());
             }
         };
@@ -290,7 +294,7 @@ impl Node {
             capacity = %config.capacity,
             "node serves"
         );
-        Ok(Self { id, config, store, door, tasks, leaving, repair, facts, stop })
+        Ok(Self { id, config, store, door, tasks, leaving, repair, facts, stop, served })
     }
 
     /// The node's id.
@@ -342,6 +346,8 @@ impl Node {
         self.door.announce_stop().await;
         self.stop.cancel();
         self.door.closed(self.config.stop_grace).await;
+        // Only now: the door tells other nodes of the puts that end unfinished with it.
+        self.served.cancel();
         for (what, task) in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, what, "a task failed");

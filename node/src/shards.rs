@@ -282,9 +282,6 @@ impl ShardService {
             return Err(Refusal::new(Reason::ShardMismatch, message));
         }
         let geometry = verified.geometry();
-        // Only of what is handed over with a mark, which is rare.
-        let was_held =
-            coming == Coming::Abandoned && !self.held(id.chunk).await?.indices.is_empty();
         let stored = inner.store.put(verified).await.map_err(|error| {
             tracing::debug!(shard = %id, %error, "a shard was not stored");
             refusals::of_put(&error, inner.node)
@@ -295,8 +292,12 @@ impl ShardService {
                 self.abandon(origin, left.into_iter().collect()).await;
             }
             (coming, _) => {
-                if let Err(error) = inner.unsettled.moved(id, geometry, coming, was_held).await {
-                    tracing::warn!(%error, shard = %id, "the mark at its chunk cannot be changed");
+                if let Err(error) = inner.unsettled.moved(id, geometry, coming, stored).await {
+                    if coming == Coming::Otherwise {
+                        // The giver would drop its own, and the mark here would speak for both.
+                        return Err(Refusal::new(Reason::StoreFailed, error.to_string()));
+                    }
+                    tracing::warn!(%error, shard = %id, "its chunk cannot be marked");
                 }
             }
         }
@@ -307,8 +308,7 @@ impl ShardService {
             shard_bytes,
             stored_at: (inner.clock)(),
         };
-        let waits =
-            matches!(coming, Coming::Settling(_)) && inner.unsettled.is_unsettled(&id.chunk);
+        let waits = matches!(coming, Coming::Settling(_)) && inner.unsettled.waits(&id.chunk);
         Ok(convert::receipt(&SignedReceipt::sign(receipt, &inner.key), waits))
     }
 
@@ -405,7 +405,7 @@ impl ShardService {
 
     async fn held(&self, chunk: ChunkId) -> Result<door::Held, Refusal> {
         let indices = self.0.store.held(chunk).await.map_err(|error| refusals::of_read(&error))?;
-        Ok(convert::held(&indices, self.0.unsettled.is_unsettled(&chunk)))
+        Ok(convert::held(&indices, self.0.unsettled.is_unsettled(&chunk, &indices)))
     }
 
     /// The target, if it is another node.

@@ -1,23 +1,27 @@
 //! Chunks of puts that nobody said are safe: those that clients are at, and those that they left.
 //!
 //! Owns which shards of this node came by such a put, and the marks at chunks whose put was broken off.
-//! Refuses to mark a chunk of which it holds anything that came otherwise. The one idea: who puts a chunk
+//! Refuses to call a chunk unsettled of which it holds anything that came otherwise: such a shard is all
+//! that tells that the chunk was stored once. The one idea: who puts a chunk
 //! says when it is safe (`Settled`); until then the node remembers it in memory, and writes it down only
 //! when the client goes away before. So a put that goes well writes nothing, and a node that crashes
 //! marks nothing: what is not marked counts as lost when too few of its shards exist.
 //!
 //! A mark goes when the chunk is settled, when a shard comes that is not of such a put, when no shard is
 //! held any more, and when enough shards are seen elsewhere (`repair::marks`): it says "too few exist, and
-//! nobody was told otherwise".
+//! nobody was told otherwise". It speaks for the shards that it names, and for no other that came since.
 //!
 //! ```text
 //! row in the ledger        value
-//! "ua" ‖ chunk id 32       1 u8 ‖ k u8 ‖ n u8
+//! "ua" ‖ chunk id 32       2 u8 ‖ k u8 ‖ n u8 ‖ the shards' indices, u8 each, ascending
 //! ```
+//!
+//! Version 1 named no indices. Its rows say nothing: what they were about counts as lost.
 
 use std::{
     collections::BTreeMap,
     io,
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -33,11 +37,11 @@ use tokio::time::Instant;
 
 use crate::{
     beside::beside,
-    store::{Ledger, ShardStore},
+    store::{Ledger, ShardStore, Stored},
 };
 
 const ROW_PREFIX: &[u8] = b"ua";
-const ROW_VERSION: u8 = 1;
+const ROW_VERSION: u8 = 2;
 
 /// Chunks of one stream that are not settled, at most; a client has 64 on their way. With more the oldest
 /// counts as broken off.
@@ -93,26 +97,40 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    places: BTreeMap<Place, BTreeMap<Origin, Came>>,
     origins: BTreeMap<Origin, Puts>,
+    /// How many there are in `places`, of all origins.
     chunks: usize,
     marks: BTreeMap<ChunkId, Mark>,
-    /// The mark that was looked at last of those that are not new.
-    looked_at: Option<ChunkId>,
+    /// The mark that was looked at last of those that are new, and of the others.
+    looked_at: (Option<ChunkId>, Option<ChunkId>),
 }
 
 /// A chunk that was left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
-    pub(crate) geometry: Geometry,
-    /// Whether it was looked for elsewhere since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    geometry: Geometry,
+    /// The shards that were held when it was left: it speaks for no others.
+    indices: Vec<ShardIndex>,
+    /// Whether it was not looked for elsewhere yet since the start.
     is_new: bool,
 }
 
-/// The puts of one origin.
+/// A mark to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) chunk: ChunkId,
+    pub(crate) geometry: Geometry,
+    /// Nobody may have looked at it since the start.
+    pub(crate) is_new: bool,
+}
+
+/// A chunk that was marked, and the mark that it had before.
+type Marked = (ChunkId, Option<Mark>);
+
+/// The puts of one origin, the oldest first.
 #[derive(Default)]
 struct Puts {
-    places: BTreeMap<Place, Came>,
-    /// The oldest first.
     order: BTreeMap<u64, Place>,
     next: u64,
 }
@@ -125,27 +143,50 @@ struct Came {
     indices: Vec<ShardIndex>,
 }
 
-impl Puts {
-    fn take(&mut self, place: &Place) -> Option<Came> {
-        let came = self.places.remove(place)?;
-        self.order.remove(&came.number);
-        Some(came)
-    }
-}
-
 impl State {
     fn forget(&mut self, origin: Origin, place: &Place) -> bool {
-        let Some(puts) = self.origins.get_mut(&origin) else { return false };
-        let forgotten = puts.take(place).is_some();
-        if puts.places.is_empty() {
-            self.origins.remove(&origin);
+        let Some(by) = self.places.get_mut(place) else { return false };
+        let Some(came) = by.remove(&origin) else { return false };
+        if by.is_empty() {
+            self.places.remove(place);
         }
-        self.chunks -= usize::from(forgotten);
-        forgotten
+        if let Some(puts) = self.origins.get_mut(&origin) {
+            puts.order.remove(&came.number);
+            if puts.order.is_empty() {
+                self.origins.remove(&origin);
+            }
+        }
+        self.chunks -= 1;
+        true
     }
 
-    fn came_of<'a>(&'a self, place: &'a Place) -> impl Iterator<Item = &'a Came> {
-        self.origins.values().filter_map(|puts| puts.places.get(place))
+    fn came_of(&self, place: &Place) -> impl Iterator<Item = &Came> {
+        self.places.get(place).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Whether these shards of this node's all came by puts that nobody has called safe.
+    fn knows(&self, chunk: &ChunkId, held: &[ShardIndex]) -> bool {
+        let mark = self.marks.get(chunk);
+        held.iter().all(|index| {
+            mark.is_some_and(|mark| mark.indices.contains(index))
+                || self.came_of(&(None, *chunk)).any(|came| came.indices.contains(index))
+        })
+    }
+
+    /// Marks a chunk of which these shards are held, if there is room.
+    fn mark(
+        &mut self,
+        chunk: ChunkId,
+        geometry: Geometry,
+        mut indices: Vec<ShardIndex>,
+    ) -> Option<Marked> {
+        let before = self.marks.get(&chunk).cloned();
+        if before.is_none() && self.marks.len() >= MARKS_MAX {
+            return None;
+        }
+        indices.sort_unstable();
+        self.marks.insert(chunk, Mark { geometry, indices, is_new: true });
+        Some((chunk, before))
     }
 }
 
@@ -155,11 +196,15 @@ impl Unsettled {
     /// # Errors
     /// When it cannot be read.
     pub fn load(store: Arc<dyn ShardStore>) -> io::Result<Self> {
-        let (ledger, mut marks) = (store.ledger(), BTreeMap::new());
+        let ledger = store.ledger();
+        Self::with(store, ledger)
+    }
+
+    /// The same, with the marks in a ledger that is not the store's.
+    pub(crate) fn with(store: Arc<dyn ShardStore>, ledger: Arc<dyn Ledger>) -> io::Result<Self> {
+        let mut marks = BTreeMap::new();
         ledger.scan(ROW_PREFIX, &mut |key, value| {
-            if let Some((chunk, geometry)) = read_row(key, value) {
-                marks.insert(chunk, Mark { geometry, is_new: true });
-            }
+            marks.extend(read_row(key, value));
             true
         })?;
         let state = Mutex::new(State { marks, ..State::default() });
@@ -186,27 +231,24 @@ impl Unsettled {
         geometry: Geometry,
     ) -> Option<Place> {
         let (mut state, place) = (self.lock(), (target, id.chunk));
-        let is_room = state.chunks < CHUNKS_MAX;
-        let puts = match is_room {
-            true => state.origins.entry(origin).or_default(),
-            false => state.origins.get_mut(&origin)?,
-        };
-        if let Some(came) = puts.places.get_mut(&place) {
+        let State { places, origins, chunks, .. } = &mut *state;
+        if let Some(came) = places.get_mut(&place).and_then(|by| by.get_mut(&origin)) {
             if !came.indices.contains(&id.index) {
                 came.indices.push(id.index);
             }
             return None;
         }
-        if !is_room {
+        if *chunks >= CHUNKS_MAX {
             return None;
         }
+        let puts = origins.entry(origin).or_default();
         let number = puts.next;
         puts.next += 1;
-        let came = Came { number, since: Instant::now(), geometry, indices: vec![id.index] };
-        puts.places.insert(place, came);
         puts.order.insert(number, place);
-        let (count, oldest) = (puts.places.len(), puts.order.first_key_value().map(|(_, it)| *it));
-        state.chunks += 1;
+        let came = Came { number, since: Instant::now(), geometry, indices: vec![id.index] };
+        places.entry(place).or_default().insert(origin, came);
+        *chunks += 1;
+        let (count, oldest) = (puts.order.len(), puts.order.first_key_value().map(|(_, it)| *it));
         match origin {
             Origin::Stream(_) => oldest.filter(|_| count > STREAM_CHUNKS_MAX),
             Origin::Peer(_) => {
@@ -227,8 +269,9 @@ impl Unsettled {
     pub(crate) async fn settle(&self, place: Place) -> io::Result<()> {
         {
             let mut state = self.lock();
-            let origins: Vec<Origin> = state.origins.keys().copied().collect();
-            for origin in origins {
+            let by = state.places.get(&place);
+            let by: Vec<Origin> = by.into_iter().flat_map(BTreeMap::keys).copied().collect();
+            for origin in by {
                 state.forget(origin, &place);
             }
         }
@@ -253,13 +296,14 @@ impl Unsettled {
     /// Forgets what nodes forwarded long ago.
     pub(crate) fn forget_old(&self) {
         let mut state = self.lock();
-        let old = |(origin, puts): (&Origin, &Puts)| {
-            let (origin, is_peer) = (*origin, matches!(origin, Origin::Peer(_)));
-            let is_old = |came: &Came| is_peer && came.since.elapsed() >= PEER_FORGETS_AFTER;
-            let old = puts.places.iter().filter(|(_, came)| is_old(came));
-            old.map(|(place, _)| (origin, *place)).collect::<Vec<_>>()
+        let old = |(origin, came): &(&Origin, &Came)| {
+            matches!(origin, Origin::Peer(_)) && came.since.elapsed() >= PEER_FORGETS_AFTER
         };
-        let old: Vec<_> = state.origins.iter().flat_map(old).collect();
+        let of_place = |(place, by): (&Place, &BTreeMap<Origin, Came>)| {
+            let old = by.iter().filter(old).map(|(origin, _)| (*origin, *place));
+            old.collect::<Vec<_>>()
+        };
+        let old: Vec<(Origin, Place)> = state.places.iter().flat_map(of_place).collect();
         for (origin, place) in old {
             state.forget(origin, &place);
         }
@@ -268,66 +312,83 @@ impl Unsettled {
     /// The client went away: marks these chunks, as far as they are not settled by now and all that is held
     /// of them came by puts that are not.
     pub(crate) async fn abandon(&self, origin: Origin, chunks: &[ChunkId]) {
-        let mut left = Vec::new();
+        let _writing = self.0.writing.lock().await;
+        let mut marked = Vec::new();
         for &chunk in chunks {
             // A chunk whose shards cannot be looked for gets no mark.
             let held = self.0.store.held(chunk).await.unwrap_or_default();
-            left.push((chunk, held));
-        }
-        let _writing = self.0.writing.lock().await;
-        let (mut marks, mut rows) = (Vec::new(), Vec::new());
-        {
-            let mut state = self.lock();
-            for (chunk, held) in left {
-                let place = (None, chunk);
-                let knows = |index| state.came_of(&place).any(|came| came.indices.contains(index));
-                let all_new = !held.is_empty() && held.iter().all(knows);
-                let geometry = state.came_of(&place).next().map(|came| came.geometry);
-                let waits = state.forget(origin, &place);
-                let room = state.marks.len() < MARKS_MAX && !state.marks.contains_key(&chunk);
-                if let (true, true, true, Some(geometry)) = (all_new, waits, room, geometry) {
-                    state.marks.insert(chunk, Mark { geometry, is_new: true });
-                    marks.push(chunk);
-                    rows.push((row_key(&chunk), Some(row_value(geometry))));
-                }
+            let (mut state, place) = (self.lock(), (None, chunk));
+            let is_unsettled = !held.is_empty() && state.knows(&chunk, &held);
+            let geometry = state.came_of(&place).next().map(|came| came.geometry);
+            // Settled meanwhile, or of another origin: then this one has no say.
+            let waits = state.forget(origin, &place);
+            if let Some(geometry) = geometry.filter(|_| is_unsettled && waits) {
+                marked.extend(state.mark(chunk, geometry, held));
             }
         }
-        if rows.is_empty() {
-            return;
-        }
-        tracing::debug!(chunks = rows.len(), "a put was broken off");
-        if let Err(error) = self.write(rows).await {
+        tracing::debug!(chunks = marked.len(), "a put was broken off");
+        if let Err(error) = self.write_marks(marked).await {
             tracing::warn!(%error, "that a put was broken off cannot be written down");
-            let mut state = self.lock();
-            for chunk in &marks {
-                state.marks.remove(chunk);
-            }
         }
     }
 
-    /// A shard came that is not of a put which may be broken off, or one with a mark: `was_held` says
-    /// whether anything of the chunk was held before.
+    /// A shard is on the disk that is not of a put which goes on: it speaks for the chunk.
+    ///
+    /// # Errors
+    /// When the ledger fails: the marks are as they were.
     pub(crate) async fn moved(
         &self,
         id: ShardId,
         geometry: Geometry,
         coming: Coming,
-        was_held: bool,
+        stored: Stored,
     ) -> io::Result<()> {
-        match coming {
-            Coming::Settling(_) => Ok(()),
-            Coming::Otherwise => self.unmark(vec![id.chunk]).await,
-            Coming::Abandoned if was_held => Ok(()),
-            Coming::Abandoned => {
+        match (coming, stored) {
+            (Coming::Settling(_), _) => Ok(()),
+            // Whoever gave it knows that the chunk was stored once; this node knew too little, also of the
+            // very same shard.
+            (Coming::Otherwise, _) => self.settle((None, id.chunk)).await,
+            // It was held before: somebody knows better, or it is marked already.
+            (Coming::Abandoned, Stored::AlreadyHeld) => Ok(()),
+            (Coming::Abandoned, Stored::New) => {
                 let _writing = self.0.writing.lock().await;
-                if self.lock().marks.len() >= MARKS_MAX {
-                    return Ok(());
-                }
-                self.write(vec![(row_key(&id.chunk), Some(row_value(geometry)))]).await?;
-                self.lock().marks.insert(id.chunk, Mark { geometry, is_new: true });
-                Ok(())
+                let held = self.0.store.held(id.chunk).await.unwrap_or_default();
+                let others: Vec<ShardIndex> =
+                    held.iter().copied().filter(|index| *index != id.index).collect();
+                let marked = {
+                    let mut state = self.lock();
+                    let knows = others.len() < held.len() && state.knows(&id.chunk, &others);
+                    knows.then(|| state.mark(id.chunk, geometry, held)).flatten()
+                };
+                self.write_marks(marked.into_iter().collect()).await
             }
         }
+    }
+
+    /// Writes marks down, while `writing` is held; if that fails they are as they were before.
+    async fn write_marks(&self, marked: Vec<Marked>) -> io::Result<()> {
+        if marked.is_empty() {
+            return Ok(());
+        }
+        let rows = {
+            let state = self.lock();
+            let row = |(chunk, _): &Marked| {
+                let mark = state.marks.get(chunk)?;
+                Some((row_key(chunk), Some(row_value(mark.geometry, &mark.indices))))
+            };
+            marked.iter().filter_map(row).collect()
+        };
+        let written = self.write(rows).await;
+        if written.is_err() {
+            let mut state = self.lock();
+            for (chunk, before) in marked {
+                match before {
+                    Some(mark) => state.marks.insert(chunk, mark),
+                    None => state.marks.remove(&chunk),
+                };
+            }
+        }
+        written
     }
 
     /// Takes marks away.
@@ -335,7 +396,10 @@ impl Unsettled {
     /// # Errors
     /// When the ledger fails: they stay.
     pub(crate) async fn unmark(&self, mut chunks: Vec<ChunkId>) -> io::Result<()> {
-        chunks.retain(|chunk| self.is_marked(chunk));
+        {
+            let state = self.lock();
+            chunks.retain(|chunk| state.marks.contains_key(chunk));
+        }
         if chunks.is_empty() {
             return Ok(());
         }
@@ -353,37 +417,50 @@ impl Unsettled {
         beside(move || ledger.apply(rows)).await.map_err(io::Error::other)?
     }
 
-    /// Whether the put of a chunk was broken off, as far as this node's shards tell.
-    pub(crate) fn is_marked(&self, chunk: &ChunkId) -> bool {
-        self.lock().marks.contains_key(chunk)
+    /// Whether these shards, which are all that is held of a chunk, came by puts that nobody has called safe,
+    /// whether they go on or were broken off.
+    pub(crate) fn is_unsettled(&self, chunk: &ChunkId, held: &[ShardIndex]) -> bool {
+        !held.is_empty() && self.lock().knows(chunk, held)
     }
 
-    /// Whether nobody has said yet that the chunk is safe, of a put that goes on or was broken off.
-    pub(crate) fn is_unsettled(&self, chunk: &ChunkId) -> bool {
+    /// Whether it is to be told when the chunk is safe: it has a mark, or a put of it goes on.
+    pub(crate) fn waits(&self, chunk: &ChunkId) -> bool {
         let state = self.lock();
-        state.marks.contains_key(chunk) || state.came_of(&(None, *chunk)).next().is_some()
+        state.marks.contains_key(chunk) || state.places.contains_key(&(None, *chunk))
     }
 
-    /// Marks to look at: those that nobody looked at since the start, or the next few of the others.
-    pub(crate) fn to_look_at(&self, new_max: usize, others_max: usize) -> Vec<(ChunkId, Geometry)> {
+    /// Marks to look at, in turn: so many of those for which not all who were asked have answered since the
+    /// start, and of the others.
+    pub(crate) fn to_look_at(&self, new_max: usize, others_max: usize) -> Vec<Look> {
         let mut state = self.lock();
-        let new = state.marks.iter_mut().filter(|(_, mark)| mark.is_new).take(new_max);
-        let new: Vec<_> = new
-            .map(|(chunk, mark)| {
-                mark.is_new = false;
-                (*chunk, mark.geometry)
-            })
-            .collect();
-        if !new.is_empty() {
-            return new;
+        let State { marks, looked_at, .. } = &mut *state;
+        let mut looks = Vec::new();
+        for (is_new, most, last) in
+            [(true, new_max, &mut looked_at.0), (false, others_max, &mut looked_at.1)]
+        {
+            let behind = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let such = marks.range(behind).filter(|(_, mark)| mark.is_new == is_new);
+            let look = |(chunk, mark): (&ChunkId, &Mark)| Look {
+                chunk: *chunk,
+                geometry: mark.geometry,
+                is_new,
+            };
+            let next: Vec<Look> = such.take(most).map(look).collect();
+            // At the end it begins anew.
+            *last = next.last().map(|look| look.chunk);
+            looks.extend(next);
         }
-        let behind = |chunk: &ChunkId| state.looked_at.is_none_or(|last| *chunk > last);
-        let others = state.marks.iter().filter(|(chunk, _)| behind(chunk));
-        let others: Vec<_> =
-            others.take(others_max).map(|(chunk, mark)| (*chunk, mark.geometry)).collect();
-        // At the end it begins anew.
-        state.looked_at = others.last().map(|(chunk, _)| *chunk);
-        others
+        looks
+    }
+
+    /// All who were asked about the shards of these chunks have answered.
+    pub(crate) fn looked_at(&self, chunks: impl Iterator<Item = ChunkId>) {
+        let mut state = self.lock();
+        for chunk in chunks {
+            if let Some(mark) = state.marks.get_mut(&chunk) {
+                mark.is_new = false;
+            }
+        }
     }
 }
 
@@ -391,15 +468,18 @@ fn row_key(chunk: &ChunkId) -> Vec<u8> {
     [ROW_PREFIX, chunk.as_bytes()].concat()
 }
 
-fn row_value(geometry: Geometry) -> Vec<u8> {
+fn row_value(geometry: Geometry, indices: &[ShardIndex]) -> Vec<u8> {
     let [k, n] = geometry.to_bytes();
-    vec![ROW_VERSION, k, n]
+    let indices = indices.iter().map(|index| index.0);
+    [ROW_VERSION, k, n].into_iter().chain(indices).collect()
 }
 
-fn read_row(key: &[u8], value: &[u8]) -> Option<(ChunkId, Geometry)> {
+fn read_row(key: &[u8], value: &[u8]) -> Option<(ChunkId, Mark)> {
     let chunk = ChunkId::from_slice(key.get(ROW_PREFIX.len()..)?).ok()?;
-    let [ROW_VERSION, k, n] = value else { return None };
-    Some((chunk, Geometry::from_bytes([*k, *n]).ok()?))
+    let [ROW_VERSION, k, n, indices @ ..] = value else { return None };
+    let geometry = Geometry::from_bytes([*k, *n]).ok()?;
+    let indices = indices.iter().map(|index| ShardIndex(*index)).collect();
+    Some((chunk, Mark { geometry, indices, is_new: true }))
 }
 
 #[cfg(test)]
@@ -443,6 +523,22 @@ mod tests {
             again
         }
 
+        /// Whether what it holds of a chunk is said to be of no settled put.
+        async fn is_unsettled(&self, chunk: ChunkId) -> bool {
+            let held = self.store.held(chunk).await.expect("a store");
+            self.unsettled.is_unsettled(&chunk, &held)
+        }
+
+        /// Stores a shard that comes in some other way; its chunk.
+        async fn moved(&self, seed: u8, index: u8, coming: Coming) -> ChunkId {
+            let shard = shard(seed, index);
+            let id = shard.id();
+            let stored = self.store.put(shard).await.expect("a put");
+            let moved = self.unsettled.moved(id, geometry(), coming, stored);
+            moved.await.expect("a ledger");
+            id.chunk
+        }
+
         /// Stores a shard that comes by a put; its chunk.
         async fn put(&self, origin: Origin, seed: u8, index: u8) -> ChunkId {
             let id = self.hold(seed, index).await;
@@ -461,33 +557,41 @@ mod tests {
     #[test]
     fn a_row_has_these_bytes_and_reads_back() {
         let chunk = ChunkId::new([5; 32]);
-        let (key, value) = (row_key(&chunk), row_value("10+6".parse().expect("a geometry")));
+        let (geometry, indices) = ("10+6".parse().expect("a geometry"), [3, 15].map(ShardIndex));
+        let (key, value) = (row_key(&chunk), row_value(geometry, &indices));
         assert_eq!(key, [&b"ua"[..], &[5; 32]].concat());
-        assert_eq!(value, [1, 10, 16]);
+        assert_eq!(value, [2, 10, 16, 3, 15]);
         let back = read_row(&key, &value).expect("a row");
-        assert_eq!(back, (chunk, "10+6".parse().expect("a geometry")));
+        assert_eq!(back, (chunk, Mark { geometry, indices: indices.to_vec(), is_new: true }));
         assert_eq!(read_row(&key[..30], &value), None);
-        assert_eq!(read_row(&key, &[2, 10, 16]), None, "of another version");
+        assert_eq!(read_row(&key, &[3, 10, 16, 3]), None, "of another version");
+        assert_eq!(read_row(&key, &[1, 10, 16]), None, "it does not say of which shards");
     }
 
     #[tokio::test]
     async fn what_is_settled_leaves_nothing_and_what_is_left_leaves_a_mark() {
         let node = Node::new();
         let (safe, left) = (node.put(STREAM, 1, 0).await, node.put(STREAM, 2, 0).await);
-        assert!(node.unsettled.is_unsettled(&safe) && node.unsettled.is_unsettled(&left));
+        assert!(node.is_unsettled(safe).await && node.is_unsettled(left).await);
         assert_eq!(node.unsettled.of(STREAM), [(None, safe), (None, left)]);
         node.unsettled.settle((None, safe)).await.expect("no mark");
-        assert!(!node.unsettled.is_unsettled(&safe));
+        assert!(!node.is_unsettled(safe).await);
         assert_eq!(node.marks(), []);
         node.unsettled.abandon(STREAM, &[safe, left]).await;
         assert_eq!(node.marks(), [left]);
         assert_eq!((node.unsettled.of(STREAM).len(), node.unsettled.lock().chunks), (0, 0));
-        // The put is made again: until it is settled, the mark stays.
-        node.put(Origin::Stream(8), 2, 1).await;
+        // The put is made again: until it is settled, the mark stays, also when that one is broken off.
+        for (stream, index) in [(8, 1), (9, 2)] {
+            node.put(Origin::Stream(stream), 2, index).await;
+            assert!(node.is_unsettled(left).await);
+            node.unsettled.abandon(Origin::Stream(stream), &[left]).await;
+            assert!(node.is_unsettled(left).await);
+        }
         assert_eq!(node.marks(), [left]);
         node.unsettled.settle((None, left)).await.expect("a ledger");
         assert_eq!(node.marks(), []);
-        assert!(!node.unsettled.is_unsettled(&left));
+        assert!(!node.is_unsettled(left).await);
+        assert_eq!(node.unsettled.lock().places.len(), 0);
     }
 
     #[tokio::test]
@@ -496,6 +600,8 @@ mod tests {
         // Of a put that was settled long ago; then another index of it comes, and that put ends.
         node.hold(1, 0).await;
         let chunk = node.put(STREAM, 1, 1).await;
+        assert!(node.unsettled.waits(&chunk), "its client is to say when it is safe");
+        assert!(!node.is_unsettled(chunk).await, "nor is it said while the put goes on");
         node.unsettled.abandon(STREAM, &[chunk]).await;
         assert_eq!(node.marks(), []);
         // What nobody put by that way is not marked at anybody's word.
@@ -523,18 +629,42 @@ mod tests {
     #[tokio::test]
     async fn a_mark_goes_with_a_shard_and_not_with_one_beside_another() {
         let node = Node::new();
-        let moved = async |seed, coming, was_held| {
-            let id = node.hold(seed, 0).await;
-            node.unsettled.moved(id, geometry(), coming, was_held).await.expect("a ledger");
-            id.chunk
-        };
-        let marked = moved(1, Coming::Abandoned, false).await;
-        moved(2, Coming::Abandoned, true).await;
-        moved(3, Coming::Otherwise, false).await;
+        let marked = node.moved(1, 0, Coming::Abandoned).await;
+        assert!(node.is_unsettled(marked).await);
+        // Beside one that was there before.
+        node.hold(2, 1).await;
+        let beside = node.moved(2, 0, Coming::Abandoned).await;
+        node.hold(3, 0).await;
+        node.moved(3, 0, Coming::Abandoned).await;
+        node.moved(4, 0, Coming::Otherwise).await;
         assert_eq!(node.marks(), [marked]);
-        // A shard of it that is no such one: somebody knows better.
-        moved(1, Coming::Otherwise, true).await;
+        assert!(!node.is_unsettled(beside).await);
+        // Another one with a mark, beside one whose put goes on.
+        node.put(STREAM, 1, 1).await;
+        node.moved(1, 2, Coming::Abandoned).await;
+        assert!(node.is_unsettled(marked).await);
+        // A shard of it that is no such one, be it the same: somebody knows better.
+        node.moved(1, 1, Coming::Otherwise).await;
         assert_eq!(node.marks(), []);
+        assert!(!node.is_unsettled(marked).await);
+        node.unsettled.abandon(STREAM, &[marked]).await;
+        assert_eq!(node.marks(), []);
+        // Also while the put goes on that the same one came by, and nothing else is held.
+        let same = node.put(STREAM, 5, 0).await;
+        node.moved(5, 0, Coming::Otherwise).await;
+        assert!(!node.is_unsettled(same).await);
+        node.unsettled.abandon(STREAM, &[same]).await;
+        assert_eq!(node.marks(), []);
+    }
+
+    #[tokio::test]
+    async fn a_mark_speaks_for_no_shard_that_came_beside_it() {
+        let node = Node::new();
+        let chunk = node.moved(1, 0, Coming::Abandoned).await;
+        // It came otherwise, and the ledger failed before it could take the mark away.
+        node.hold(1, 1).await;
+        assert_eq!(node.marks(), [chunk]);
+        assert!(!node.is_unsettled(chunk).await && node.unsettled.waits(&chunk));
     }
 
     #[tokio::test]
@@ -572,15 +702,15 @@ mod tests {
         let forwarded = node.put(peer, 2, 0).await;
         tokio::time::advance(PEER_FORGETS_AFTER - Duration::from_secs(1)).await;
         node.unsettled.forget_old();
-        assert!(node.unsettled.is_unsettled(&forwarded));
+        assert!(node.unsettled.waits(&forwarded));
         tokio::time::advance(Duration::from_secs(1)).await;
         node.unsettled.forget_old();
-        assert!(!node.unsettled.is_unsettled(&forwarded));
-        assert!(node.unsettled.is_unsettled(&chunk), "its client is there");
+        assert!(!node.unsettled.waits(&forwarded));
+        assert!(node.unsettled.waits(&chunk), "its client is there");
     }
 
     #[tokio::test]
-    async fn new_marks_are_looked_at_once_and_then_all_in_turn() {
+    async fn new_marks_are_looked_at_until_all_have_answered_and_all_in_turn() {
         let node = Node::new();
         let mut chunks = Vec::new();
         for seed in 0..5 {
@@ -588,13 +718,20 @@ mod tests {
         }
         node.unsettled.abandon(STREAM, &chunks).await;
         chunks.sort_unstable();
-        let looked = || -> Vec<ChunkId> {
-            let marks = node.unsettled.to_look_at(4, 2);
-            marks.into_iter().map(|(chunk, _)| chunk).collect()
+        let looked = |is_new| -> Vec<ChunkId> {
+            let looks = node.unsettled.to_look_at(if is_new { 3 } else { 0 }, 2);
+            looks.iter().filter(|look| look.is_new == is_new).map(|look| look.chunk).collect()
         };
-        assert_eq!(looked(), chunks[..4]);
-        for expected in [4..5, 0..2, 2..4, 4..5, 0..0, 0..2] {
-            assert_eq!(looked(), chunks[expected]);
+        for expected in [0..3, 3..5, 0..0, 0..3] {
+            assert_eq!(looked(true), chunks[expected]);
+        }
+        assert_eq!(looked(false), []);
+        node.unsettled.looked_at(chunks[1..].iter().copied());
+        assert_eq!(looked(true), chunks[..1]);
+        node.unsettled.looked_at(chunks[..1].iter().copied());
+        while !looked(false).is_empty() {}
+        for expected in [0..2, 2..4, 4..5, 0..0, 0..2] {
+            assert_eq!(looked(false), chunks[expected]);
         }
     }
 }

@@ -160,7 +160,7 @@ pub fn held(indices: &[ShardIndex], unsettled: bool) -> door::Held {
 pub struct Holding {
     /// The shards.
     pub indices: Vec<ShardIndex>,
-    /// They came by a put that is not settled.
+    /// All of them came by puts that are not settled.
     pub unsettled: bool,
 }
 

@@ -12,7 +12,7 @@ use copse_core::{
     descriptor::Descriptor,
     directory::NodeState,
     geometry::Geometry,
-    ids::{NodeId, ShardId},
+    ids::{ChunkId, NodeId, ShardId},
     repair::Lane,
     ring::Ring,
     units::ByteSize,
@@ -157,13 +157,20 @@ impl Answers {
         descriptor: &Descriptor,
         data: Bytes,
     ) -> Result<u64, Refusal> {
-        // The mark of a broken-off put goes with the shard.
-        let abandoned = self.shared.unsettled.is_marked(&id.chunk);
+        // What nobody has called safe here is not called so there either.
+        let abandoned = self.is_unsettled(id.chunk).await?;
         let sent = self.shared.exchange.put(to, descriptor, id, data, Lane::Normal, abandoned);
         let sent = sent.await?;
         self.shared.phases.reach(Phase::Sent, id.chunk).await;
         self.prove(to, descriptor, id).await?;
         Ok(sent)
+    }
+
+    /// Whether all that is held of a chunk came by puts that nobody has called safe.
+    async fn is_unsettled(&self, chunk: ChunkId) -> Result<bool, Refusal> {
+        let held = self.shared.store.held(chunk).await;
+        let held = held.map_err(|error| refusals::of_read(&error))?;
+        Ok(self.shared.unsettled.is_unsettled(&chunk, &held))
     }
 
     /// Has another node prove a shard so that it may be dropped here, and keep it for a while.
@@ -192,6 +199,11 @@ impl Answers {
         let descriptor = self.descriptor(id).await?;
         let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
+        if !self.is_unsettled(id.chunk).await? {
+            // That the chunk was stored once goes with the shard: who keeps it may know it by a broken-off
+            // put only, and would say that there was nothing to lose. Before the proof, which holds for a minute.
+            self.shared.exchange.settle(kept_by, id.chunk).await?;
+        }
         self.prove(kept_by, &descriptor, id).await?;
         self.remove(giving, RemovalReason::Surplus).await?;
         count(&self.shared.counters.released_shards, 1);
@@ -255,14 +267,80 @@ fn slots(ring: &Ring, id: ShardId, geometry: Geometry, node: NodeId) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use copse_core::identity::NodeKey;
+
     use super::{
         super::{
             facts::{Looks as _, Views},
-            testing::{Seen, member, replica, shared},
+            testing::{Keeper, Seen, member, of_three, replica, shared},
         },
         *,
     };
-    use crate::store::{MemoryStore, ShardStore};
+    use crate::{
+        store::{MemoryStore, ShardStore},
+        unsettled::{Coming, Origin},
+    };
+
+    /// A node that holds two shards of each of some chunks, one too many, and one that takes them. Of those
+    /// that are unsettled the puts go on.
+    async fn two(chunks: u8, unsettled: &[u8]) -> (Answers, Keeper) {
+        let (own, keeper) = (NodeKey::from_seed([1; 32]).id(), Keeper::start(2));
+        let members = [own, keeper.id, NodeId::new([8; 32])].map(|id| member(id, ""));
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let (ledger, seen) = (store.ledger(), Seen::new(members.to_vec()));
+        let mut shared = shared(own, store, ledger, seen as Views);
+        shared.exchange = keeper.exchange(1);
+        for (seed, index) in (0..chunks).flat_map(|seed| [(seed, 0), (seed, 1)]) {
+            let shard = of_three(seed, index);
+            let (id, geometry) = (shard.id(), shard.geometry());
+            shared.store.put(shard).await.expect("a put");
+            if unsettled.contains(&seed) {
+                assert_eq!(shared.unsettled.came(Origin::Stream(1), None, id, geometry), None);
+            }
+        }
+        (Answers::new(Arc::new(shared)), keeper)
+    }
+
+    #[tokio::test]
+    async fn that_a_chunk_was_stored_is_known_where_its_shard_is_kept() {
+        let (answers, keeper) = two(2, &[1]).await;
+        for (seed, unsettled) in [(0, false), (1, true)] {
+            // It has the same shard by a put that was broken off.
+            let shard = of_three(seed, 0);
+            keeper.take(&shard, Coming::Abandoned).await;
+            let chunk = shard.id().chunk;
+            assert_eq!(keeper.holds(chunk).await, (vec![0], true));
+            let chunk_id = chunk.as_bytes().to_vec();
+            let asked =
+                peer::Release { chunk_id, index: 0, kept_by: keeper.id.as_bytes().to_vec() };
+            answers.release(&asked).await.expect("it is kept there");
+            assert_eq!(answers.shared.store.held(chunk).await.expect("a store").len(), 1);
+            assert_eq!(keeper.holds(chunk).await, (vec![0], unsettled));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_says_the_same_of_its_chunk_there_as_here() {
+        let (answers, keeper) = two(3, &[1]).await;
+        let hand_over = async |seed| {
+            let chunk = of_three(seed, 0).id().chunk;
+            let (chunk_id, to) = (chunk.as_bytes().to_vec(), keeper.id.as_bytes().to_vec());
+            let asked = peer::HandOver { chunk_id, index: 0, to };
+            let handed = answers.hand_over(&asked).await.map_err(|refusal| refusal.reason());
+            let left = answers.shared.store.held(chunk).await.expect("a store").len();
+            (handed.map(|_| left), keeper.holds(chunk).await)
+        };
+        assert_eq!(hand_over(0).await, (Ok(1), (vec![0], false)));
+        assert_eq!(hand_over(1).await, (Ok(1), (vec![0], true)));
+        // A mark that cannot be taken away would speak for both: this one keeps its own.
+        keeper.take(&of_three(2, 0), Coming::Abandoned).await;
+        keeper.ledger.fails.store(true, Relaxed);
+        assert_eq!(hand_over(2).await.0, Err(Reason::StoreFailed));
+        keeper.ledger.fails.store(false, Relaxed);
+        assert_eq!(hand_over(2).await, (Ok(1), (vec![0], false)));
+    }
 
     #[tokio::test]
     async fn a_shard_goes_as_far_along_the_walk_as_it_is_looked_for_and_no_further() {

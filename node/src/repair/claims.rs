@@ -22,6 +22,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use copse_core::{
@@ -35,6 +36,7 @@ use copse_proto::{
     peer,
     status::Refusal,
 };
+use tokio::time::Instant;
 
 mod rows;
 
@@ -65,6 +67,9 @@ const MIRRORED_MAX: u64 = 1 << 24;
 /// them than its capacity holds.
 const STORED_BYTES_MIN: u64 = 100;
 
+/// How long a node that answers, and does not tell what it holds, is believed to hold what it should.
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(600);
+
 /// A digest without its arc.
 type Digest = (u32, [u8; 16]);
 
@@ -84,11 +89,12 @@ pub(super) struct Claims {
     unwritten: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
     /// Which arcs are mirrored: a bit each.
     wanted: Vec<u64>,
     nodes: BTreeMap<NodeId, Known>,
+    /// Since when all nodes are asked for everything.
+    asked_since: Instant,
     /// What the nodes of the ring may hold, in bytes.
     capacities: BTreeMap<NodeId, u64>,
     /// Whose rows are of no use any more and perhaps still there, for the ledger failed.
@@ -106,6 +112,18 @@ struct Known {
 }
 
 impl State {
+    /// With this known from before.
+    fn new(nodes: BTreeMap<NodeId, Known>) -> Self {
+        Self {
+            // Which arcs are wanted is not known yet: until the first `want`, none are.
+            wanted: vec![0; ARCS / 64],
+            nodes,
+            asked_since: Instant::now(),
+            capacities: BTreeMap::new(),
+            undeleted: BTreeSet::new(),
+        }
+    }
+
     /// The rows of an arc of a node were written.
     fn mirrored(&mut self, node: NodeId, arc: u16, digest: Digest) {
         let known = self.nodes.get_mut(&node);
@@ -163,9 +181,7 @@ impl Claims {
             }
             true
         })?;
-        // Which arcs are wanted is not known yet: until the first `want`, none are.
-        let state = State { wanted: vec![0; ARCS / 64], nodes, ..State::default() };
-        let (state, writing) = (Arc::new(Mutex::new(state)), Arc::default());
+        let (state, writing) = (Arc::new(Mutex::new(State::new(nodes))), Arc::default());
         let unwritten = AtomicBool::new(false);
         Ok(Self { own, store, ledger, exchange, opinions, state, writing, unwritten })
     }
@@ -178,10 +194,19 @@ impl Claims {
         ledger: Arc<dyn Ledger>,
         opinions: Opinions,
     ) -> Self {
-        let state = State { wanted: vec![0; ARCS / 64], ..State::default() };
-        let (state, unwritten) = (Arc::new(Mutex::new(state)), AtomicBool::new(false));
+        let state = Arc::new(Mutex::new(State::new(BTreeMap::new())));
+        let unwritten = AtomicBool::new(false);
         let exchange = super::testing::exchange(own);
         Self { own, store, ledger, exchange, opinions, state, writing: Arc::default(), unwritten }
+    }
+
+    /// As if a node had told that these are all the shards that it holds, in one arc.
+    #[cfg(test)]
+    pub(super) async fn hear(&self, node: NodeId, shards: Vec<ListedShard>) {
+        let arc = shards.first().map_or(0, |shard| Ring::arc(&shard.id.chunk));
+        let digest = digest_of_arc(shards.iter().map(|shard| shard.id));
+        self.note(node, true, &BTreeMap::from([(arc, digest)]));
+        self.mirror(node, arc, shards).await.expect("a ledger");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -199,6 +224,9 @@ impl Claims {
             let capacity = |member: &RingMember| (member.id, member.capacity_bytes);
             state.capacities = ring.members().iter().map(capacity).collect();
             let more = wanted.iter().zip(&state.wanted).any(|(new, old)| new & !old != 0);
+            if more {
+                state.asked_since = Instant::now();
+            }
             for (node, known) in &mut state.nodes {
                 if more {
                     known.since = None;
@@ -447,6 +475,13 @@ impl Claims {
         let state = self.lock();
         let some = state.nodes.iter().filter(|(_, known)| !known.arcs.is_empty());
         some.map(|(&node, _)| node).collect()
+    }
+
+    /// Whether a node has not told yet of all arcs that are mirrored now, and may still do so.
+    pub(super) fn is_to_tell(&self, node: &NodeId) -> bool {
+        let state = self.lock();
+        let has_told = state.nodes.get(node).is_some_and(|known| known.since.is_some());
+        !has_told && state.asked_since.elapsed() < TOLD_WITHIN
     }
 
     /// Who is said to hold anything in an arc, with the digest of the mirrored list.

@@ -142,6 +142,19 @@ impl Exchange {
         })
     }
 
+    /// Tells a node that a chunk was stored: a mark that it has at it goes.
+    pub(super) async fn settle(&self, node: NodeId, chunk: ChunkId) -> Result<(), Refusal> {
+        let settled = vec![chunk.as_bytes().to_vec()];
+        let op = Op::MarkChunks(peer::MarkChunks { settled, ..peer::MarkChunks::default() });
+        match self.ask(node, op, Lane::Normal).await.map_err(Refusal::from) {
+            Ok((Outcome::MarkChunks(_), _)) => Ok(()),
+            Ok(_) => Err(PeerError::BadReply { node }.into()),
+            // One of an older version has no marks.
+            Err(refusal) if refusal.reason() == Reason::UnknownOperation => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
     /// Has a node prove that it holds a shard, by a random group of it.
     pub(super) async fn prove(
         &self,

@@ -157,6 +157,7 @@ impl Opinions {
 }
 
 /// The facts of one moment.
+#[derive(Clone)]
 pub(super) struct Facts {
     nodes: BTreeMap<NodeId, NodeFacts>,
     /// Those that can plan nothing, as they say themselves.

@@ -22,7 +22,7 @@ use super::{
     arcs::{Arcwise, Fingerprint, ROW_PREFIX, read_row, row_key, row_value},
     asking::Asking,
     claims::blocking,
-    facts::View,
+    facts::{Facts, View},
     gone::Gone,
     jobs::Wish,
     report::{Tally, count, is_doubtful},
@@ -48,7 +48,7 @@ pub(super) struct Steward {
     arcs: Mutex<BTreeMap<u16, Arcwise>>,
     /// The ring, and who of it may be no steward, for which the mirror was told what to hold.
     mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
-    /// What the last round saw that planned all there was.
+    /// What the last round saw that planned all there was, and asked all that it had to ask for that.
     planned: Mutex<Weak<View>>,
     /// An arc that could not be planned in the last round that planned any.
     unplanned: Mutex<Option<u16>>,
@@ -149,7 +149,8 @@ impl Steward {
             true => (0, true),
             false => {
                 self.unfinished.begin_round();
-                let changed = self.unfinished.again(&self.shared).await;
+                let nodes = self.shared.opinions.with(&view);
+                let changed = self.unfinished.again(&self.shared, &nodes).await;
                 for (_, known) in self.lock().iter_mut().filter(|(arc, _)| changed.contains(arc)) {
                     known.fingerprint = Fingerprint::default();
                 }
@@ -209,6 +210,8 @@ impl Steward {
     /// that cannot be planned keeps none of the others waiting.
     async fn plan_all(self: &Arc<Self>, view: &Arc<View>) -> (usize, bool) {
         let (due, gone) = self.due(view);
+        // Others may have heard since then that a chunk of them is safe.
+        self.unfinished.forget(&gone);
         let mut problem = None;
         if !gone.is_empty() {
             let rows: Vec<_> = gone.iter().map(|&arc| (row_key(arc), None)).collect();
@@ -243,12 +246,15 @@ impl Steward {
             tracing::error!(%refusal, failed, "arcs could not be planned; they are tried again");
             return (planned, false);
         }
-        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(view);
+        if !self.unfinished.is_behind() {
+            *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(view);
+        }
         (planned, true)
     }
 
     async fn plan_part(self: &Arc<Self>, view: &Arc<View>, part: &[Due]) -> Result<(), Refusal> {
         let arcs: Vec<u16> = part.iter().map(|due| due.arc).collect();
+        let nodes = self.shared.opinions.with(view);
         let (this, view, part) = (Arc::clone(self), Arc::clone(view), part.to_vec());
         let planned = {
             let _step = self.shared.health.ledger_step();
@@ -256,7 +262,7 @@ impl Steward {
         };
         let asked = planned.iter().flat_map(|arc| &arc.doubtful);
         let asked = asked.map(|(_, doubtful)| doubtful.clone()).collect();
-        let unfinished = self.unfinished.of(&self.shared, &arcs, asked).await;
+        let unfinished = self.unfinished.of(&self.shared, &nodes, &arcs, asked).await;
         let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
         blocking(move || this.write_down(planned, &unfinished)).await
     }
@@ -329,10 +335,13 @@ impl Steward {
     /// Plans arcs. Blocks on the ledger.
     fn plan_arcs(&self, view: &View, arcs: &[Due]) -> io::Result<Vec<Planned>> {
         let nodes = self.shared.opinions.with(view).with_returning(self.shared.views.returning());
-        let plan = |&Due { arc, fingerprint, since }: &Due| {
-            self.plan_arc(view, &nodes, arc, fingerprint, since)
-        };
-        arcs.iter().map(plan).collect()
+        // The same, but who answers and has not told what it holds may hold all that it should.
+        let mut hopeful = nodes.clone();
+        let answers = view.standings.iter().filter(|(_, standing)| standing.is_reachable());
+        for (node, _) in answers.filter(|(node, _)| self.shared.claims.is_to_tell(node)) {
+            hopeful.silent(*node);
+        }
+        arcs.iter().map(|due| self.plan_arc(view, [&nodes, &hopeful], *due)).collect()
     }
 
     /// Writes the jobs and the fingerprint of each arc in one step; these chunks were never completed.
@@ -365,10 +374,8 @@ impl Steward {
     fn plan_arc(
         &self,
         view: &View,
-        nodes: &impl Nodes,
-        arc: u16,
-        fingerprint: Fingerprint,
-        since: Option<u64>,
+        [nodes, hopeful]: [&Facts; 2],
+        Due { arc, fingerprint, since }: Due,
     ) -> io::Result<Planned> {
         let now = self.shared.now();
         let missing_for = since.map(|since| Duration::from_secs(now.saturating_sub(since)));
@@ -376,7 +383,8 @@ impl Steward {
         let mut planned = Planned { arc, after, jobs: Vec::new(), doubtful: Vec::new() };
         for said in chunks_of(self.shared.claims.of_arc(arc)?, nodes, missing_for) {
             let (disputed, chunk) = (said.is_disputed(), &said.facts);
-            let plan = repair::plan_chunk(&view.ring, nodes, chunk, &self.shared.settings.policy);
+            let policy = &self.shared.settings.policy;
+            let plan = repair::plan_chunk(&view.ring, nodes, chunk, policy);
             count(&self.shared.counters.chunks_planned, 1);
             if plan.strength.hoped < chunk.geometry.total() {
                 planned.after.incomplete_since = since.or(Some(now));
@@ -395,11 +403,20 @@ impl Steward {
                 Wish { job, priority, sole_holder }
             }));
             if is_doubtful(&plan) {
-                planned.doubtful.push((plan, doubtful(chunk, nodes)));
-            } else {
-                planned.after.tally.add(&plan, false);
-                self.tell(&chunk.chunk, &plan);
+                let hoped = repair::plan_chunk(&view.ring, hopeful, chunk, policy);
+                if !is_doubtful(&hoped) {
+                    // The rest is waited for. Planned again, whatever is told: "nothing" changes no digest.
+                    planned.after.tally.add(&hoped, false);
+                    planned.after.fingerprint = Fingerprint::default();
+                    continue;
+                }
+                if let Some(doubtful) = doubtful(chunk, nodes) {
+                    planned.doubtful.push((plan, doubtful));
+                    continue;
+                }
             }
+            planned.after.tally.add(&plan, false);
+            self.tell(&chunk.chunk, &plan);
         }
         Ok(planned)
     }
@@ -449,18 +466,19 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
-    use copse_core::ring::Ring;
+    use copse_core::{repair::Standing, ring::Ring};
     use copse_proto::holdings::CANNOT_PLAN;
 
     use super::{
         super::{
+            claims::TOLD_WITHIN,
             facts::{Looks as _, Views},
-            testing::{Failing, Seen, member, of_three, replica, shared},
+            testing::{Failing, Seen, listed, member, of_three, replica, shard_of, shared},
         },
         *,
     };
     use crate::{
-        store::{Ledger, MemoryStore, ShardStore},
+        store::{Ledger, MemoryStore, ShardStore, Stored, VerifiedShard},
         unsettled::{Coming, Origin},
     };
 
@@ -497,7 +515,8 @@ mod tests {
         };
         let [left, going_on, lost] = [0, 1, 2].map(|at| chunks[at]);
         let stream = Origin::Stream(1);
-        shared.unsettled.moved(left.0, left.1, Coming::Abandoned, false).await.expect("a ledger");
+        let moved = shared.unsettled.moved(left.0, left.1, Coming::Abandoned, Stored::New);
+        moved.await.expect("a ledger");
         assert_eq!(shared.unsettled.came(stream, None, going_on.0, going_on.1), None);
         steward.round().await;
         assert_eq!(counts(), (2, 1, Some((0, 0))));
@@ -519,6 +538,79 @@ mod tests {
         shared.store.put(of_three(1, 1)).await.expect("a put");
         steward.round().await;
         assert_eq!((counts().0, counts().1), (2, 0));
+        // Another is safe, and what others held of it is lost; here nothing of it changed.
+        shared.unsettled.settle((None, going_on.0.chunk)).await.expect("no mark");
+        steward.round().await;
+        assert_eq!((counts().0, counts().1), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_stored_once_is_lost_whatever_is_put_of_it_later() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let shared = &steward.shared;
+        let (old, again) = (shard_of(3, 1, 0), shard_of(3, 1, 1));
+        let (stream, id, geometry) = (Origin::Stream(1), again.id(), again.geometry());
+        shared.store.put(old).await.expect("a put");
+        shared.store.put(again).await.expect("a put");
+        assert_eq!(shared.unsettled.came(stream, None, id, geometry), None);
+        steward.round().await;
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
+        shared.unsettled.abandon(stream, &[id.chunk]).await;
+        steward.round().await;
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_or_down_may_have_known_better() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let shared = &steward.shared;
+        for seed in 1..4 {
+            let shard = of_three(seed, 0);
+            let (id, geometry) = (shard.id(), shard.geometry());
+            let stored = shared.store.put(shard).await.expect("a put");
+            let moved = shared.unsettled.moved(id, geometry, Coming::Abandoned, stored);
+            moved.await.expect("a ledger");
+        }
+        let counts = || (steward.tally().unfinished, steward.tally().lost);
+        steward.round().await;
+        assert_eq!(counts(), (3, 0));
+        // With another shard that a node had which is gone there were enough once; with the same, not.
+        let [dead, gone, down] = [7, 8, 9].map(|number| NodeId::new([number; 32]));
+        seen.stands(dead, Standing::Dead);
+        shared.claims.hear(dead, vec![listed(&of_three(1, 1))]).await;
+        shared.claims.hear(gone, vec![listed(&of_three(2, 0))]).await;
+        steward.round().await;
+        assert_eq!(counts(), (2, 1));
+        // Who cannot be asked may know that it was stored, until it is given up.
+        seen.stands(down, Standing::Down);
+        shared.claims.hear(down, vec![listed(&of_three(3, 0))]).await;
+        steward.round().await;
+        assert_eq!(counts(), (1, 2));
+        seen.stands(down, Standing::Dead);
+        steward.round().await;
+        assert_eq!(counts(), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_and_has_not_told_what_it_holds_may_hold_the_rest_for_a_while() {
+        let members = [OWN, NodeId::new([2; 32]), NodeId::new([3; 32])].map(|id| member(id, ""));
+        let (ledger, seen) = (Failing::new(), Seen::new(members.to_vec()));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let (shared, view) = (&steward.shared, seen.now());
+        let is_own = |shard: &VerifiedShard| {
+            view.ring.walk(Ring::arc(&shard.id().chunk)).next() == Some(OWN)
+        };
+        let shard = (10..).map(|seed| of_three(seed, 0)).find(is_own).expect("one of three");
+        shared.store.put(shard).await.expect("a put");
+        for _ in 0..2 {
+            steward.round().await;
+            assert_eq!((steward.tally().waiting, steward.tally().lost), (1, 0));
+        }
+        tokio::time::advance(TOLD_WITHIN).await;
+        steward.round().await;
+        assert_eq!((steward.tally().waiting, steward.tally().lost), (0, 1));
     }
 
     fn bad_block(arc: u16) -> Option<Vec<u8>> {

@@ -47,6 +47,7 @@ use crate::{
     intake::Intake,
     peer::{Op, Outcome, PeerError},
     store::{VerifiedShard, Want},
+    unsettled::Coming,
 };
 
 /// Memory for shards of chunks that are being rebuilt, in KiB: five chunks of 10+6.
@@ -429,11 +430,14 @@ impl Worker {
             .await
             .map_err(|error| crate::refusals::internal(&error))?
             .map_err(|error| crate::refusals::of_check(&error))?;
+        let geometry = verified.geometry();
         let stored = self.shared.store.put(verified).await;
-        stored
-            .map(|_| ())
+        let stored = stored
             .map_err(|error| crate::refusals::of_put(&error, self.shared.own))
-            .inspect_err(|refusal| self.note_full(to, refusal))
+            .inspect_err(|refusal| self.note_full(to, refusal))?;
+        // Enough shards exist to make one of them: a mark at the chunk is not true.
+        let moved = self.shared.unsettled.moved(id, geometry, Coming::Otherwise, stored).await;
+        moved.map_err(|error| Refusal::new(Reason::StoreFailed, error.to_string()))
     }
 
     fn note_full(&self, node: NodeId, refusal: &Refusal) {
@@ -516,5 +520,38 @@ fn reconstruct(
             Err(Refusal::new(Reason::ShardDamaged, text))
         }
         Err(error) => Err(wrong(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            facts::Views,
+            testing::{Seen, member, replica, shared},
+        },
+        *,
+    };
+    use crate::store::{MemoryStore, ShardStore};
+
+    #[tokio::test]
+    async fn a_shard_that_is_made_again_here_takes_the_mark_away() {
+        let own = NodeId::new([1; 32]);
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let (ledger, seen) = (store.ledger(), Seen::new(vec![member(own, "")]));
+        let shared = Arc::new(shared(own, Arc::clone(&store), ledger, seen as Views));
+        let answers = Arc::new(Answers::new(Arc::clone(&shared)));
+        let worker = Worker::new(Arc::clone(&shared), answers, Intake::default());
+        let (left, made) = (replica(1, 0), replica(1, 1));
+        let (id, geometry) = (left.id(), left.geometry());
+        let stored = store.put(left).await.expect("a put");
+        let moved = shared.unsettled.moved(id, geometry, Coming::Abandoned, stored);
+        moved.await.expect("a ledger");
+        assert!(shared.unsettled.waits(&id.chunk));
+        let descriptor = Descriptor::decode(made.descriptor()).expect("a descriptor");
+        let data = made.data().clone();
+        let stored = worker.store_at(own, &descriptor, made.id(), data, Lane::Normal);
+        stored.await.expect("a put");
+        assert!(!shared.unsettled.waits(&id.chunk));
     }
 }
