@@ -164,19 +164,29 @@ impl World {
     /// A shard that was sound on some disk still is on one, unless its disk was lost or lied: nobody
     /// drops the last copy, as far as anybody can know.
     pub(super) fn nothing_was_deleted_on_doubt(&self) -> Result<(), Broken> {
-        let now: BTreeSet<ShardId> =
-            self.hosts.iter().flat_map(|host| host.disk().sound()).collect();
+        // Each is sorted, and most are as they were.
+        let now: Vec<Vec<ShardId>> = self.hosts.iter().map(|host| host.disk().sound()).collect();
+        let is_there = |shard: &ShardId| now.iter().any(|sound| sound.binary_search(shard).is_ok());
+        let mut missing = Vec::new();
+        for (&machine, before) in &self.there {
+            if *before != now[usize::from(machine)] {
+                let gone = before.iter().filter(|shard| !is_there(shard));
+                missing.extend(gone.map(|&shard| (shard, machine)));
+            }
+        }
+        missing.sort_unstable();
         let time = self.trace.now();
         let is_damaged =
             |shard, machine: &Machine| self.hosts[usize::from(*machine)].disk().is_damaged(shard);
-        for (shard, machine) in self.there.iter().filter(|(shard, _)| !now.contains(shard)) {
+        for (shard, machine) in &missing {
             let until = [self.lost_lately.get(shard), self.believed.get(shard)];
             if until.into_iter().flatten().any(|until| time < *until) {
                 continue;
             }
             // It was damaged since then; or another was, to whom it was given.
-            let others = self.there.range((*shard, 0)..=(*shard, Machine::MAX));
-            if !others.map(|(_, other)| other).any(|other| is_damaged(*shard, other)) {
+            let others =
+                self.there.iter().filter(|(_, before)| before.binary_search(shard).is_ok());
+            if !others.map(|(other, _)| other).any(|other| is_damaged(*shard, other)) {
                 let text = format!("shard {} of chunk {}", shard.index.0, shard.chunk.short());
                 return Err(Broken::new(
                     Promise::Deletion,
@@ -211,11 +221,8 @@ impl World {
         };
         let (aim_well, aim_badly): (Vec<&Host>, Vec<&Host>) =
             self.hosts.iter().partition(aims_well);
-        let sound = |host: &&Host| {
-            let machine = host.machine;
-            host.disk().sound().into_iter().map(move |shard| (shard, machine))
-        };
-        self.there = aim_well.iter().flat_map(sound).collect();
+        let sound = |host: &&Host| (host.machine, host.disk().sound());
+        self.there = aim_well.iter().map(sound).collect();
         // A part of what is damaged can be proved, and of what a write to a wrong place will damage.
         let now = self.trace.now();
         self.believed.retain(|_, until| now < *until);

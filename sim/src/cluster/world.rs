@@ -185,8 +185,8 @@ pub(super) struct World {
     /// Machines whose nodes died by themselves or did not start because of their disks, and from when on
     /// they are started again.
     pub(super) waiting: BTreeMap<usize, Duration>,
-    /// Shards that were on some disk, sound, the last time, with its machine.
-    pub(super) there: BTreeSet<(ShardId, Machine)>,
+    /// The shards that were on each disk, sound, the last time, sorted; only of disks that keep their aim.
+    pub(super) there: BTreeMap<Machine, Vec<ShardId>>,
     /// Shards of which a damaged copy could be taken for sound, and until when a drop that trusts in it may
     /// be under way.
     pub(super) believed: BTreeMap<ShardId, Duration>,
@@ -317,7 +317,7 @@ impl World {
             active: BTreeSet::new(),
             liars: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            there: BTreeSet::new(),
+            there: BTreeMap::new(),
             believed: BTreeMap::new(),
             lost_lately: BTreeMap::new(),
             most: Most::default(),
