@@ -125,10 +125,8 @@ impl Directory {
         if before.as_ref().and_then(ring_member) != ring_member(&signed) {
             self.ring_revision += 1;
         }
-        let others = self.evictions.record_changed(before.as_ref(), &signed, &self.records);
-        for changed in others.into_iter().chain([node]) {
-            self.update_digest(changed);
-        }
+        self.evictions.record_changed(before.as_ref(), &signed);
+        self.update_digest(node);
         outcome
     }
 
@@ -175,6 +173,9 @@ impl Directory {
 
     /// Finds out who is evicted, after changes.
     pub(crate) fn settle(&mut self) {
+        for changed in self.evictions.absorb(&self.records) {
+            self.update_digest(changed);
+        }
         if self.evictions.settle(&self.records) {
             self.ring_revision += 1;
         }

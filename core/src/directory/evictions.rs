@@ -36,6 +36,9 @@ pub(super) struct Evictions {
     evicted: BTreeSet<NodeId>,
     /// The electorate without the evicted; `None` when nobody is.
     remaining: Option<Electorate>,
+    /// Whose records changed since this was settled, and of these, whose zone did.
+    renewed: BTreeSet<NodeId>,
+    moved: BTreeSet<NodeId>,
     /// Who is evicted may have changed.
     unsettled: bool,
 }
@@ -86,15 +89,9 @@ impl Evictions {
         self.cases.get(subject).map(|case| &case.digest)
     }
 
-    /// A record was taken in, in the place of another or none; `records` has it already. Which
-    /// other nodes' observations changed by it: those that waited for this observer, and those that have no
-    /// place any more since it is of another zone.
-    pub(super) fn record_changed(
-        &mut self,
-        before: Option<&SignedRecord>,
-        after: &SignedRecord,
-        records: &Records,
-    ) -> Vec<NodeId> {
+    /// A record was taken in, in the place of another or none. [`Self::absorb`] must follow, of many at once
+    /// behind the last.
+    pub(super) fn record_changed(&mut self, before: Option<&SignedRecord>, after: &SignedRecord) {
         let (node, after) = (after.node(), after.record());
         let before = before.map(SignedRecord::record);
         let counted = before.filter(|record| Electorate::counts(record));
@@ -107,21 +104,37 @@ impl Evictions {
         let zone = before.map(|record| &record.zone);
         self.unsettled |=
             counted.is_some() != Electorate::counts(after) || zone != Some(&after.zone);
-        let mut changed = Vec::new();
+        self.renewed.insert(node);
         if zone.is_some_and(|zone| *zone != after.zone) {
-            for (subject, case) in &mut self.cases {
-                if case.eviction.by(&node).is_some() && !case.update(records).is_empty() {
-                    changed.push(*subject);
-                }
-            }
+            self.moved.insert(node);
         }
         if self.get(&node).is_some_and(|held| held.subject_seq() != after.seq) {
             self.cases.remove(&node);
             self.unsettled = true;
         }
+    }
+
+    /// Does what changed records ask for. Which nodes' observations changed by it: those that waited for
+    /// such a record, and those that have no place any more since they are of another zone.
+    ///
+    /// Of records that came together none is done alone: what has no place in the zones that were half
+    /// moved would be gone, and others would have kept it.
+    pub(super) fn absorb(&mut self, records: &Records) -> Vec<NodeId> {
+        let (renewed, moved) =
+            (core::mem::take(&mut self.renewed), core::mem::take(&mut self.moved));
+        let mut changed = Vec::new();
+        if !moved.is_empty() {
+            let is_moved =
+                |signed: &SignedObservation| moved.contains(&signed.observation().observer);
+            for (subject, case) in &mut self.cases {
+                if case.eviction.observations().any(is_moved) && !case.update(records).is_empty() {
+                    changed.push(*subject);
+                }
+            }
+        }
         let concerns = |signed: &SignedObservation| {
             let Observation { observer, subject, .. } = signed.observation();
-            *observer == node || *subject == node
+            renewed.contains(observer) || renewed.contains(subject)
         };
         if !self.waiting.iter().any(concerns) {
             return changed;
