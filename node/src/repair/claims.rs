@@ -207,6 +207,9 @@ impl Claims {
         let digest = digest_of_arc(shards.iter().map(|shard| shard.id));
         self.note(node, true, &BTreeMap::from([(arc, digest)]));
         self.mirror(node, arc, shards).await.expect("a ledger");
+        if let Some(known) = self.lock().nodes.get_mut(&node) {
+            known.since = Some(StoreRevision { epoch: 1, revision: 1 });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

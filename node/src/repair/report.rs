@@ -36,13 +36,14 @@ pub(super) struct Tally {
     pub(super) displaced: u64,
     pub(super) waiting: u64,
     pub(super) lost: u64,
-    /// As few shards as of a lost one exist, for its put was never completed.
+    /// As few shards as of a lost one are known, and nothing is lost: the put goes on or was never completed,
+    /// or the rest is there and not listed yet.
     pub(super) unfinished: u64,
     pub(super) survives: Option<(u32, u32)>,
 }
 
 impl Tally {
-    /// Counts one chunk; whether its put was never completed, if too few of its shards exist.
+    /// Counts one chunk; whether it is unfinished, if too few of its shards are known.
     pub(super) fn add(&mut self, plan: &ChunkPlan, unfinished: bool) {
         let strength = &plan.strength;
         *self.by_margin.entry(strength.sure_margin()).or_default() += 1;
@@ -115,7 +116,7 @@ impl Tally {
     }
 }
 
-/// Whether too few shards of a chunk exist: it is lost, or its put was never completed.
+/// Whether too few shards of a chunk are known: it is lost, or unfinished.
 pub(super) fn is_doubtful(plan: &ChunkPlan) -> bool {
     plan.skips.iter().any(|skip| matches!(skip, Skip::NotEnough { .. }))
 }

@@ -28,7 +28,7 @@ use super::{
     report::{Tally, count, is_doubtful},
     shapes::chunks_of,
     shared::Shared,
-    unfinished::{Doubtful, Unfinished, doubtful},
+    unfinished::{Doubtful, Found, Unfinished, doubtful},
 };
 use crate::store::LEDGER_CHANGES_MAX;
 
@@ -262,9 +262,9 @@ impl Steward {
         };
         let asked = planned.iter().flat_map(|arc| &arc.doubtful);
         let asked = asked.map(|(_, doubtful)| doubtful.clone()).collect();
-        let unfinished = self.unfinished.of(&self.shared, &nodes, &arcs, asked).await;
+        let found = self.unfinished.of(&self.shared, &nodes, &arcs, asked).await;
         let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
-        blocking(move || this.write_down(planned, &unfinished)).await
+        blocking(move || this.write_down(planned, &found)).await
     }
 
     /// The arcs to plan, with their fingerprints, and those that are no longer ours.
@@ -344,16 +344,19 @@ impl Steward {
         arcs.iter().map(|due| self.plan_arc(view, [&nodes, &hopeful], *due)).collect()
     }
 
-    /// Writes the jobs and the fingerprint of each arc in one step; these chunks were never completed.
-    /// Blocks.
-    fn write_down(&self, all: Vec<Planned>, unfinished: &BTreeSet<ChunkId>) -> io::Result<()> {
+    /// Writes the jobs and the fingerprint of each arc in one step, with what was found out about the
+    /// doubtful chunks. Blocks.
+    fn write_down(&self, all: Vec<Planned>, found: &BTreeMap<ChunkId, Found>) -> io::Result<()> {
         for mut planned in all {
             let arc = planned.arc;
-            for (plan, (chunk, _)) in planned.doubtful {
-                let unfinished = unfinished.contains(&chunk);
-                planned.after.tally.add(&plan, unfinished);
-                if !unfinished {
-                    self.tell(&chunk, &plan);
+            for (plan, Doubtful { chunk, .. }) in planned.doubtful {
+                let found = found.get(&chunk).copied().unwrap_or(Found::Lost);
+                planned.after.tally.add(&plan, found != Found::Lost);
+                match found {
+                    Found::Unfinished => {}
+                    // The rest is told in the next round.
+                    Found::Enough => planned.after.fingerprint = Fingerprint::default(),
+                    Found::Lost => self.tell(&chunk, &plan),
                 }
             }
             let now_unix_ms = self.shared.now_ms();
@@ -466,14 +469,14 @@ fn kinds(plan: &ChunkPlan) -> BTreeSet<Kind> {
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
-    use copse_core::{repair::Standing, ring::Ring};
+    use copse_core::{identity::NodeKey, repair::Standing, ring::Ring};
     use copse_proto::holdings::CANNOT_PLAN;
 
     use super::{
         super::{
             claims::TOLD_WITHIN,
             facts::{Looks as _, Views},
-            testing::{Failing, Seen, listed, member, of_three, replica, shard_of, shared},
+            testing::{Failing, Keeper, Seen, listed, member, of_three, replica, shard_of, shared},
         },
         *,
     };
@@ -542,6 +545,39 @@ mod tests {
         shared.unsettled.settle((None, going_on.0.chunk)).await.expect("no mark");
         steward.round().await;
         assert_eq!((counts().0, counts().1), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn before_a_chunk_is_lost_all_who_may_hold_shards_are_asked() {
+        let (own, keeper) = (NodeKey::from_seed([1; 32]).id(), Keeper::start(2));
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let seen = Seen::new([own, keeper.id].map(|id| member(id, "")).to_vec());
+        let ledger = Failing::new() as Arc<dyn Ledger>;
+        let mut shared = shared(own, store, ledger, Arc::clone(&seen) as Views);
+        shared.exchange = keeper.exchange(1);
+        let steward = Arc::new(Steward::load(Arc::new(shared)).expect("a ledger"));
+        let (shared, view) = (&steward.shared, seen.now());
+        steward.round().await;
+        // What the other one tells is of before the put; what each of them holds is safe.
+        shared.claims.hear(keeper.id, Vec::new()).await;
+        let is_own = |seed: &u8| {
+            let arc = Ring::arc(&of_three(*seed, 0).id().chunk);
+            view.ring.walk(arc).next() == Some(own)
+        };
+        let mut seeds = (10..).filter(is_own);
+        let [there, lost] = [(); 2].map(|()| seeds.next().expect("half of them"));
+        shared.store.put(of_three(there, 0)).await.expect("a put");
+        shared.store.put(of_three(lost, 0)).await.expect("a put");
+        keeper.take(&of_three(there, 1), Coming::Otherwise).await;
+        for _ in 0..2 {
+            steward.round().await;
+            assert_eq!((steward.tally().unfinished, steward.tally().lost), (1, 1));
+        }
+        // Then it is listed, too.
+        let shard = listed(&of_three(there, 1));
+        shared.claims.hear(keeper.id, vec![shard]).await;
+        steward.round().await;
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -207,6 +207,9 @@ impl PeerHandler for Keeping {
                 let found = self.0.get_here(&request).await?;
                 Ok(Answer { outcome: Outcome::GetShard(found.header), body: found.data })
             }
+            Op::HasShards(request) => {
+                Ok(Outcome::HasShards(self.0.has_here(&request).await?).into())
+            }
             Op::MarkChunks(told) => {
                 self.0.marked_by(NodeId::new([0; 32]), &told).await?;
                 Ok(Outcome::MarkChunks(peer::MarkChunksReply {}).into())

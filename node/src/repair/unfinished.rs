@@ -1,10 +1,12 @@
-//! Chunks of which too few shards exist: lost, or of a put that was never completed?
+//! Chunks of which too few shards are known: lost, of a put that was never completed, or just not told yet?
 //!
 //! Owns the question, to all who hold something of such a chunk, and what they said. It refuses to guess:
 //! only when every holder says that its shards came by a put that is not settled, and one at least holds
-//! some, the chunk is not lost; no answer and no mark is a loss. So is a chunk of which enough shards were
-//! ever claimed, whatever is said of the rest. What was said is asked again and again: holders may hear
-//! that a chunk is safe without any change of what they hold. Decides nothing about what is repaired.
+//! some, the chunk is unfinished; no answer and no mark is a loss. So is a chunk of which enough shards were
+//! ever claimed, whatever is said of the rest. But lost is a word that is said last: before, all are asked
+//! who may hold a shard, for nodes tell one after the other what they hold, and what is put meanwhile is
+//! known of some and not of others. What was said is asked again and again: holders may hear that a chunk is
+//! safe without any change of what they hold. Decides nothing about what is repaired.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +16,7 @@ use std::{
 };
 
 use copse_core::{
+    geometry::Geometry,
     ids::{ChunkId, NodeId, ShardIndex},
     repair::{ChunkFacts, Nodes as _, Standing},
     ring::Ring,
@@ -25,7 +28,7 @@ use copse_proto::{
 use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{facts::Facts, shared::Shared};
+use super::{claims::TOLD_WITHIN, facts::Facts, shared::Shared};
 
 /// Chunks asked about in a round, at most, of which half are those that were asked about before; what is
 /// beyond counts as lost until its turn comes. One question carries so many.
@@ -41,8 +44,32 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Chunks that are remembered, at most: some 10 MB. What is beyond counts as lost.
 const REMEMBERED_MAX: usize = 1 << 16;
 
-/// A chunk, and who says to hold some of it and may know better than others.
-pub(super) type Doubtful = (ChunkId, Vec<NodeId>);
+/// How far along the walk others than the known holders are asked, in nodes for each shard: as far as clients
+/// put shards when few nodes are full.
+const ASKED_PER_SHARD: usize = 2;
+
+/// A chunk of which too few shards are known.
+#[derive(Debug, Clone)]
+pub(super) struct Doubtful {
+    pub(super) chunk: ChunkId,
+    geometry: Geometry,
+    /// Who says to hold some of it, and may know better than others.
+    holders: Vec<NodeId>,
+}
+
+/// What was found out about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Its put goes on or was never completed.
+    Unfinished,
+    /// Enough of its shards are said to be there, of which those who list them have not told yet.
+    Enough,
+    /// It cannot be read, and somebody may have been told that it is stored.
+    Lost,
+}
+
+/// What nodes said of chunks.
+type Answers = BTreeMap<(ChunkId, NodeId), Holding>;
 
 /// What holders said.
 #[derive(Default)]
@@ -59,8 +86,11 @@ struct State {
 }
 
 struct Said {
+    geometry: Geometry,
     holders: Vec<NodeId>,
-    unfinished: bool,
+    found: Found,
+    /// Since when enough is said to be there that nobody lists.
+    enough_since: Option<Instant>,
 }
 
 /// Who holds some of a chunk, of those whose word counts and who were not given up; none if enough of its
@@ -79,7 +109,43 @@ pub(super) fn doubtful(chunk: &ChunkFacts, nodes: &Facts) -> Option<Doubtful> {
         facts.trusted && !is_gone
     };
     let holders: BTreeSet<NodeId> = chunk.claims.iter().map(|claim| claim.node).collect();
-    Some((chunk.chunk, holders.into_iter().filter(counts).collect()))
+    let holders = holders.into_iter().filter(counts).collect();
+    Some(Doubtful { chunk: chunk.chunk, geometry: chunk.geometry, holders })
+}
+
+impl Doubtful {
+    /// Whether all that is held is of a put that is not settled, as far as anybody answered.
+    fn verdict(&self, answers: &Answers) -> Option<bool> {
+        let said = of_chunk(answers, self.chunk).map(|(_, holding)| Some(holding));
+        let is_silent = |node: &&NodeId| !answers.contains_key(&(self.chunk, **node));
+        verdict(said.chain(self.holders.iter().filter(is_silent).map(|_| None)))
+    }
+
+    /// Whether enough shards to read it are said to be there.
+    fn is_enough(&self, answers: &Answers) -> bool {
+        let (total, needed) = (self.geometry.total(), self.geometry.data());
+        let held = of_chunk(answers, self.chunk).flat_map(|(_, holding)| &holding.indices);
+        let held: BTreeSet<_> = held.filter(|index| index.as_usize() < total).collect();
+        held.len() >= needed
+    }
+}
+
+impl Said {
+    /// Takes in what was answered now.
+    fn hear(&mut self, it: &Doubtful, answers: &Answers) -> Found {
+        let is_enough = it.is_enough(answers);
+        let since = is_enough.then(|| self.enough_since.unwrap_or_else(Instant::now));
+        self.enough_since = since;
+        self.found = match it.verdict(answers) {
+            Some(true) => Found::Unfinished,
+            // Silence takes back nothing that the same holders said before.
+            None if self.found == Found::Unfinished => Found::Unfinished,
+            // Who says so when asked, and does not list it, is not believed for ever.
+            _ if since.is_some_and(|since| since.elapsed() < TOLD_WITHIN) => Found::Enough,
+            _ => Found::Lost,
+        };
+        self.found
+    }
 }
 
 impl Unfinished {
@@ -107,59 +173,63 @@ impl Unfinished {
     /// Asks once more about some of those that were asked about before: a client may have gone away since, or
     /// a chunk be safe of which then too much was lost. The arcs of those of which something else is said now.
     pub(super) async fn again(&self, shared: &Shared, nodes: &Facts) -> BTreeSet<u16> {
-        let (asked, before): (Vec<Doubtful>, Vec<bool>) = {
+        let asked: Vec<(Doubtful, Found)> = {
             let mut state = self.lock();
             // Behind those of the last round, and from the beginning then.
             let last = state.asked.unwrap_or(ChunkId::new([u8::MAX; 32]));
             let behind = state.chunks.range((Bound::Excluded(last), Bound::Unbounded));
             let turn = behind.chain(state.chunks.range(..=last)).take(state.left / 2);
-            let said = |(chunk, said): (&ChunkId, &Said)| {
-                ((*chunk, said.holders.clone()), said.unfinished)
+            let said = |(&chunk, said): (&ChunkId, &Said)| {
+                let (geometry, holders) = (said.geometry, said.holders.clone());
+                (Doubtful { chunk, geometry, holders }, said.found)
             };
-            let next: (Vec<Doubtful>, Vec<bool>) = turn.map(said).unzip();
-            state.asked = next.0.last().map(|(chunk, _)| *chunk);
+            let next: Vec<(Doubtful, Found)> = turn.map(said).collect();
+            state.asked = next.last().map(|(it, _)| it.chunk);
             next
         };
-        let before: Vec<(ChunkId, bool)> =
-            asked.iter().map(|(chunk, _)| *chunk).zip(before).collect();
-        let now = self.ask(shared, nodes, asked).await;
-        let changed = before.into_iter().filter(|(chunk, before)| now.contains(chunk) != *before);
-        changed.map(|(chunk, _)| Ring::arc(&chunk)).collect()
+        let before: Vec<(ChunkId, Found)> =
+            asked.iter().map(|(it, found)| (it.chunk, *found)).collect();
+        let now = self.ask(shared, nodes, asked.into_iter().map(|(it, _)| it).collect()).await;
+        let is_new =
+            |(chunk, before): &(ChunkId, Found)| now.get(chunk).is_some_and(|now| now != before);
+        before.iter().filter(|it| is_new(it)).map(|(chunk, _)| Ring::arc(chunk)).collect()
     }
 
-    /// Which of these chunks are unfinished; all that are doubtful in these arcs.
+    /// What is found out about these chunks, all that are doubtful in these arcs; the others are lost.
     pub(super) async fn of(
         &self,
         shared: &Shared,
         nodes: &Facts,
         arcs: &[u16],
         doubtful: Vec<Doubtful>,
-    ) -> BTreeSet<ChunkId> {
-        let (mut known, mut new) = (BTreeSet::new(), Vec::new());
+    ) -> BTreeMap<ChunkId, Found> {
+        let (mut known, mut new) = (BTreeMap::new(), Vec::new());
         {
             let mut state = self.lock();
-            let before = |(chunk, holders): &Doubtful| {
-                let said = state.chunks.get(chunk).filter(|said| said.holders == *holders);
-                said.is_some_and(|said| said.unfinished)
-            };
-            for chunk in doubtful {
-                if before(&chunk) {
-                    known.insert(chunk.0);
-                } else {
-                    new.push(chunk);
-                }
-            }
+            let mut before = BTreeMap::new();
             for arc in arcs {
-                let before = state.chunks.range(chunks_of(*arc)).map(|(chunk, _)| *chunk);
-                let gone: Vec<ChunkId> = before.filter(|chunk| !known.contains(chunk)).collect();
-                for chunk in gone {
-                    state.chunks.remove(&chunk);
+                let of_arc = state.chunks.range(chunks_of(*arc)).map(|(chunk, _)| *chunk);
+                for chunk in of_arc.collect::<Vec<_>>() {
+                    before.extend(state.chunks.remove_entry(&chunk));
                 }
             }
-            for (chunk, holders) in &new {
+            for it in doubtful {
+                let (geometry, holders) = (it.geometry, it.holders.clone());
+                let said = match before.remove(&it.chunk) {
+                    Some(said) if said.found == Found::Unfinished && said.holders == holders => {
+                        known.insert(it.chunk, Found::Unfinished);
+                        said
+                    }
+                    said => {
+                        let enough_since = said.and_then(|said| said.enough_since);
+                        Said { geometry, holders, found: Found::Lost, enough_since }
+                    }
+                };
                 if state.chunks.len() < REMEMBERED_MAX {
-                    let said = Said { holders: holders.clone(), unfinished: false };
-                    state.chunks.insert(*chunk, said);
+                    state.chunks.insert(it.chunk, said);
+                }
+                if !known.contains_key(&it.chunk) {
+                    new.push(it);
                 }
             }
         }
@@ -167,53 +237,74 @@ impl Unfinished {
         known
     }
 
-    /// Asks the holders of chunks, as far as they can be reached, and notes what they say; those that are
-    /// unfinished.
+    /// Asks about chunks, and notes what is said: their holders first, and of what would be lost all who may
+    /// hold shards; as far as they can be reached. What was found out about those for which there was time.
     async fn ask(
         &self,
         shared: &Shared,
         nodes: &Facts,
         mut doubtful: Vec<Doubtful>,
-    ) -> BTreeSet<ChunkId> {
+    ) -> BTreeMap<ChunkId, Found> {
         let until = {
             let mut state = self.lock();
-            doubtful.retain(|(chunk, _)| state.chunks.contains_key(chunk));
+            doubtful.retain(|it| state.chunks.contains_key(&it.chunk));
             doubtful.truncate(state.left);
             state.left -= doubtful.len();
-            state.until
+            state.until.unwrap_or_else(Instant::now)
         };
+        let can_tell = |node: &NodeId| {
+            let facts = nodes.facts(node);
+            facts.trusted && facts.standing.is_reachable()
+        };
+        let mut answers = Answers::new();
         let mut asked = BTreeMap::<NodeId, Vec<ChunkId>>::new();
-        for (chunk, holders) in &doubtful {
-            for node in holders.iter().filter(|node| nodes.facts(node).standing.is_reachable()) {
-                asked.entry(*node).or_default().push(*chunk);
+        for it in &doubtful {
+            for node in it.holders.iter().filter(|node| can_tell(node)) {
+                asked.entry(*node).or_default().push(it.chunk);
             }
         }
-        let mut answers = BTreeMap::<(ChunkId, NodeId), Holding>::new();
-        let all = stream::iter(asked).map(async |(node, chunks)| {
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, &chunks));
-            (node, answer.await.ok().and_then(Result::ok), chunks)
-        });
-        let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|(node, answer, chunks)| {
-            for (chunk, holding) in chunks.iter().zip(answer.into_iter().flatten()) {
-                answers.insert((*chunk, node), holding);
+        question(shared, asked, until, &mut answers).await;
+        let (view, mut others) = (shared.views.now(), BTreeMap::<NodeId, Vec<ChunkId>>::new());
+        for it in doubtful.iter().filter(|it| it.verdict(&answers) != Some(true)) {
+            let around = view.ring.around(Ring::arc(&it.chunk), it.geometry, ASKED_PER_SHARD);
+            for node in around.filter(|node| can_tell(node) && !it.holders.contains(node)) {
+                others.entry(node).or_default().push(it.chunk);
             }
-            std::future::ready(())
-        });
-        // Who did not answer by then has not answered.
-        let _ = tokio::time::timeout_at(until.unwrap_or_else(Instant::now), all).await;
+        }
+        question(shared, others, until, &mut answers).await;
         let mut state = self.lock();
-        let mut unfinished = BTreeSet::new();
-        for (chunk, holders) in doubtful {
-            let now = verdict(holders.iter().map(|node| answers.get(&(chunk, *node))));
-            let Some(said) = state.chunks.get_mut(&chunk) else { continue };
-            // Silence takes back nothing that the same holders said before.
-            said.unfinished = now.unwrap_or(said.unfinished);
-            if said.unfinished {
-                unfinished.insert(chunk);
-            }
-        }
-        unfinished
+        let hear = |it: Doubtful| {
+            let said = state.chunks.get_mut(&it.chunk)?;
+            Some((it.chunk, said.hear(&it, &answers)))
+        };
+        doubtful.into_iter().filter_map(hear).collect()
     }
+}
+
+/// Asks nodes about chunks until then; who did not answer by then has not answered.
+async fn question(
+    shared: &Shared,
+    asked: BTreeMap<NodeId, Vec<ChunkId>>,
+    until: Instant,
+    answers: &mut Answers,
+) {
+    let all = stream::iter(asked).map(async |(node, chunks)| {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, &chunks));
+        (node, answer.await.ok().and_then(Result::ok), chunks)
+    });
+    let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|(node, answer, chunks)| {
+        for (chunk, holding) in chunks.iter().zip(answer.into_iter().flatten()) {
+            answers.insert((*chunk, node), holding);
+        }
+        std::future::ready(())
+    });
+    let _ = tokio::time::timeout_at(until, all).await;
+}
+
+/// What was said of a chunk, and by whom.
+fn of_chunk(answers: &Answers, chunk: ChunkId) -> impl Iterator<Item = (NodeId, &Holding)> {
+    let [first, last] = [0, u8::MAX].map(|byte| (chunk, NodeId::new([byte; 32])));
+    answers.range(first..=last).map(|((_, node), holding)| (*node, holding))
 }
 
 /// All chunks that an arc can have.
@@ -271,6 +362,26 @@ mod tests {
             let range = chunks_of(arc);
             assert_eq!((Ring::arc(range.start()), Ring::arc(range.end())), (arc, arc));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_that_nobody_lists_is_believed_for_a_while() {
+        let (chunk, node) = (ChunkId::new([1; 32]), NodeId::new([2; 32]));
+        let geometry = Geometry::new(2, 1).expect("a geometry");
+        let it = Doubtful { chunk, geometry, holders: vec![node] };
+        let (holders, found) = (it.holders.clone(), Found::Lost);
+        let mut said = Said { geometry, holders, found, enough_since: None };
+        let answer = |shards: &[u8]| {
+            let indices = shards.iter().map(|index| ShardIndex(*index)).collect();
+            Answers::from([((chunk, node), Holding { indices, unsettled: false })])
+        };
+        // The last is no shard of such a chunk.
+        assert_eq!(said.hear(&it, &answer(&[0, 3])), Found::Lost);
+        assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Enough);
+        tokio::time::advance(TOLD_WITHIN).await;
+        assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Lost);
+        assert_eq!(said.hear(&it, &answer(&[0])), Found::Lost);
+        assert_eq!(said.hear(&it, &answer(&[0, 1])), Found::Enough);
     }
 
     #[test]

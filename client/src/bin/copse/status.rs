@@ -157,7 +157,7 @@ fn repair(status: &NetworkStatus) -> Vec<(&'static str, String)> {
         lines.push((
             "unfinished",
             format!(
-                "{chunks} {are} of puts that go on or were broken off; nobody was told that they are stored: \
+                "{chunks} {are} of puts that go on or were broken off, of which nobody was told that they are stored: \
                  putting the same files again completes them"
             ),
         ));
