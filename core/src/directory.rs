@@ -242,7 +242,8 @@ impl Directory {
         let Observation { network, subject, .. } = *signed.observation();
         assert_eq!(network, self.network, "an observation of another network");
         let noted = self.evictions.note(signed, &self.records);
-        if noted.is_news() {
+        // Taking it in may also have put others out.
+        if noted.is_news() || noted == Noted::Crowded {
             self.update_digest(subject);
         }
         noted

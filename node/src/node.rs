@@ -226,6 +226,8 @@ impl Node {
             shards: shards.clone(),
             store: Arc::clone(&store),
         });
+        let door_tls = tls.door_server()?;
+        // From here on tasks run that must be told when something fails.
         let served = CancellationToken::new();
         let mut tasks =
             vec![("peers", tokio::spawn(server::serve(endpoint, handler, limits, served.clone())))];
@@ -269,7 +271,7 @@ impl Node {
         }
         let opened = Door::open(Parts {
             listener,
-            tls: tls.door_server()?,
+            tls: door_tls,
             connections_max: config.grpc_connections_max,
             streams_max: config.grpc_streams_max,
             shards,

@@ -53,7 +53,7 @@ const PEER_CHUNKS_MAX: usize = 8192;
 /// Chunks of all, at most: some 10 MB. What comes beyond is not waited for, and never marked.
 const CHUNKS_MAX: usize = 1 << 16;
 
-/// Marks, at most: some 5 MB. A chunk beyond gets none.
+/// Marks, at most: some 5 MB, of the widest codes 20. A chunk beyond gets none.
 const MARKS_MAX: usize = 1 << 16;
 
 /// What a node forwarded and never spoke of again is forgotten after this time: it crashed.

@@ -438,6 +438,9 @@ proptest! {
         prop_assert_eq!(one.digests(), other.digests());
         prop_assert!(one.observations().eq(other.observations()));
         prop_assert_eq!(one.standing(&node_id(0)), other.standing(&node_id(0)));
+        let (mut anew, held) = (Directory::new(NETWORK), all(&one));
+        anew.insert_all(held.0, held.1);
+        prop_assert_eq!(anew.digests(), one.digests(), "digests are those of what is held");
         // While nobody moves: as if all had come to one.
         if moves.is_empty() {
             let both = words.iter().map(|(observer, time, _)| (*observer, AT + time * 20_000));

@@ -135,13 +135,16 @@ impl Answers {
         let read = self.shared.store.read(id, Want::Whole).await;
         let read = read.map_err(|error| refusals::of_read(&error))?;
         let bytes = read.data.len() as u64;
-        let sent = self.send(id, to, &descriptor, read.data).await;
+        // What nobody has called safe here is not called so there either.
+        let abandoned = self.is_unsettled(id.chunk).await?;
+        let sent = self.send(id, to, &descriptor, read.data, abandoned).await;
         #[cfg(feature = "canary")]
         let sent = if self.shared.phases.moves_blindly() { Ok(bytes) } else { sent };
         let sent = sent?;
         self.shared.phases.reach(Phase::Moved, id.chunk).await;
         // The ring may have changed since the shard began to be sent.
         self.may_give_away(id, descriptor.geometry(), to).await?;
+        self.is_as_it_was_said(id.chunk, abandoned).await?;
         self.remove(giving, RemovalReason::HandedOver).await?;
         count(&self.shared.counters.moved_shards, 1);
         count(&self.shared.counters.moved_bytes, bytes);
@@ -156,14 +159,23 @@ impl Answers {
         to: NodeId,
         descriptor: &Descriptor,
         data: Bytes,
+        abandoned: bool,
     ) -> Result<u64, Refusal> {
-        // What nobody has called safe here is not called so there either.
-        let abandoned = self.is_unsettled(id.chunk).await?;
         let sent = self.shared.exchange.put(to, descriptor, id, data, Lane::Normal, abandoned);
         let sent = sent.await?;
         self.shared.phases.reach(Phase::Sent, id.chunk).await;
         self.prove(to, descriptor, id).await?;
         Ok(sent)
+    }
+
+    /// Refuses to drop a shard whose chunk was called safe since another was told that nobody had: the next
+    /// time it is told better.
+    async fn is_as_it_was_said(&self, chunk: ChunkId, unsettled: bool) -> Result<(), Refusal> {
+        if unsettled && !self.is_unsettled(chunk).await? {
+            let text = "its chunk was called safe while it was given away; ask again";
+            return Err(Refusal::new(Reason::KeepsShard, text));
+        }
+        Ok(())
     }
 
     /// Whether all that is held of a chunk came by puts that nobody has called safe.
@@ -199,12 +211,14 @@ impl Answers {
         let descriptor = self.descriptor(id).await?;
         let giving = self.pins.give(id)?;
         self.may_give_away(id, descriptor.geometry(), kept_by).await?;
-        if !self.is_unsettled(id.chunk).await? {
+        let is_unsettled = self.is_unsettled(id.chunk).await?;
+        if !is_unsettled {
             // That the chunk was stored once goes with the shard: who keeps it may know it by a broken-off
             // put only, and would say that there was nothing to lose. Before the proof, which holds for a minute.
             self.shared.exchange.settle(kept_by, id.chunk).await?;
         }
         self.prove(kept_by, &descriptor, id).await?;
+        self.is_as_it_was_said(id.chunk, is_unsettled).await?;
         self.remove(giving, RemovalReason::Surplus).await?;
         count(&self.shared.counters.released_shards, 1);
         tracing::debug!(shard = %id, kept_by = %kept_by.short(), "released");

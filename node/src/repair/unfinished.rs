@@ -21,21 +21,21 @@ use copse_core::{
     repair::{ChunkFacts, Nodes as _, Standing},
     ring::Ring,
 };
-use copse_proto::{
-    convert::{HAS_CHUNKS_MAX, Holding},
-    status::Refusal,
-};
+use copse_proto::{convert::Holding, status::Refusal};
 use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{claims::TOLD_WITHIN, facts::Facts, shared::Shared};
 
 /// Chunks asked about in a round, at most, of which half are those that were asked about before; what is
-/// beyond counts as lost until its turn comes. One question carries so many.
-const ASKED_MAX: usize = HAS_CHUNKS_MAX;
+/// beyond counts as lost until its turn comes.
+const ASKED_MAX: usize = 1024;
 
 /// How long all questions of a round may take.
 const ROUND_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Chunks of one question, at most: with the shards of the widest codes the answer still fits its message.
+const CHUNKS_AT_ONCE: usize = 256;
 
 /// Nodes asked at one time, and how long each is waited for.
 const ASKED_AT_ONCE: usize = 8;
@@ -82,7 +82,8 @@ struct State {
     asked: Option<ChunkId>,
     /// What is left of this round.
     left: usize,
-    until: Option<Instant>,
+    /// How long may still be asked in this round.
+    time: Duration,
 }
 
 struct Said {
@@ -116,7 +117,9 @@ pub(super) fn doubtful(chunk: &ChunkFacts, nodes: &Facts) -> Option<Doubtful> {
 impl Doubtful {
     /// Whether all that is held is of a put that is not settled, as far as anybody answered.
     fn verdict(&self, answers: &Answers) -> Option<bool> {
-        let said = of_chunk(answers, self.chunk).map(|(_, holding)| Some(holding));
+        let listed = |node: &NodeId| self.holders.contains(node);
+        let said = of_chunk(answers, self.chunk);
+        let said = said.map(|(node, holding)| Some((holding, listed(&node))));
         let is_silent = |node: &&NodeId| !answers.contains_key(&(self.chunk, **node));
         verdict(said.chain(self.holders.iter().filter(is_silent).map(|_| None)))
     }
@@ -134,8 +137,11 @@ impl Said {
     /// Takes in what was answered now.
     fn hear(&mut self, it: &Doubtful, answers: &Answers) -> Found {
         let is_enough = it.is_enough(answers);
-        let since = is_enough.then(|| self.enough_since.unwrap_or_else(Instant::now));
-        self.enough_since = since;
+        if is_enough {
+            // Not anew when it was silent in between.
+            self.enough_since.get_or_insert_with(Instant::now);
+        }
+        let since = self.enough_since.filter(|_| is_enough);
         self.found = match it.verdict(answers) {
             Some(true) => Found::Unfinished,
             // Silence takes back nothing that the same holders said before.
@@ -157,7 +163,7 @@ impl Unfinished {
     pub(super) fn begin_round(&self) {
         let mut state = self.lock();
         state.left = ASKED_MAX;
-        state.until = Some(Instant::now() + ROUND_TIME_MAX);
+        state.time = ROUND_TIME_MAX;
     }
 
     /// Whether more might have been asked in this round: some counts as lost only since its turn has not come.
@@ -173,7 +179,7 @@ impl Unfinished {
     /// Asks once more about some of those that were asked about before: a client may have gone away since, or
     /// a chunk be safe of which then too much was lost. The arcs of those of which something else is said now.
     pub(super) async fn again(&self, shared: &Shared, nodes: &Facts) -> BTreeSet<u16> {
-        let asked: Vec<(Doubtful, Found)> = {
+        let (time, asked) = {
             let mut state = self.lock();
             // Behind those of the last round, and from the beginning then.
             let last = state.asked.unwrap_or(ChunkId::new([u8::MAX; 32]));
@@ -185,11 +191,13 @@ impl Unfinished {
             };
             let next: Vec<(Doubtful, Found)> = turn.map(said).collect();
             state.asked = next.last().map(|(it, _)| it.chunk);
-            next
+            // The other half is for those that are new.
+            (state.time / 2, next)
         };
         let before: Vec<(ChunkId, Found)> =
             asked.iter().map(|(it, found)| (it.chunk, *found)).collect();
-        let now = self.ask(shared, nodes, asked.into_iter().map(|(it, _)| it).collect()).await;
+        let asked = asked.into_iter().map(|(it, _)| it).collect();
+        let now = self.ask(shared, nodes, asked, time).await;
         let is_new =
             |(chunk, before): &(ChunkId, Found)| now.get(chunk).is_some_and(|now| now != before);
         before.iter().filter(|it| is_new(it)).map(|(chunk, _)| Ring::arc(chunk)).collect()
@@ -233,7 +241,8 @@ impl Unfinished {
                 }
             }
         }
-        known.extend(self.ask(shared, nodes, new).await);
+        let time = self.lock().time;
+        known.extend(self.ask(shared, nodes, new, time).await);
         known
     }
 
@@ -244,14 +253,24 @@ impl Unfinished {
         shared: &Shared,
         nodes: &Facts,
         mut doubtful: Vec<Doubtful>,
+        time: Duration,
     ) -> BTreeMap<ChunkId, Found> {
-        let until = {
+        let began = Instant::now();
+        {
             let mut state = self.lock();
             doubtful.retain(|it| state.chunks.contains_key(&it.chunk));
             doubtful.truncate(state.left);
             state.left -= doubtful.len();
-            state.until.unwrap_or_else(Instant::now)
-        };
+            if doubtful.is_empty() {
+                return BTreeMap::new();
+            }
+            if time.is_zero() {
+                // Nobody was asked.
+                state.left = 0;
+                return BTreeMap::new();
+            }
+        }
+        let until = began + time;
         let can_tell = |node: &NodeId| {
             let facts = nodes.facts(node);
             facts.trusted && facts.standing.is_reachable()
@@ -273,6 +292,7 @@ impl Unfinished {
         }
         question(shared, others, until, &mut answers).await;
         let mut state = self.lock();
+        state.time = state.time.saturating_sub(began.elapsed());
         let hear = |it: Doubtful| {
             let said = state.chunks.get_mut(&it.chunk)?;
             Some((it.chunk, said.hear(&it, &answers)))
@@ -289,13 +309,17 @@ async fn question(
     answers: &mut Answers,
 ) {
     let all = stream::iter(asked).map(async |(node, chunks)| {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, &chunks));
-        (node, answer.await.ok().and_then(Result::ok), chunks)
-    });
-    let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|(node, answer, chunks)| {
-        for (chunk, holding) in chunks.iter().zip(answer.into_iter().flatten()) {
-            answers.insert((*chunk, node), holding);
+        let mut said = Vec::new();
+        for part in chunks.chunks(CHUNKS_AT_ONCE) {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, part)).await;
+            // Who is silent once is not asked more.
+            let Ok(Ok(answer)) = answer else { break };
+            said.extend(part.iter().map(|chunk| (*chunk, node)).zip(answer));
         }
+        said
+    });
+    let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|said| {
+        answers.extend(said);
         std::future::ready(())
     });
     let _ = tokio::time::timeout_at(until, all).await;
@@ -338,14 +362,15 @@ async fn holdings(
 }
 
 /// Whether all that is held is of a put that is not settled; none if one did not answer, and so might know
-/// better, and nobody says otherwise.
-fn verdict<'a>(said: impl Iterator<Item = Option<&'a Holding>>) -> Option<bool> {
+/// better, and nobody says otherwise. Who does not list what it holds, so that nobody can check it, has no say
+/// in favour.
+fn verdict<'a>(said: impl Iterator<Item = Option<(&'a Holding, bool)>>) -> Option<bool> {
     let (mut holds, mut silent) = (false, false);
     for answer in said {
         match answer {
             None => silent = true,
-            Some(holding) if holding.indices.is_empty() => {}
-            Some(holding) if holding.unsettled => holds = true,
+            Some((holding, _)) if holding.indices.is_empty() => {}
+            Some((holding, is_listed)) if holding.unsettled => holds |= is_listed,
             Some(_) => return Some(false),
         }
     }
@@ -380,8 +405,9 @@ mod tests {
         assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Enough);
         tokio::time::advance(TOLD_WITHIN).await;
         assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Lost);
+        // Who says less for once has no more time for that.
         assert_eq!(said.hear(&it, &answer(&[0])), Found::Lost);
-        assert_eq!(said.hear(&it, &answer(&[0, 1])), Found::Enough);
+        assert_eq!(said.hear(&it, &answer(&[0, 1])), Found::Lost);
     }
 
     #[test]
@@ -390,7 +416,8 @@ mod tests {
             Some(Holding { indices: (0..shards).map(ShardIndex).collect(), unsettled })
         };
         let check = |said: &[Option<Holding>], expected: Option<bool>| {
-            assert_eq!(verdict(said.iter().map(Option::as_ref)), expected, "{said:?}");
+            let listed = said.iter().map(|said| said.as_ref().map(|said| (said, true)));
+            assert_eq!(verdict(listed), expected, "{said:?}");
         };
         check(&[], Some(false));
         check(&[holding(1, true)], Some(true));
@@ -404,5 +431,12 @@ mod tests {
         check(&[holding(1, true), holding(0, false)], Some(true));
         check(&[holding(0, false)], Some(false));
         check(&[holding(0, true)], Some(false));
+        // Nor has who does not list it; against it, everybody has.
+        let [for_it, against] = [true, false].map(|unsettled| holding(1, unsettled));
+        let said = |one, other| [one, other].into_iter().map(|said: (&_, _)| Some(said));
+        let (for_it, against) = (for_it.as_ref().expect("one"), against.as_ref().expect("one"));
+        assert_eq!(verdict([Some((for_it, false))].into_iter()), Some(false));
+        assert_eq!(verdict(said((for_it, true), (for_it, false))), Some(true));
+        assert_eq!(verdict(said((for_it, true), (against, false))), Some(false));
     }
 }
