@@ -342,8 +342,8 @@ impl Node {
         &self.config
     }
 
-    /// Stops: takes no new requests, lets running ones end for the configured time, then closes the
-    /// store. What was acknowledged is safe in any case.
+    /// Stops: takes no new requests of clients, lets running ones end for the configured time, then
+    /// serves no nodes any more and closes the store. What was acknowledged is safe in any case.
     pub async fn shutdown(self) {
         self.door.announce_stop().await;
         self.stop.cancel();

@@ -21,7 +21,8 @@ use crate::{
     status::{Reason, Refusal},
 };
 
-/// Chunks in one Has request, at most: with their answers they fit a peer message's header.
+/// Chunks in one Has request, at most: with their answers they fit a peer message's header, if no node holds
+/// more than some 50 shards of each.
 pub const HAS_CHUNKS_MAX: usize = 1024;
 
 /// Why a message is not what it should be.

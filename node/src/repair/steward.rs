@@ -48,7 +48,7 @@ pub(super) struct Steward {
     arcs: Mutex<BTreeMap<u16, Arcwise>>,
     /// The ring, and who of it may be no steward, for which the mirror was told what to hold.
     mirrored_for: Mutex<Option<([u8; 16], Vec<NodeId>)>>,
-    /// What the last round saw that planned all there was, and asked all that it had to ask for that.
+    /// What the last round saw that planned all there was, and had time for all that it had to ask.
     planned: Mutex<Weak<View>>,
     /// An arc that could not be planned in the last round that planned any.
     unplanned: Mutex<Option<u16>>,
