@@ -23,6 +23,7 @@ use super::{
     Reader, SMALL_BYTES,
     facts::ChunkFacts,
     fetch::{Piece, fetch},
+    search::Searching,
 };
 use crate::{
     error::{GetError, Refusals},
@@ -78,6 +79,7 @@ pub(super) async fn gather(
         patience: reader.patience(longest),
         hedged: false,
         looks: 0,
+        searching: None,
     };
     gather.run().await
 }
@@ -137,6 +139,8 @@ struct Gather<'a> {
     hedged: bool,
     // How often all was looked for again.
     looks: usize,
+    // From the first survey on.
+    searching: Option<Searching>,
 }
 
 impl<'a> Gather<'a> {
@@ -244,6 +248,10 @@ impl<'a> Gather<'a> {
         // both may take as long as a dead node is waited for. Then try all that is left.
         if matches!(self.survey, Survey::NotYet) {
             self.start_survey();
+            self.searching = Some(self.reader.searches.begin(self.facts.id, need));
+        }
+        if let Some(searching) = &self.searching {
+            searching.has(have);
         }
         let is_surveyed = matches!(self.survey, Survey::Done);
         let choice = if is_surveyed { Choice::Any } else { Choice::Unwell };

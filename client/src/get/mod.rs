@@ -14,6 +14,7 @@ mod cache;
 pub(crate) mod facts;
 pub(crate) mod fetch;
 mod gather;
+mod search;
 
 use std::{
     ops::Range,
@@ -32,10 +33,12 @@ use copse_core::{
     seal::{FrameSpan, OpenError, open_span_into},
 };
 
+pub use self::search::Search;
 use self::{
     cache::Cache,
     facts::{ChunkFacts, FactBook},
     gather::{Want, gather},
+    search::Searches,
 };
 use crate::{buffers::Pool, error::GetError, latency::Latency, network::Network, task::beside};
 
@@ -96,6 +99,7 @@ struct Reader {
     hedges: AtomicI64,
     vain_looks: AtomicU32,
     counters: Counters,
+    searches: Arc<Searches>,
     /// For what comes of shards, and what is rebuilt of them.
     shards: Arc<Pool>,
     /// For what is opened of them.
@@ -198,6 +202,7 @@ impl Downloader {
                 hedges: AtomicI64::new(HEDGES_MAX * 10),
                 vain_looks: AtomicU32::new(0),
                 counters: Counters::default(),
+                searches: Arc::default(),
                 shards: Pool::new(SHARDS_KEPT_BYTES_MAX),
                 plain: Pool::new(PLAIN_KEPT_BYTES_MAX),
                 pieces: Cache::new(PIECES_BYTES_MAX),
@@ -219,6 +224,11 @@ impl Downloader {
             hedged: counters.hedged.load(Ordering::Relaxed),
             rebuilt: counters.rebuilt.load(Ordering::Relaxed),
         }
+    }
+
+    /// The chunk that is looked for longest at the moment: those who should have shards of it do not answer.
+    pub fn searching(&self) -> Option<Search> {
+        self.reader.searches.oldest()
     }
 
     /// The whole plaintext of an item.

@@ -79,6 +79,10 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Join the network that a token names
+    ///
+    /// Says which code the network's size gives by default, and what would still lose data with it; `copse plan`
+    /// tells more.
+    #[command(visible_alias = "init")]
     Join {
         /// What `copse-node token` printed
         token: String,

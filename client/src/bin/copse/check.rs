@@ -33,6 +33,7 @@ use crate::{
     progress::Progress,
     put::{failures_json, show_failures},
     session::Session,
+    waiting::Waiting,
 };
 
 /// Weak and mended chunks shown to people, each; --json lists up to a thousand.
@@ -55,6 +56,7 @@ pub(crate) async fn check(
     };
     let (_, network) = session.connect().await?;
     let downloader = Downloader::new(network.clone());
+    let _waiting = Waiting::start(session, &downloader);
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| CliError::other(format!("no random bytes: {error}")))?;

@@ -30,6 +30,7 @@ use crate::{
     progress::Progress,
     put::{failures_json, show_failures},
     session::Session,
+    waiting::{self, Waiting},
 };
 
 /// Zeros written at once for a hole that goes to standard output.
@@ -71,6 +72,7 @@ pub(crate) async fn get(
     }
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let _waiting = Waiting::start(session, tree.downloader());
     let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     if destination.as_deref() == Some(Path::new("-")) {
         return copy_out(session, &tree, &entry, &path, None).await;
@@ -84,7 +86,8 @@ pub(crate) async fn get(
     };
 
     let counters = Arc::new(Counters::default());
-    let progress = Progress::start("get", &counters, session.global.quiet, String::new);
+    let waits = waits(tree.downloader());
+    let progress = Progress::start("get", &counters, session.global.quiet, waits);
     let started = Instant::now();
     let options = GetOptions { destination: destination.clone(), source, partial };
     let outcome = get_tree(&tree, entry, options, counters.clone()).await;
@@ -225,8 +228,15 @@ pub(crate) async fn cat(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let _waiting = Waiting::start(session, tree.downloader());
     let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     copy_out(session, &tree, &entry, &path, range).await
+}
+
+/// What a line of progress adds when the reader waits.
+fn waits(reader: &Downloader) -> impl Fn() -> String + Send + use<> {
+    let reader = reader.clone();
+    move || waiting::words(&reader).map(|words| format!("  {words}")).unwrap_or_default()
 }
 
 fn no_stream(what: &str) -> CliError {
@@ -262,7 +272,7 @@ async fn copy_out(
     let counters = Arc::new(Counters::default());
     counters.bytes_total.store(count, Ordering::Relaxed);
     let quiet = session.global.quiet || range.is_some();
-    let progress = Progress::start("cat", &counters, quiet, String::new);
+    let progress = Progress::start("cat", &counters, quiet, waits(tree.downloader()));
     let unread = CliError::reading(path);
     let stream = FileReader::new(tree.downloader().clone(), entry, first..first + count);
     let mut stream = stream.map_err(&unread)?;

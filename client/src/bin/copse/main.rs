@@ -19,6 +19,7 @@ mod session;
 mod status;
 mod stop;
 mod verifier;
+mod waiting;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 

@@ -1,6 +1,6 @@
-//! How far a transfer is, on a terminal; silence elsewhere.
+//! How far a transfer is: a line that is drawn anew on a terminal, a new line now and then elsewhere.
 //!
-//! Owns one line on standard error: bytes, rate, time left, files and whatever else the caller adds,
+//! Owns that line on standard error: bytes, rate, time left, files and whatever else the caller adds,
 //! such as how many shards are there. Results go to standard output and never pass here. The one
 //! idea: what was there before is done, but says nothing of how fast the rest will be.
 
@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
 };
@@ -26,25 +27,44 @@ const DRAWS_PER_SECOND: u8 = 10;
 /// The rate is that of the last so many draws: five seconds.
 const WINDOW: usize = 5 * DRAWS_PER_SECOND as usize;
 
-/// Draws the counters of a transfer until it is dropped.
+/// Elsewhere than on a terminal a line is written as often as this: a short transfer writes none, and a night's
+/// log stays readable.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// Whether a line is being drawn, into which nobody else may write.
+static IS_DRAWN: AtomicBool = AtomicBool::new(false);
+
+/// Whether a line of progress is on the terminal.
+pub(crate) fn is_drawn() -> bool {
+    IS_DRAWN.load(Ordering::Relaxed)
+}
+
+/// Shows the counters of a transfer until it is dropped.
 pub(crate) struct Progress {
     bar: ProgressBar,
-    stop: Arc<AtomicBool>,
+    // Closed by being dropped, which ends the thread at once.
+    stop: Option<Sender<()>>,
     drawer: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Progress {
-    /// Starts to draw when standard error is a terminal and `quiet` is not set. `more` is asked for
-    /// words to add.
+    /// Starts unless `quiet` is set. `more` is asked for words to add.
     pub(crate) fn start(
         what: &'static str,
         counters: &Arc<Counters>,
         quiet: bool,
         more: impl Fn() -> String + Send + 'static,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        if quiet || !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), stop, drawer: None };
+        if quiet {
+            return Self { bar: ProgressBar::hidden(), stop: None, drawer: None };
+        }
+        let (stop, stopped) = channel();
+        let counters = counters.clone();
+        let mut rate = Rate::default();
+        let text = move || line(what, &counters, &mut rate, Instant::now()) + &more();
+        if !std::io::stderr().is_terminal() {
+            let writer = std::thread::spawn(move || write_lines(&stopped, text));
+            return Self { bar: ProgressBar::hidden(), stop: Some(stop), drawer: Some(writer) };
         }
         let bar = ProgressBar::with_draw_target(
             None,
@@ -54,16 +74,34 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
             bar.set_style(style);
         }
-        let (counters, drawn, stopped) = (counters.clone(), bar.clone(), stop.clone());
-        let drawer = std::thread::spawn(move || {
-            let mut rate = Rate::default();
-            while !stopped.load(Ordering::Relaxed) {
-                drawn.set_message(line(what, &counters, &mut rate, Instant::now()) + &more());
-                drawn.tick();
-                std::thread::sleep(Duration::from_secs(1) / u32::from(DRAWS_PER_SECOND));
-            }
-        });
-        Self { bar, stop, drawer: Some(drawer) }
+        IS_DRAWN.store(true, Ordering::Relaxed);
+        let drawn = bar.clone();
+        let drawer = std::thread::spawn(move || draw(&drawn, &stopped, text));
+        Self { bar, stop: Some(stop), drawer: Some(drawer) }
+    }
+}
+
+const DRAW_EVERY: Duration = Duration::from_millis(1000 / DRAWS_PER_SECOND as u64);
+
+fn draw(bar: &ProgressBar, stopped: &Receiver<()>, mut text: impl FnMut() -> String) {
+    loop {
+        bar.set_message(text());
+        bar.tick();
+        if stopped.recv_timeout(DRAW_EVERY) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+/// The rate is looked at as often as when it is drawn, so that it is that of the last seconds.
+fn write_lines(stopped: &Receiver<()>, mut text: impl FnMut() -> String) {
+    let mut written = Instant::now();
+    while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let text = text();
+        if written.elapsed() >= LINE_EVERY {
+            output::tell(text);
+            written = Instant::now();
+        }
     }
 }
 
@@ -110,12 +148,13 @@ impl Rate {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         if let Some(drawer) = self.drawer.take() {
             // The thread only draws; if it panicked there is nothing to mend.
             let _ = drawer.join();
         }
         self.bar.finish_and_clear();
+        IS_DRAWN.store(false, Ordering::Relaxed);
     }
 }
 

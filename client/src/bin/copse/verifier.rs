@@ -13,7 +13,9 @@ use copse_client::{
 };
 use serde_json::json;
 
-use crate::{exit::CliError, given::Given, output, progress::Progress, session::Session};
+use crate::{
+    exit::CliError, given::Given, output, progress::Progress, session::Session, waiting::Waiting,
+};
 
 pub(crate) async fn verifier(
     session: &Session,
@@ -23,6 +25,7 @@ pub(crate) async fn verifier(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
+    let _waiting = Waiting::start(session, tree.downloader());
     let counters = Arc::new(Counters::default());
     let progress = Progress::start("list", &counters, session.global.quiet, String::new);
     let unread = CliError::reading(&path);
