@@ -23,7 +23,6 @@ use copse_core::{
 use copse_proto::files::{PutFile, PutRequest, PutResponse, put_request::Part};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::spawn_blocking,
     time::timeout,
 };
 use tonic::Streaming;
@@ -36,7 +35,7 @@ use crate::{
     encode::{Budget, Encoder},
     network::Network,
     put::{PutOptions, Ticket, Uploader},
-    task::Task,
+    task::{Task, aside},
 };
 
 /// Calls that store at once; the rest waits a while. Each holds up to a chunk of what comes in, beside the
@@ -289,12 +288,16 @@ impl<'a> Put<'a> {
             .collect();
         // One chunk on its way between the thread that makes them and this task.
         let (made, mut chunks) = mpsc::channel(1);
-        let building = spawn_blocking(move || build(sorted, geometry, secret, &made));
-        let mut tickets: Vec<Ticket> = Vec::new();
-        while let Some(chunk) = chunks.recv().await {
-            tickets.push(self.submit(chunk).await);
-        }
-        let mut finished = building.await.map_err(|_| Failure::internal("a thread stopped"))??;
+        let building = aside(build(sorted, geometry, secret, made));
+        let submitting = async {
+            let mut tickets: Vec<Ticket> = Vec::new();
+            while let Some(chunk) = chunks.recv().await {
+                tickets.push(self.submit(chunk).await);
+            }
+            tickets
+        };
+        let (built, mut tickets) = tokio::join!(building, submitting);
+        let mut finished = built.map_err(|_| Failure::internal("a thread stopped"))??;
         for chunk in std::mem::take(&mut finished.chunks) {
             tickets.push(self.submit(chunk).await);
         }
@@ -350,18 +353,14 @@ fn now() -> Timestamp {
     Timestamp::new(seconds, since.subsec_nanos()).unwrap_or_default()
 }
 
-/// Writes the tree of sorted files on this thread. Chunks go out as they are complete.
-fn build(
+/// Writes the tree of sorted files. Chunks go out as they are complete.
+async fn build(
     files: Vec<(Vec<Name>, File)>,
     geometry: Geometry,
     secret: ConvergenceSecret,
-    chunks: &mpsc::Sender<EncodedChunk>,
+    chunks: mpsc::Sender<EncodedChunk>,
 ) -> Result<Finished, Failure> {
     let mut writer = TreeWriter::new(geometry, secret);
-    let send = |writer: &mut TreeWriter| {
-        // Nobody listens when the call was given up.
-        writer.take_chunks().into_iter().try_for_each(|chunk| chunks.blocking_send(chunk)).is_ok()
-    };
     // The time of the newest file, so that the same files make the same tree.
     let newest = files.iter().map(|(_, file)| file.meta.modified).max().unwrap_or_default();
     let around = Meta::new(DIRECTORY_MODE, newest);
@@ -389,8 +388,10 @@ fn build(
             open.push(directory.clone());
         }
         add(&mut writer, name, file)?;
-        if !send(&mut writer) {
-            return Err(Failure::internal("the call was given up"));
+        for chunk in writer.take_chunks() {
+            // Nobody listens when the call was given up.
+            let sent = chunks.send(chunk).await;
+            sent.map_err(|_| Failure::internal("the call was given up"))?;
         }
         before = names;
     }
