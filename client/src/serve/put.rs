@@ -15,8 +15,6 @@ use copse_core::{
     chunk::EncodedChunk,
     extent::Extent,
     geometry::Geometry,
-    layout::Layout,
-    limits::PACKED_BYTES_MAX,
     seal::ConvergenceSecret,
     tree::{Finished, Meta, Name, Timestamp, TreeError, TreeWriter, path},
 };
@@ -28,10 +26,12 @@ use tokio::{
 use tonic::Streaming;
 
 use super::{
+    GatewayOptions,
     failure::Failure,
     files::{PIECE_BYTES_MAX, acquire, names_of},
 };
 use crate::{
+    cut::Cut,
     encode::{Budget, Encoder},
     network::Network,
     put::{PutOptions, Ticket, Uploader},
@@ -70,6 +70,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 pub(super) struct Puts {
     network: Network,
     encoder: Encoder,
+    options: GatewayOptions,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     /// One tree is built at a time: its chunks are made outside the encoder's budget.
@@ -79,10 +80,15 @@ pub(super) struct Puts {
 }
 
 impl Puts {
-    pub(super) fn new(network: Network, secret: ConvergenceSecret) -> Self {
+    pub(super) fn new(
+        network: Network,
+        secret: ConvergenceSecret,
+        options: GatewayOptions,
+    ) -> Self {
         Self {
             network,
             encoder: Encoder::new(secret, Budget::new(ENCODED_BYTES_MAX)),
+            options,
             places: Arc::new(Semaphore::new(PUTS_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX as usize)),
             building: Arc::new(Semaphore::new(1)),
@@ -125,8 +131,7 @@ struct Put<'a> {
     puts: &'a Puts,
     uploader: Uploader,
     geometry: Geometry,
-    /// Plaintext of a full chunk.
-    piece_bytes: usize,
+    cut: Cut,
     files: Vec<File>,
     names: BTreeMap<Vec<Name>, usize>,
     /// Bytes of the last file that are not on their way yet.
@@ -147,14 +152,16 @@ struct File {
 
 impl<'a> Put<'a> {
     fn new(puts: &'a Puts) -> Result<Self, Failure> {
+        let GatewayOptions { geometry, chunk_bytes_max } = puts.options;
         let nodes = puts.network.view().ring.len();
-        let geometry = Geometry::default_for(nodes).ok_or_else(|| Failure::too_few_nodes(nodes))?;
+        let geometry = geometry.or_else(|| Geometry::default_for(nodes));
+        let geometry = geometry.ok_or_else(|| Failure::too_few_nodes(nodes))?;
         let budget = puts.encoder.budget().clone();
         Ok(Self {
             puts,
             uploader: Uploader::new(puts.network.clone(), budget, PutOptions::default()),
             geometry,
-            piece_bytes: Layout::largest(geometry).plaintext_bytes_max(),
+            cut: Cut::new(geometry, chunk_bytes_max),
             files: Vec::new(),
             names: BTreeMap::new(),
             gathered: Vec::new(),
@@ -196,10 +203,11 @@ impl<'a> Put<'a> {
         }
         self.bytes += data.len() as u64;
         while !data.is_empty() {
-            let (now, rest) = data.split_at(data.len().min(self.piece_bytes - self.gathered.len()));
+            let room = self.cut.chunk_bytes - self.gathered.len();
+            let (now, rest) = data.split_at(data.len().min(room));
             self.gathered.extend_from_slice(now);
             data = rest;
-            if self.gathered.len() == self.piece_bytes {
+            if self.gathered.len() == self.cut.chunk_bytes {
                 self.store_piece().await?;
             }
         }
@@ -214,7 +222,7 @@ impl<'a> Put<'a> {
         }
         let (encoder, uploader) = (self.puts.encoder.clone(), self.uploader.clone());
         let geometry = self.geometry;
-        let mut plaintext = encoder.plaintext().await;
+        let mut plaintext = encoder.plaintext_of(self.cut.chunk_bytes).await;
         plaintext.extend_from_slice(&self.gathered);
         self.gathered.clear();
         let job = Task::spawn(async move {
@@ -237,7 +245,7 @@ impl<'a> Put<'a> {
 
     /// The last file is complete.
     async fn end_file(&mut self) -> Result<(), Failure> {
-        if self.gathered.len() > PACKED_BYTES_MAX {
+        if self.gathered.len() > self.cut.packed_bytes_max {
             self.store_piece().await?;
         }
         if !self.gathered.is_empty() {
