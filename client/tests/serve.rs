@@ -538,7 +538,11 @@ async fn callers_may_come_any_way_and_what_they_put_is_cut_as_told() {
     let gateway = Gateway::open(tree, Vec::new(), secret(), options).await.expect("is there");
     let (near, far) = tokio::io::duplex(1 << 16);
     let callers = stream::iter([Ok(far)]);
-    let ended = tokio::spawn(gateway.serve_callers(callers, None, std::future::pending()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        let _ = stopped.await;
+    };
+    let ended = tokio::spawn(gateway.serve_callers(callers, None, stopped));
     let mut near = Some(near);
     let connect = tower::service_fn(move |_| {
         std::future::ready(near.take().map(TokioIo::new).ok_or("there is one stream"))
@@ -559,8 +563,8 @@ async fn callers_may_come_any_way_and_what_they_put_is_cut_as_told() {
         let alone = Served::start(&network, &put.capability, None).await;
         assert!(alone.read("", 0, 0).await.expect("reads") == content, "other bytes came back");
     }
-    // When nobody can come any more and the last has gone, it ends by itself.
     drop(files);
+    drop(stop);
     ended.await.expect("no panic").expect("no error");
 }
 

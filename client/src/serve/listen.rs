@@ -177,7 +177,7 @@ impl Listener {
 }
 
 /// Gives callers places, one after the other. With all places taken, one on which no call runs makes room;
-/// when calls run on all, one caller waits here and the others where they come from.
+/// when calls run on all, one caller waits here and the others where they come from. Never ends.
 pub(super) fn connections<S, I>(callers: S) -> impl Stream<Item = io::Result<Connection>> + Send
 where
     S: Stream<Item = io::Result<I>> + Send,
@@ -186,12 +186,14 @@ where
     let places = Places::new(CONNECTIONS_MAX);
     stream::unfold((Box::pin(callers), places), |(mut callers, places)| async move {
         loop {
-            match callers.next().await? {
-                Ok(io) => {
+            match callers.next().await {
+                // The end would be a stop: those that are there have calls to make.
+                None => std::future::pending().await,
+                Some(Ok(io)) => {
                     let connection = Connection::new(Box::new(io), places.take().await);
                     return Some((Ok(connection), (callers, places)));
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }

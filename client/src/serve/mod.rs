@@ -144,7 +144,7 @@ impl Gateway {
     }
 
     /// The same for callers that come in any other way, each with a byte stream of its own. When no more come,
-    /// those that are there are served to their end. Without a token whoever has a stream may call.
+    /// it goes on with those that are there. Without a token whoever has a stream may call.
     ///
     /// # Errors
     /// When the server cannot start or fails.
