@@ -112,7 +112,7 @@ impl Served {
 
     async fn put(&self, parts: Vec<Part>) -> Result<PutResponse, Status> {
         let requests = parts.into_iter().map(|part| PutRequest { part: Some(part) });
-        Ok(self.files().put(futures::stream::iter(requests)).await?.into_inner())
+        Ok(self.files().put(stream::iter(requests)).await?.into_inner())
     }
 }
 
