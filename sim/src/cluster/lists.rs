@@ -154,12 +154,9 @@ mod tests {
         let own = ChunkRef { id: ChunkId::new([1; 32]), geometry, shard_bytes: 1 };
         let chunks = BTreeSet::from([own]);
         let one = PromisedList { capability: String::new(), listed: 3, chunks };
-        let right = CheckReport {
-            chunks: 4,
-            listed: Some(3),
-            by_strength: [(Strength::Whole, 4)].into(),
-            ..CheckReport::default()
-        };
+        let mut right = CheckReport::default();
+        (right.chunks, right.listed) = (4, Some(3));
+        right.by_strength = [(Strength::Whole, 4)].into();
         assert_eq!(is_whole(&right, &one), Ok(()));
         let broken = |change: &dyn Fn(&mut CheckReport)| {
             let mut report = right.clone();
