@@ -23,7 +23,11 @@ use copse_core::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{buffers::Pool, error::EncodeError, task::beside};
+use crate::{
+    buffers::Pool,
+    error::EncodeError,
+    task::{beside, cores},
+};
 
 /// Encoded chunks in memory, in bytes, unless told otherwise: eight full chunks of 10+6. With the
 /// plaintext buffers and the connections' own buffers it keeps a client under 256 MiB.
@@ -222,7 +226,7 @@ impl Drop for PlaintextBuffer {
 impl Encoder {
     /// An encoder for one convergence secret, on as many threads as there are cores.
     pub fn new(secret: ConvergenceSecret, budget: Budget) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = cores();
         Self {
             inner: Arc::new(EncoderInner {
                 secret,
@@ -247,14 +251,19 @@ impl Encoder {
     /// An empty buffer for the plaintext of a chunk, with room for the largest. Waits while all
     /// are in use, so that reading goes no faster than encoding.
     pub async fn plaintext(&self) -> PlaintextBuffer {
+        self.plaintext_of(CHUNK_BYTES_MAX).await
+    }
+
+    /// The same, with room for so many bytes.
+    pub(crate) async fn plaintext_of(&self, bytes: usize) -> PlaintextBuffer {
         let permit = match Arc::clone(&self.inner.plaintexts).acquire_owned().await {
             Ok(permit) => permit,
             Err(_) => unreachable!("the buffers are never closed"),
         };
         let kept = Arc::clone(&self.inner.plaintext_kept);
-        let mut buffer = kept.take(CHUNK_BYTES_MAX);
+        let mut buffer = kept.take(bytes);
         buffer.clear();
-        buffer.reserve_exact(CHUNK_BYTES_MAX);
+        buffer.reserve_exact(bytes);
         PlaintextBuffer { buffer, kept, _permit: permit }
     }
 

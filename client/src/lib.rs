@@ -15,6 +15,7 @@ pub mod check;
 mod claims;
 pub mod connect;
 pub mod content;
+mod cut;
 pub mod encode;
 pub mod error;
 pub mod get;

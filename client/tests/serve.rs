@@ -9,7 +9,7 @@ use copse_client::{
     get::Downloader,
     network::Network,
     put::{PutOptions, Uploader},
-    serve::{Gateway, Listener, ServeError, Token},
+    serve::{Gateway, GatewayOptions, Listener, ServeError, Token},
     tree_read::TreeReader,
 };
 use copse_core::{
@@ -24,6 +24,8 @@ use copse_proto::files::{
     Entry, Kind, ListRequest, PutFile, PutRequest, PutResponse, ReadRequest, StatRequest,
     files_client::FilesClient, put_request::Part,
 };
+use futures::stream;
+use hyper_util::rt::TokioIo;
 use support::{FakeNetwork, StillTime, bytes, until};
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{
@@ -52,7 +54,8 @@ impl Served {
         let below = path::split(below.as_bytes()).expect("a path");
         let tree =
             TreeReader::new(Downloader::new(network.clone()), &capability).expect("this network");
-        let gateway = Gateway::open(tree, below, secret()).await.expect("is there");
+        let options = GatewayOptions::default();
+        let gateway = Gateway::open(tree, below, secret(), options).await.expect("is there");
         let dir = tempfile::tempdir().expect("a directory");
         let socket = format!("unix:{}", dir.path().join("socket").display());
         let token = address.map(|_| Token::new(TOKEN.as_bytes()).expect("a token"));
@@ -109,7 +112,7 @@ impl Served {
 
     async fn put(&self, parts: Vec<Part>) -> Result<PutResponse, Status> {
         let requests = parts.into_iter().map(|part| PutRequest { part: Some(part) });
-        Ok(self.files().put(futures::stream::iter(requests)).await?.into_inner())
+        Ok(self.files().put(stream::iter(requests)).await?.into_inner())
     }
 }
 
@@ -520,6 +523,49 @@ async fn what_is_put_comes_back_and_is_stored_once() {
     let files: Vec<_> = parts.chunk_by(|_, next| !matches!(next, Part::File(_))).collect();
     files.iter().rev().for_each(|file| again.extend_from_slice(file));
     assert_eq!(served.put(again).await.expect("stored").capability, put.capability);
+}
+
+#[tokio::test]
+async fn callers_may_come_any_way_and_what_they_put_is_cut_as_told() {
+    const CHUNK_BYTES: usize = 40_000;
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let (capability, ..) = everything(&network).await;
+    let capability: Capability = capability.parse().expect("a capability");
+    let tree = TreeReader::new(Downloader::new(network.clone()), &capability).expect("is here");
+    let geometry = Some("2+2".parse().expect("a geometry"));
+    let options = GatewayOptions { geometry, chunk_bytes_max: Some(CHUNK_BYTES) };
+    let gateway = Gateway::open(tree, Vec::new(), secret(), options).await.expect("is there");
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let callers = stream::iter([Ok(far)]);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        let _ = stopped.await;
+    };
+    let ended = tokio::spawn(gateway.serve_callers(callers, None, stopped));
+    let mut near = Some(near);
+    let connect = tower::service_fn(move |_| {
+        std::future::ready(near.take().map(TokioIo::new).ok_or("there is one stream"))
+    });
+    let endpoint = Endpoint::from_static("http://gateway.invalid");
+    let channel = endpoint.connect_with_connector(connect).await.expect("connects");
+    let mut files = FilesClient::new(channel);
+
+    // Three full chunks, and an end that is a little more than an eighth of one; then one that is no more.
+    for (end, chunks) in [(CHUNK_BYTES / 8 + 1, 4), (CHUNK_BYTES / 8, 3)] {
+        let before = fake.chunks().len();
+        let content = bytes(u64::try_from(end).expect("few"), 3 * CHUNK_BYTES + end);
+        let requests =
+            file_of("file", &content).into_iter().map(|part| PutRequest { part: Some(part) });
+        let put = files.put(stream::iter(requests)).await.expect("stored").into_inner();
+        // One more holds the name.
+        assert_eq!(fake.chunks().len() - before, chunks + 1);
+        let alone = Served::start(&network, &put.capability, None).await;
+        assert!(alone.read("", 0, 0).await.expect("reads") == content, "other bytes came back");
+    }
+    drop(files);
+    drop(stop);
+    ended.await.expect("no panic").expect("no error");
 }
 
 #[tokio::test]

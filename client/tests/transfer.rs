@@ -13,13 +13,14 @@ use std::{
 };
 
 use copse_client::{
+    content::Block,
     encode::{Budget, Encoder},
     get::Downloader,
     journal::Journal,
     local::FileReader,
     network::Network,
     put::{PutOptions as SessionOptions, Uploader},
-    transfer::{Failure, PutOptions, PutOutcome, PutTarget, PutTreeError, put_paths},
+    transfer::{Failure, PutOptions, PutOutcome, PutTarget, PutTreeError, put_paths, put_stream},
     tree_read::TreeReader,
 };
 use copse_core::{
@@ -79,8 +80,8 @@ impl Local {
             encoder: Encoder::new(ConvergenceSecret::new([5; 32]), budget),
         };
         let journal = Journal::open(&self.dir.path().join("journal")).expect("nobody has it");
-        let options =
-            PutOptions { geometry: "4+2".parse().expect("a geometry"), journal: Some(journal) };
+        let geometry = "4+2".parse().expect("a geometry");
+        let options = PutOptions { journal: Some(journal), ..PutOptions::new(geometry) };
         let paths = paths.iter().map(|path| path.to_path_buf()).collect();
         put_paths(&target, paths, options, Arc::default()).await
     }
@@ -106,6 +107,47 @@ fn left_out(outcome: &PutOutcome) -> (PathBuf, String) {
 fn asked(fake: &FakeNetwork, but: NodeId) -> Vec<usize> {
     let others = fake.nodes.iter().filter(|node| node.id != but);
     others.map(|node: &Arc<FakeNode>| node.seen.has.swap(0, Ordering::SeqCst)).collect()
+}
+
+#[tokio::test]
+async fn files_are_cut_as_told_from_a_disk_and_from_a_stream_alike() {
+    const CHUNK_BYTES: usize = 50_000;
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let local = Local::new();
+    let content = bytes(7, 4 * CHUNK_BYTES + 20_000);
+    let path = local.write("file", &content);
+    let budget = Budget::default();
+    let target = PutTarget {
+        network: network.clone(),
+        uploader: Uploader::new(network.clone(), budget.clone(), SessionOptions::default()),
+        encoder: Encoder::new(ConvergenceSecret::new([5; 32]), budget),
+    };
+    let options = || PutOptions {
+        chunk_bytes_max: Some(CHUNK_BYTES),
+        ..PutOptions::new("4+2".parse().expect("a geometry"))
+    };
+    let paths = vec![path.clone()];
+    let from_disk = put_paths(&target, paths, options(), Arc::default()).await.expect("stored");
+    // Five of the content, and one for the name.
+    assert_eq!(fake.chunks().len(), 6);
+
+    let entry = entries(&network, &from_disk).await.remove("/").expect("the file");
+    let stream = Box::new(std::io::Cursor::new(content.clone()));
+    let (name, meta) = (b"file".to_vec(), entry.meta.clone());
+    let put = put_stream(&target, name, meta, stream, options(), Arc::default());
+    assert_eq!(put.await.expect("stored").capability, from_disk.capability);
+
+    let tree = TreeReader::new(Downloader::new(network), &from_disk.capability);
+    let mut reader = tree.expect("this network").read(&entry).expect("a file");
+    let mut read = Vec::new();
+    while let Some(block) = reader.next().await.expect("reads") {
+        match block {
+            Block::Data(data) => read.extend_from_slice(&data),
+            Block::Hole(_) => panic!("there is none"),
+        }
+    }
+    assert!(read == content, "other bytes came back");
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ fn nodes_that_never_let_go_of_memory_are_found_out() {
     is_found_out("hoards", "Bounds");
 }
 
-/// What strikes only when something comes to it does come to it.
+/// What strikes only when something comes to it does come to it, and clients do all that they can do.
 #[test]
 fn whatever_is_drawn_has_an_effect_in_some_world() {
     let names = [
@@ -99,8 +99,17 @@ fn whatever_is_drawn_has_an_effect_in_some_world() {
         "dark",
         "overtaken",
         "looked_at_when_acknowledged",
+        "trees_from_files",
+        "files_from_streams",
+        "gateway_puts",
+        "gateway_stats",
+        "gateway_lists",
+        "gateway_reads",
+        "gateway_stops",
+        "lists",
+        "list_checks",
     ];
-    let mut struck = [0; 17];
+    let mut struck = [0; 26];
     let all = (0..EFFECT_SEEDS).any(|seed| {
         let told = told(&["run", "--json", "--seed", &seed.to_string()]);
         for (count, name) in struck.iter_mut().zip(names) {
@@ -114,6 +123,11 @@ fn whatever_is_drawn_has_an_effect_in_some_world() {
 #[test]
 fn clients_that_take_a_byte_for_another_are_found_out() {
     is_found_out("smudged-reads", "Integrity");
+}
+
+#[test]
+fn gateways_that_take_a_byte_for_another_are_found_out() {
+    is_found_out("smudged-gateway", "Integrity");
 }
 
 #[test]

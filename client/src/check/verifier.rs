@@ -97,7 +97,7 @@ pub async fn make_verifier(
     };
     let bytes = Box::new(Bytes { pieces: manifest.into_pieces(), piece: Vec::new(), at: 0 });
     let meta = Meta::new(0o444, Timestamp::default());
-    let options = PutOptions { geometry, journal: None };
+    let options = PutOptions::new(geometry);
     let stored = put_stream(&target, Vec::new(), meta, bytes, options, Arc::default()).await?;
     Ok(Verifier {
         capability: VerifyCapability::new(network.id(), stored.capability.root().clone()),

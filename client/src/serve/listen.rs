@@ -1,6 +1,6 @@
 //! Where the gateway listens: an address of this machine, or a unix socket.
 //!
-//! Owns the listening socket, its permissions, and the first words of each connection. Refuses to listen
+//! Owns the listening socket, its permissions, and the first words of each connection, wherever it comes from. Refuses to listen
 //! for other machines without a token, and to take a socket away from somebody. One idea: a socket
 //! appears under its name only when nobody but its owner can open it.
 
@@ -11,12 +11,11 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     str::FromStr,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -112,7 +111,6 @@ pub enum ListenError {
 pub struct Listener {
     socket: Socket,
     address: Address,
-    places: Arc<Places>,
     /// The name of a unix socket and which file it is; removed with the listener.
     _name: Option<SocketName>,
 }
@@ -129,7 +127,6 @@ impl Listener {
     /// # Errors
     /// When other machines could connect unguarded, the place is taken, or the system refuses.
     pub async fn bind(address: &Address, guarded: bool) -> Result<Self, ListenError> {
-        let places = Places::new(CONNECTIONS_MAX);
         let refused = |source| ListenError::Io { address: address.clone(), source };
         match address {
             Address::Tcp(wanted) => {
@@ -138,7 +135,7 @@ impl Listener {
                 }
                 let listener = TcpListener::bind(wanted).await.map_err(refused)?;
                 let address = Address::Tcp(listener.local_addr().map_err(refused)?);
-                Ok(Self { socket: Socket::Tcp(listener), address, places, _name: None })
+                Ok(Self { socket: Socket::Tcp(listener), address, _name: None })
             }
             Address::Unix(path) => {
                 make_room(path).await?;
@@ -148,7 +145,7 @@ impl Listener {
                         _ => refused(source),
                     })?;
                 let socket = Socket::Unix(listener);
-                Ok(Self { socket, address: address.clone(), places, _name: Some(name) })
+                Ok(Self { socket, address: address.clone(), _name: Some(name) })
             }
         }
     }
@@ -158,23 +155,9 @@ impl Listener {
         &self.address
     }
 
-    /// The connections as they come. With all places taken, one on which no call runs makes room; when
-    /// calls run on all, one caller waits here and the others in the system's queue.
-    pub(super) fn connections(&self) -> impl Stream<Item = io::Result<Connection>> + Send {
-        stream::unfold(self, |listener| async move {
-            loop {
-                match listener.accept().await {
-                    Ok(io) => {
-                        let place = listener.places.take().await;
-                        return Some((Ok(Connection::new(io, place)), listener));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection was not accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        })
+    /// The callers as they come, for ever.
+    pub(super) fn callers(&self) -> impl Stream<Item = io::Result<Box<dyn Io>>> + Send {
+        stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) })
     }
 
     async fn accept(&self) -> io::Result<Box<dyn Io>> {
@@ -191,6 +174,32 @@ impl Listener {
             }
         }
     }
+}
+
+/// Gives callers places, one after the other. With all places taken, one on which no call runs makes room;
+/// when calls run on all, one caller waits here and the others where they come from. Never ends.
+pub(super) fn connections<S, I>(callers: S) -> impl Stream<Item = io::Result<Connection>> + Send
+where
+    S: Stream<Item = io::Result<I>> + Send,
+    I: Io,
+{
+    let places = Places::new(CONNECTIONS_MAX);
+    stream::unfold((Box::pin(callers), places), |(mut callers, places)| async move {
+        loop {
+            match callers.next().await {
+                // The end would be a stop: those that are there have calls to make.
+                None => std::future::pending().await,
+                Some(Ok(io)) => {
+                    let connection = Connection::new(Box::new(io), places.take().await);
+                    return Some((Ok(connection), (callers, places)));
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
 }
 
 /// Removes a socket that nobody listens on any more.
@@ -259,7 +268,7 @@ impl Drop for SocketName {
 }
 
 /// A byte stream to one caller.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 

@@ -30,13 +30,16 @@ mod put;
 mod token;
 mod walk;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use copse_core::{
+    geometry::Geometry,
     seal::ConvergenceSecret,
     tree::{Entry, Name},
 };
 use copse_proto::{files::files_server::FilesServer, routes::Routes};
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -89,6 +92,16 @@ pub enum ServeError {
     Server(#[from] tonic::transport::Error),
 }
 
+/// How a gateway stores what callers put.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GatewayOptions {
+    /// The code of full chunks; none: what the network's size advises at the time of each call.
+    pub geometry: Option<Geometry>,
+    /// Plaintext of a chunk of a file, at most, in bytes, as in
+    /// [`transfer::PutOptions`](crate::transfer::PutOptions::chunk_bytes_max).
+    pub chunk_bytes_max: Option<usize>,
+}
+
 /// A tree that can be served.
 pub struct Gateway {
     files: Files,
@@ -105,9 +118,10 @@ impl Gateway {
         tree: TreeReader,
         base: Vec<Name>,
         secret: ConvergenceSecret,
+        options: GatewayOptions,
     ) -> Result<Self, ReadError> {
         let entry = tree.lookup(base.clone()).await?;
-        let puts = Puts::new(tree.downloader().network().clone(), secret);
+        let puts = Puts::new(tree.downloader().network().clone(), secret, options);
         Ok(Self { files: Files::new(tree, base, puts), entry })
     }
 
@@ -126,6 +140,24 @@ impl Gateway {
         token: Option<Token>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
+        self.serve_callers(listener.callers(), token, stop).await
+    }
+
+    /// The same for callers that come in any other way, each with a byte stream of its own. When no more come,
+    /// it goes on with those that are there. Without a token whoever has a stream may call.
+    ///
+    /// # Errors
+    /// When the server cannot start or fails.
+    pub async fn serve_callers<S, I>(
+        self,
+        callers: S,
+        token: Option<Token>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        S: Stream<Item = io::Result<I>> + Send,
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let service = FilesServer::new(self.files.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -141,7 +173,7 @@ impl Gateway {
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .serve_with_incoming_shutdown(
                 Guarded::new(routes, token),
-                listener.connections(),
+                listen::connections(callers),
                 stopping.cancelled(),
             );
         tokio::pin!(server, stop);

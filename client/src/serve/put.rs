@@ -15,28 +15,27 @@ use copse_core::{
     chunk::EncodedChunk,
     extent::Extent,
     geometry::Geometry,
-    layout::Layout,
-    limits::PACKED_BYTES_MAX,
     seal::ConvergenceSecret,
     tree::{Finished, Meta, Name, Timestamp, TreeError, TreeWriter, path},
 };
 use copse_proto::files::{PutFile, PutRequest, PutResponse, put_request::Part};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::spawn_blocking,
     time::timeout,
 };
 use tonic::Streaming;
 
 use super::{
+    GatewayOptions,
     failure::Failure,
     files::{PIECE_BYTES_MAX, acquire, names_of},
 };
 use crate::{
+    cut::Cut,
     encode::{Budget, Encoder},
     network::Network,
     put::{PutOptions, Ticket, Uploader},
-    task::Task,
+    task::{Task, aside},
 };
 
 /// Calls that store at once; the rest waits a while. Each holds up to a chunk of what comes in, beside the
@@ -71,6 +70,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 pub(super) struct Puts {
     network: Network,
     encoder: Encoder,
+    options: GatewayOptions,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     /// One tree is built at a time: its chunks are made outside the encoder's budget.
@@ -80,10 +80,15 @@ pub(super) struct Puts {
 }
 
 impl Puts {
-    pub(super) fn new(network: Network, secret: ConvergenceSecret) -> Self {
+    pub(super) fn new(
+        network: Network,
+        secret: ConvergenceSecret,
+        options: GatewayOptions,
+    ) -> Self {
         Self {
             network,
             encoder: Encoder::new(secret, Budget::new(ENCODED_BYTES_MAX)),
+            options,
             places: Arc::new(Semaphore::new(PUTS_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX as usize)),
             building: Arc::new(Semaphore::new(1)),
@@ -126,8 +131,7 @@ struct Put<'a> {
     puts: &'a Puts,
     uploader: Uploader,
     geometry: Geometry,
-    /// Plaintext of a full chunk.
-    piece_bytes: usize,
+    cut: Cut,
     files: Vec<File>,
     names: BTreeMap<Vec<Name>, usize>,
     /// Bytes of the last file that are not on their way yet.
@@ -148,14 +152,16 @@ struct File {
 
 impl<'a> Put<'a> {
     fn new(puts: &'a Puts) -> Result<Self, Failure> {
+        let GatewayOptions { geometry, chunk_bytes_max } = puts.options;
         let nodes = puts.network.view().ring.len();
-        let geometry = Geometry::default_for(nodes).ok_or_else(|| Failure::too_few_nodes(nodes))?;
+        let geometry = geometry.or_else(|| Geometry::default_for(nodes));
+        let geometry = geometry.ok_or_else(|| Failure::too_few_nodes(nodes))?;
         let budget = puts.encoder.budget().clone();
         Ok(Self {
             puts,
             uploader: Uploader::new(puts.network.clone(), budget, PutOptions::default()),
             geometry,
-            piece_bytes: Layout::largest(geometry).plaintext_bytes_max(),
+            cut: Cut::new(geometry, chunk_bytes_max),
             files: Vec::new(),
             names: BTreeMap::new(),
             gathered: Vec::new(),
@@ -197,10 +203,11 @@ impl<'a> Put<'a> {
         }
         self.bytes += data.len() as u64;
         while !data.is_empty() {
-            let (now, rest) = data.split_at(data.len().min(self.piece_bytes - self.gathered.len()));
+            let room = self.cut.chunk_bytes - self.gathered.len();
+            let (now, rest) = data.split_at(data.len().min(room));
             self.gathered.extend_from_slice(now);
             data = rest;
-            if self.gathered.len() == self.piece_bytes {
+            if self.gathered.len() == self.cut.chunk_bytes {
                 self.store_piece().await?;
             }
         }
@@ -215,7 +222,7 @@ impl<'a> Put<'a> {
         }
         let (encoder, uploader) = (self.puts.encoder.clone(), self.uploader.clone());
         let geometry = self.geometry;
-        let mut plaintext = encoder.plaintext().await;
+        let mut plaintext = encoder.plaintext_of(self.cut.chunk_bytes).await;
         plaintext.extend_from_slice(&self.gathered);
         self.gathered.clear();
         let job = Task::spawn(async move {
@@ -238,7 +245,7 @@ impl<'a> Put<'a> {
 
     /// The last file is complete.
     async fn end_file(&mut self) -> Result<(), Failure> {
-        if self.gathered.len() > PACKED_BYTES_MAX {
+        if self.gathered.len() > self.cut.packed_bytes_max {
             self.store_piece().await?;
         }
         if !self.gathered.is_empty() {
@@ -289,12 +296,16 @@ impl<'a> Put<'a> {
             .collect();
         // One chunk on its way between the thread that makes them and this task.
         let (made, mut chunks) = mpsc::channel(1);
-        let building = spawn_blocking(move || build(sorted, geometry, secret, &made));
-        let mut tickets: Vec<Ticket> = Vec::new();
-        while let Some(chunk) = chunks.recv().await {
-            tickets.push(self.submit(chunk).await);
-        }
-        let mut finished = building.await.map_err(|_| Failure::internal("a thread stopped"))??;
+        let building = aside(build(sorted, geometry, secret, made));
+        let submitting = async {
+            let mut tickets: Vec<Ticket> = Vec::new();
+            while let Some(chunk) = chunks.recv().await {
+                tickets.push(self.submit(chunk).await);
+            }
+            tickets
+        };
+        let (built, mut tickets) = tokio::join!(building, submitting);
+        let mut finished = built.map_err(|_| Failure::internal("a thread stopped"))??;
         for chunk in std::mem::take(&mut finished.chunks) {
             tickets.push(self.submit(chunk).await);
         }
@@ -350,18 +361,14 @@ fn now() -> Timestamp {
     Timestamp::new(seconds, since.subsec_nanos()).unwrap_or_default()
 }
 
-/// Writes the tree of sorted files on this thread. Chunks go out as they are complete.
-fn build(
+/// Writes the tree of sorted files. Chunks go out as they are complete.
+async fn build(
     files: Vec<(Vec<Name>, File)>,
     geometry: Geometry,
     secret: ConvergenceSecret,
-    chunks: &mpsc::Sender<EncodedChunk>,
+    chunks: mpsc::Sender<EncodedChunk>,
 ) -> Result<Finished, Failure> {
     let mut writer = TreeWriter::new(geometry, secret);
-    let send = |writer: &mut TreeWriter| {
-        // Nobody listens when the call was given up.
-        writer.take_chunks().into_iter().try_for_each(|chunk| chunks.blocking_send(chunk)).is_ok()
-    };
     // The time of the newest file, so that the same files make the same tree.
     let newest = files.iter().map(|(_, file)| file.meta.modified).max().unwrap_or_default();
     let around = Meta::new(DIRECTORY_MODE, newest);
@@ -389,8 +396,10 @@ fn build(
             open.push(directory.clone());
         }
         add(&mut writer, name, file)?;
-        if !send(&mut writer) {
-            return Err(Failure::internal("the call was given up"));
+        for chunk in writer.take_chunks() {
+            // Nobody listens when the call was given up.
+            let sent = chunks.send(chunk).await;
+            sent.map_err(|_| Failure::internal("the call was given up"))?;
         }
         before = names;
     }

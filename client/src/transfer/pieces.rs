@@ -12,18 +12,17 @@ use std::{
     },
 };
 
-use copse_core::{
-    chunk::EncodedChunk, extent::Extent, geometry::Geometry, layout::Layout,
-    limits::PACKED_BYTES_MAX,
-};
-use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
+use copse_core::{chunk::EncodedChunk, extent::Extent, geometry::Geometry};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{Counters, PutTarget, PutTreeError};
 use crate::{
+    cut::Cut,
     encode::{PlaintextBuffer, PreparedChunk},
     journal::{Journal, JournalKey},
     local::{FileIdentity, FileReader, ReadFileError},
     lock::lock,
+    task::beside,
 };
 
 /// Pieces of files under way at once, at most: read, asked for, encoded or sent. Memory is bounded
@@ -33,11 +32,11 @@ pub(super) const PIECES_MAX: usize = 64;
 /// Context of the key that journal entries are looked up by.
 const JOURNAL_CONTEXT: &str = "copse client journal v1";
 
-/// The tasks of one transfer. Lives on the transfer's blocking thread.
+/// The tasks of one transfer.
 pub(super) struct Pieces {
     target: PutTarget,
-    runtime: Handle,
     geometry: Geometry,
+    cut: Cut,
     journal: Option<Arc<Mutex<Journal>>>,
     journal_context: [u8; 32],
     counters: Arc<Counters>,
@@ -64,6 +63,7 @@ impl Pieces {
     pub(super) fn new(
         target: &PutTarget,
         geometry: Geometry,
+        cut: Cut,
         journal: Option<Journal>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -71,19 +71,14 @@ impl Pieces {
         context.update(target.encoder.secret().as_bytes()).update(target.network.id().as_bytes());
         Self {
             target: target.clone(),
-            runtime: Handle::current(),
             geometry,
+            cut,
             journal: journal.map(|journal| Arc::new(Mutex::new(journal))),
             journal_context: *context.finalize().as_bytes(),
             counters,
             confirmed: Arc::default(),
             jobs: JoinSet::new(),
         }
-    }
-
-    /// Plaintext of a full chunk.
-    pub(super) fn piece_bytes(&self) -> usize {
-        Layout::largest(self.geometry).plaintext_bytes_max()
     }
 
     /// Chunks that the journal knew and the network holds, so far.
@@ -94,7 +89,7 @@ impl Pieces {
     /// What the journal would call this piece; nothing for pieces that are packed, and of files that were
     /// changed just now: another content could have the same name.
     pub(super) fn known(&self, path: &Path, reader: &FileReader, bytes: usize) -> Option<Known> {
-        if bytes <= PACKED_BYTES_MAX || self.journal.is_none() || !reader.is_settled() {
+        if bytes <= self.cut.packed_bytes_max || self.journal.is_none() || !reader.is_settled() {
             return None;
         }
         let offset = reader.offset();
@@ -113,15 +108,8 @@ impl Pieces {
     }
 
     /// An empty buffer for a piece; waits while too much is under way.
-    pub(super) fn buffer(&self) -> PlaintextBuffer {
-        let mut buffer = self.runtime.block_on(self.target.encoder.plaintext());
-        buffer.clear();
-        buffer
-    }
-
-    /// Waits for what a transfer has under way.
-    pub(super) fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+    pub(super) async fn buffer(&self) -> PlaintextBuffer {
+        self.target.encoder.plaintext_of(self.cut.chunk_bytes).await
     }
 
     /// Stores a piece as a chunk of its own. Its extent comes before the chunk is safe. `of` is what an error
@@ -134,15 +122,15 @@ impl Pieces {
     ) -> oneshot::Receiver<Told> {
         let (tell, extent) = oneshot::channel();
         let job = Job::new(self, of, known);
-        self.jobs.spawn_on(async move { job.store(buffer, tell).await }, &self.runtime);
+        self.jobs.spawn(async move { job.store(buffer, tell).await });
         extent
     }
 
     /// Stores a chunk that is made already. Waits while memory is short: nothing else makes these.
-    pub(super) fn store_chunk(&mut self, of: String, chunk: EncodedChunk) {
-        let prepared = self.runtime.block_on(self.target.encoder.budget().admit(chunk));
+    pub(super) async fn store_chunk(&mut self, of: String, chunk: EncodedChunk) {
+        let prepared = self.target.encoder.budget().admit(chunk).await;
         let job = Job::new(self, of, None);
-        self.jobs.spawn_on(async move { job.upload(prepared).await }, &self.runtime);
+        self.jobs.spawn(async move { job.upload(prepared).await });
     }
 
     /// A piece that was stored before; if it is not held any more, it is read and stored again. When
@@ -150,7 +138,7 @@ impl Pieces {
     pub(super) fn confirm(&mut self, known: Known, extent: Extent) -> oneshot::Receiver<Told> {
         let (tell, receiver) = oneshot::channel();
         let job = Job::new(self, known.path.display().to_string(), Some(known.clone()));
-        let confirmed = self.confirmed.clone();
+        let (confirmed, chunk_bytes) = (self.confirmed.clone(), self.cut.chunk_bytes);
         let confirming = async move {
             if job.target.uploader.is_whole(&extent).await {
                 confirmed.fetch_add(1, Ordering::Relaxed);
@@ -159,8 +147,8 @@ impl Pieces {
                 let _ = tell.send(Ok(extent));
                 return Ok(());
             }
-            let mut buffer = job.target.encoder.plaintext().await;
-            let read = tokio::task::spawn_blocking(move || {
+            let mut buffer = job.target.encoder.plaintext_of(chunk_bytes).await;
+            let read = beside(move || {
                 let mut reader = FileReader::open(&known.path)?;
                 if reader.identity() != known.identity {
                     return Err(ReadFileError::Changed { path: known.path });
@@ -178,17 +166,17 @@ impl Pieces {
                 }
             }
         };
-        self.jobs.spawn_on(confirming, &self.runtime);
+        self.jobs.spawn(confirming);
         receiver
     }
 
     /// Takes in the results of tasks until at most `left` are under way.
-    pub(super) fn reap(&mut self, left: usize) -> Result<(), PutTreeError> {
+    pub(super) async fn reap(&mut self, left: usize) -> Result<(), PutTreeError> {
         while let Some(done) = self.jobs.try_join_next() {
             done??;
         }
         while self.jobs.len() > left {
-            if let Some(done) = self.runtime.block_on(self.jobs.join_next()) {
+            if let Some(done) = self.jobs.join_next().await {
                 done??;
             }
         }

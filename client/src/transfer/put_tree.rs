@@ -1,6 +1,6 @@
 //! Storing files and folders: the walk, the cutting, and the tree that is made of it.
 //!
-//! One blocking thread walks and reads; chunks are encoded and stored by tasks beside it, which are
+//! One thread of its own walks and reads; chunks are encoded and stored by tasks beside it, which are
 //! [`Pieces`]'. Owns the order in which a file's pieces come together. What cannot be read is noted
 //! and left out; what cannot be stored ends the transfer.
 
@@ -16,22 +16,23 @@ use std::{
 use copse_core::{
     capability::Capability,
     geometry::Geometry,
-    limits::PACKED_BYTES_MAX,
     tree::{Meta, Timestamp, TreeError, TreeWriter},
 };
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
     Counters, Failures,
     pieces::{Known, PIECES_MAX, Pieces, Told},
 };
 use crate::{
+    cut::Cut,
     encode::{Encoder, PlaintextBuffer},
     error::{EncodeError, PutError},
     journal::Journal,
     local::{self, FileReader, LocalEntry, LocalKind, Metadata, ReadFileError, ScanError, Segment},
     network::Network,
     put::{PutProgress, Redundancy, Uploader},
+    task::{apart, aside},
 };
 
 /// How to put.
@@ -41,6 +42,18 @@ pub struct PutOptions {
     pub geometry: Geometry,
     /// What was stored before; none when another process has it open.
     pub journal: Option<Journal>,
+    /// Plaintext of a chunk of a file, at most, in bytes; none: what a chunk of the code holds, some 8 MiB.
+    /// What is left at the end of a file is packed with others up to 1 MiB, or up to an eighth of this if it
+    /// is told and that is less. Smaller chunks are for those who have little memory or small files only: each
+    /// costs a call to every holder. Content that was put with other sizes is stored anew.
+    pub chunk_bytes_max: Option<usize>,
+}
+
+impl PutOptions {
+    /// As usual, without a journal.
+    pub const fn new(geometry: Geometry) -> Self {
+        Self { geometry, journal: None, chunk_bytes_max: None }
+    }
 }
 
 /// Entries of a tree by what they are.
@@ -173,20 +186,7 @@ pub async fn put_paths(
     options: PutOptions,
     counters: Arc<Counters>,
 ) -> Result<PutOutcome, PutTreeError> {
-    let mut put = TreePut::new(target, options, counters);
-    tokio::task::spawn_blocking(move || {
-        let entries = named(&paths, &mut put.failures)?;
-        // The tree has the same shape whether or not all of several can be read.
-        let is_one = paths.len() == 1;
-        put.count_ahead(paths);
-        match <[LocalEntry; 1]>::try_from(entries) {
-            Ok([entry]) if is_one => put.only(&entry)?,
-            Ok(entries) => put.several(entries.into())?,
-            Err(entries) => put.several(entries)?,
-        }
-        put.finish()
-    })
-    .await?
+    aside(TreePut::new(target, options, counters).paths(paths)).await?
 }
 
 /// Stores what a stream gives as one file of that name.
@@ -197,27 +197,11 @@ pub async fn put_stream(
     target: &PutTarget,
     name: Vec<u8>,
     meta: Meta,
-    mut stream: Box<dyn Read + Send>,
+    stream: Box<dyn Read + Send>,
     options: PutOptions,
     counters: Arc<Counters>,
 ) -> Result<PutOutcome, PutTreeError> {
-    let mut put = TreePut::new(target, options, counters);
-    tokio::task::spawn_blocking(move || {
-        put.writer.begin_file(&name, meta)?;
-        put.current = PathBuf::from(OsString::from_vec(name));
-        loop {
-            let mut buffer = put.pieces.buffer();
-            let mut part = stream.by_ref().take(put.piece_bytes as u64);
-            let count = part.read_to_end(&mut buffer).map_err(PutTreeError::Input)?;
-            if count == 0 {
-                break;
-            }
-            put.piece(buffer, None)?;
-        }
-        put.end_file()?;
-        put.finish()
-    })
-    .await?
+    aside(TreePut::new(target, options, counters).stream(name, meta, stream)).await?
 }
 
 /// What the paths name. Those that cannot be read are noted, as long as there is one that can.
@@ -243,12 +227,11 @@ fn named(paths: &[PathBuf], failures: &mut Failures) -> Result<Vec<LocalEntry>, 
     }
 }
 
-/// A transfer under way; lives on its blocking thread.
+/// A transfer under way; lives on a thread of its own.
 struct TreePut {
     target: PutTarget,
     pieces: Pieces,
-    /// Plaintext of a full chunk.
-    piece_bytes: usize,
+    cut: Cut,
     writer: TreeWriter,
     counters: Arc<Counters>,
     failures: Failures,
@@ -257,6 +240,13 @@ struct TreePut {
     pending: VecDeque<Pending>,
     /// What is being read, to be named when it cannot be stored.
     current: PathBuf,
+}
+
+/// A directory under way.
+struct OpenDirectory {
+    path: PathBuf,
+    /// What is still to be put of it, in order.
+    names: std::vec::IntoIter<OsString>,
 }
 
 /// The next piece of the open file.
@@ -271,12 +261,12 @@ enum Pending {
 
 impl TreePut {
     fn new(target: &PutTarget, options: PutOptions, counters: Arc<Counters>) -> Self {
-        let PutOptions { geometry, journal } = options;
-        let pieces = Pieces::new(target, geometry, journal, counters.clone());
+        let PutOptions { geometry, journal, chunk_bytes_max } = options;
+        let cut = Cut::new(geometry, chunk_bytes_max);
         Self {
             target: target.clone(),
-            piece_bytes: pieces.piece_bytes(),
-            pieces,
+            pieces: Pieces::new(target, geometry, cut, journal, counters.clone()),
+            cut,
             writer: TreeWriter::new(geometry, target.encoder.secret().clone()),
             counters,
             failures: Failures::default(),
@@ -286,10 +276,44 @@ impl TreePut {
         }
     }
 
-    /// Adds up the bytes of everything in a thread of its own, so that the time left can be told.
+    async fn paths(mut self, paths: Vec<PathBuf>) -> Result<PutOutcome, PutTreeError> {
+        let entries = named(&paths, &mut self.failures)?;
+        // The tree has the same shape whether or not all of several can be read.
+        let is_one = paths.len() == 1;
+        self.count_ahead(paths);
+        match <[LocalEntry; 1]>::try_from(entries) {
+            Ok([entry]) if is_one => self.only(&entry).await?,
+            Ok(entries) => self.several(entries.into()).await?,
+            Err(entries) => self.several(entries).await?,
+        }
+        self.finish().await
+    }
+
+    async fn stream(
+        mut self,
+        name: Vec<u8>,
+        meta: Meta,
+        mut stream: Box<dyn Read + Send>,
+    ) -> Result<PutOutcome, PutTreeError> {
+        self.writer.begin_file(&name, meta)?;
+        self.current = PathBuf::from(OsString::from_vec(name));
+        loop {
+            let mut buffer = self.pieces.buffer().await;
+            let mut part = stream.by_ref().take(self.cut.chunk_bytes as u64);
+            let count = part.read_to_end(&mut buffer).map_err(PutTreeError::Input)?;
+            if count == 0 {
+                break;
+            }
+            self.piece(buffer, None).await?;
+        }
+        self.end_file().await?;
+        self.finish().await
+    }
+
+    /// Adds up the bytes of everything on the side, so that the time left can be told.
     fn count_ahead(&self, paths: Vec<PathBuf>) {
         let counters = self.counters.clone();
-        std::thread::spawn(move || {
+        apart(move || {
             let mut open = paths;
             // Written once, when complete: a total that grows would mislead.
             let mut total = 0;
@@ -309,15 +333,15 @@ impl TreePut {
     }
 
     /// One path: the root. A file that cannot be read leaves nothing to put.
-    fn only(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
+    async fn only(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
         match &entry.kind {
-            LocalKind::File => self.file(entry)?.map_err(PutTreeError::Read),
-            _ => self.entry(entry),
+            LocalKind::File => self.file(entry).await?.map_err(PutTreeError::Read),
+            _ => self.entry(entry).await,
         }
     }
 
     /// Several paths, in a directory of no name made now.
-    fn several(&mut self, mut entries: Vec<LocalEntry>) -> Result<(), PutTreeError> {
+    async fn several(&mut self, mut entries: Vec<LocalEntry>) -> Result<(), PutTreeError> {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
             let name = pair[0].path.file_name().unwrap_or_default().to_owned();
@@ -333,13 +357,36 @@ impl TreePut {
             Metadata { mode: 0o755, mtime_seconds: newest.0, mtime_nanos: newest.1, size: 0 };
         self.writer.begin_directory(b"", meta_of(&meta))?;
         for entry in &entries {
-            self.entry(entry)?;
+            self.entry(entry).await?;
         }
         self.writer.end_directory()?;
-        self.store_packs()
+        self.store_packs().await
     }
 
-    fn entry(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
+    /// An entry and all below it, depth first, names in order.
+    async fn entry(&mut self, entry: &LocalEntry) -> Result<(), PutTreeError> {
+        // The innermost last.
+        let mut open: Vec<OpenDirectory> = Vec::new();
+        open.extend(self.begin(entry).await?);
+        while let Some(directory) = open.last_mut() {
+            let Some(name) = directory.names.next() else {
+                open.pop();
+                self.writer.end_directory()?;
+                self.kinds.directories += 1;
+                self.store_packs().await?;
+                continue;
+            };
+            let path = directory.path.join(&name);
+            match local::entry_at(&path, name) {
+                Ok(child) => open.extend(self.begin(&child).await?),
+                Err(error) => self.failures.add(&path, &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an entry; of a directory what is in it is next.
+    async fn begin(&mut self, entry: &LocalEntry) -> Result<Option<OpenDirectory>, PutTreeError> {
         let meta = meta_of(&entry.metadata);
         self.current.clone_from(&entry.path);
         match &entry.kind {
@@ -355,20 +402,12 @@ impl TreePut {
                 match self.writer.begin_directory(&entry.name, meta) {
                     Err(error @ (TreeError::Name(_) | TreeError::TooDeep)) => {
                         self.failures.add(&entry.path, &error);
-                        return Ok(());
+                        return Ok(None);
                     }
                     result => result?,
                 }
-                for name in names {
-                    let path = entry.path.join(&name);
-                    match local::entry_at(&path, name) {
-                        Ok(child) => self.entry(&child)?,
-                        Err(error) => self.failures.add(&path, &error),
-                    }
-                }
-                self.writer.end_directory()?;
-                self.kinds.directories += 1;
-                self.store_packs()
+                let (path, names) = (entry.path.clone(), names.into_iter());
+                return Ok(Some(OpenDirectory { path, names }));
             }
             LocalKind::Symlink(target) => {
                 match self.writer.add_symlink(&entry.name, meta, target) {
@@ -380,19 +419,22 @@ impl TreePut {
                         self.kinds.symlinks += 1;
                     }
                 }
-                self.store_packs()
+                self.store_packs().await?;
             }
             LocalKind::File => {
-                if let Err(error) = self.file(entry)? {
+                if let Err(error) = self.file(entry).await? {
                     self.failures.add(&entry.path, &error);
                 }
-                Ok(())
             }
         }
+        Ok(None)
     }
 
     /// Reads a file into the tree. The inner error is the file's, the outer ends the transfer.
-    fn file(&mut self, entry: &LocalEntry) -> Result<Result<(), ReadFileError>, PutTreeError> {
+    async fn file(
+        &mut self,
+        entry: &LocalEntry,
+    ) -> Result<Result<(), ReadFileError>, PutTreeError> {
         self.current.clone_from(&entry.path);
         let mut reader = match FileReader::open(&entry.path) {
             Ok(reader) => reader,
@@ -406,7 +448,7 @@ impl TreePut {
             }
             result => result?,
         }
-        match self.content(&entry.path, &mut reader) {
+        match self.content(&entry.path, &mut reader).await {
             Ok(()) => Ok(Ok(())),
             Err(Broken::File(error)) => {
                 self.pending.clear();
@@ -417,10 +459,10 @@ impl TreePut {
         }
     }
 
-    fn content(&mut self, path: &Path, reader: &mut FileReader) -> Result<(), Broken> {
+    async fn content(&mut self, path: &Path, reader: &mut FileReader) -> Result<(), Broken> {
         loop {
-            match reader.next(self.piece_bytes)? {
-                Segment::End => return self.end_file(),
+            match reader.next(self.cut.chunk_bytes)? {
+                Segment::End => return self.end_file().await,
                 Segment::Hole(bytes) => {
                     reader.skip(bytes)?;
                     self.pending.push_back(Pending::Hole(bytes));
@@ -434,101 +476,91 @@ impl TreePut {
                     {
                         reader.skip(bytes as u64)?;
                         let extent = self.pieces.confirm(known, extent);
-                        self.wait_for_extent(extent)?;
+                        self.wait_for_extent(extent).await?;
                         continue;
                     }
-                    let mut buffer = self.pieces.buffer();
+                    let mut buffer = self.pieces.buffer().await;
                     reader.read(bytes, &mut buffer)?;
-                    self.piece(buffer, known)?;
+                    self.piece(buffer, known).await?;
                 }
             }
         }
     }
 
     /// The next bytes of the open file: a chunk of their own, or packed if they are few.
-    fn piece(&mut self, buffer: PlaintextBuffer, known: Option<Known>) -> Result<(), Broken> {
-        if buffer.len() <= PACKED_BYTES_MAX {
+    async fn piece(&mut self, buffer: PlaintextBuffer, known: Option<Known>) -> Result<(), Broken> {
+        if buffer.len() <= self.cut.packed_bytes_max {
             self.pending.push_back(Pending::Bytes(buffer));
             // It holds one of few buffers: nothing may wait behind it.
-            return self.settle(0);
+            return self.settle(0).await;
         }
         let extent = self.pieces.store(self.current.display().to_string(), buffer, known);
-        self.wait_for_extent(extent)
+        self.wait_for_extent(extent).await
     }
 
     /// The next piece's extent will come; not too many may be missing.
-    fn wait_for_extent(&mut self, extent: oneshot::Receiver<Told>) -> Result<(), Broken> {
+    async fn wait_for_extent(&mut self, extent: oneshot::Receiver<Told>) -> Result<(), Broken> {
         self.pending.push_back(Pending::Extent(extent));
-        self.pieces.reap(PIECES_MAX)?;
-        self.settle(PIECES_MAX)
+        self.pieces.reap(PIECES_MAX).await?;
+        self.settle(PIECES_MAX).await
     }
 
     /// Gives pieces to the tree, in order, until at most `left` wait for their extent.
-    fn settle(&mut self, left: usize) -> Result<(), Broken> {
-        while let Some(pending) = self.pending.front_mut() {
-            if let Pending::Extent(receiver) = pending {
-                let extent = match receiver.try_recv() {
-                    Ok(extent) => extent,
-                    Err(oneshot::error::TryRecvError::Empty) if self.pending.len() <= left => {
-                        return Ok(());
-                    }
-                    Err(oneshot::error::TryRecvError::Empty) => {
-                        let Some(Pending::Extent(receiver)) = self.pending.pop_front() else {
-                            unreachable!("it was there");
-                        };
-                        let extent = self.pieces.wait_for(receiver);
-                        let Ok(extent) = extent else { return Err(self.failed()) };
-                        self.writer.push_extent(extent?)?;
-                        self.store_packs()?;
-                        continue;
-                    }
-                    Err(oneshot::error::TryRecvError::Closed) => return Err(self.failed()),
-                };
-                self.pending.pop_front();
-                self.writer.push_extent(extent?)?;
-            } else {
-                match self.pending.pop_front() {
-                    Some(Pending::Bytes(buffer)) => {
-                        self.writer.push_bytes(&buffer)?;
-                        Counters::add(&self.counters.bytes_done, buffer.len() as u64);
-                    }
-                    Some(Pending::Hole(bytes)) => self.writer.push_hole(bytes)?,
-                    _ => unreachable!("it was there"),
+    async fn settle(&mut self, left: usize) -> Result<(), Broken> {
+        while let Some(pending) = self.pending.pop_front() {
+            match pending {
+                Pending::Extent(mut receiver) => {
+                    let told = match receiver.try_recv() {
+                        Err(TryRecvError::Empty) if self.pending.len() < left => {
+                            self.pending.push_front(Pending::Extent(receiver));
+                            return Ok(());
+                        }
+                        Err(TryRecvError::Empty) => receiver.await.ok(),
+                        told => told.ok(),
+                    };
+                    let Some(extent) = told else { return Err(self.failed().await) };
+                    self.writer.push_extent(extent?)?;
                 }
+                Pending::Bytes(buffer) => {
+                    self.writer.push_bytes(&buffer)?;
+                    Counters::add(&self.counters.bytes_done, buffer.len() as u64);
+                }
+                Pending::Hole(bytes) => self.writer.push_hole(bytes)?,
             }
-            self.store_packs()?;
+            self.store_packs().await?;
         }
         Ok(())
     }
 
     /// A task ended without its extent: its error says why.
-    fn failed(&mut self) -> Broken {
-        Broken::Transfer(self.pieces.reap(0).err().unwrap_or(PutTreeError::Stopped))
+    async fn failed(&mut self) -> Broken {
+        Broken::Transfer(self.pieces.reap(0).await.err().unwrap_or(PutTreeError::Stopped))
     }
 
-    fn end_file(&mut self) -> Result<(), Broken> {
-        self.settle(0)?;
+    async fn end_file(&mut self) -> Result<(), Broken> {
+        self.settle(0).await?;
         self.writer.end_file()?;
         self.kinds.files += 1;
         Counters::add(&self.counters.files_done, 1);
-        Ok(self.store_packs()?)
+        Ok(self.store_packs().await?)
     }
 
     /// Sends the packs that are closed on their way.
-    fn store_packs(&mut self) -> Result<(), PutTreeError> {
+    async fn store_packs(&mut self) -> Result<(), PutTreeError> {
         for chunk in self.writer.take_chunks() {
-            self.pieces.store_chunk(format!("small files up to {}", self.current.display()), chunk);
+            let of = format!("small files up to {}", self.current.display());
+            self.pieces.store_chunk(of, chunk).await;
         }
-        self.pieces.reap(PIECES_MAX)
+        self.pieces.reap(PIECES_MAX).await
     }
 
-    fn finish(mut self) -> Result<PutOutcome, PutTreeError> {
+    async fn finish(mut self) -> Result<PutOutcome, PutTreeError> {
         let finished = self.writer.finish()?;
         for chunk in finished.chunks {
-            self.pieces.store_chunk("small files and names".to_owned(), chunk);
+            self.pieces.store_chunk("small files and names".to_owned(), chunk).await;
         }
-        self.pieces.reap(0)?;
-        let redundancy = self.pieces.wait_for(self.target.uploader.flush());
+        self.pieces.reap(0).await?;
+        let redundancy = self.target.uploader.flush().await;
         let redundancy =
             redundancy.map_err(|source| PutTreeError::Put { of: String::new(), source })?;
         Ok(PutOutcome {

@@ -231,6 +231,14 @@ impl FakeNetwork {
         self.nodes.iter().find(|node| node.id == id).expect("a node of this network")
     }
 
+    /// All chunks of which any node holds a shard.
+    pub(crate) fn chunks(&self) -> BTreeSet<ChunkId> {
+        let held = |node: &Arc<FakeNode>| -> Vec<ChunkId> {
+            node.shards.lock().expect("no panic").keys().map(|id| id.chunk).collect()
+        };
+        self.nodes.iter().flat_map(held).collect()
+    }
+
     /// The nodes that hold a chunk's shards, by index.
     pub(crate) fn holders(&self, chunk: ChunkId) -> BTreeMap<ShardIndex, Vec<NodeId>> {
         let mut holders: BTreeMap<ShardIndex, Vec<NodeId>> = BTreeMap::new();

@@ -16,6 +16,7 @@ use std::{
 
 use clap::Args;
 use copse_sim::cluster::{
+    WayCounts,
     kinds::Kind,
     scene::Struck,
     shrink::shrink,
@@ -68,8 +69,10 @@ pub(super) struct Rules {
     /// The dice: 1 are those of before there were kinds of worlds, 2 those of before disks took time, 3
     /// those of before nodes lied about what they hold to those who repair, 4 those of before clients
     /// put trees, read ranges and repaired, processes died at what they do, disks filled up and sectors
-    /// went bad, 5 those of before networks had the product's own codes, blackouts, bad lines and lost zones.
-    /// 6 those of before most machines had the product's store on a simulated disk.
+    /// went bad, 5 those of before networks had the product's own codes, blackouts, bad lines and lost zones,
+    /// 6 those of before most machines had the product's store on a simulated disk, 7 those of before clients
+    /// ran the product's own puts of files and streams, its gateway and its lists of chunks, and links differed by
+    /// pair and direction.
     #[arg(long, default_value_t = Dice::NEWEST as u8, value_parser = clap::value_parser!(u8)
         .range(1..=i64::from(Dice::NEWEST as u8)))]
     dice: u8,
@@ -310,6 +313,22 @@ fn strikes(struck: &Struck) -> [(u64, &'static str, &'static str); 17] {
     ]
 }
 
+/// What the product's own programs did: how often, its name in JSON, and in words.
+fn by_ways(ways: &WayCounts) -> [(u64, &'static str, &'static str); 10] {
+    [
+        (ways.paths, "trees_from_files", "trees put from files"),
+        (ways.streams, "files_from_streams", "files put from a stream"),
+        (ways.gateway_puts, "gateway_puts", "trees put through a gateway"),
+        (ways.gateway_stats, "gateway_stats", "look-ups of a gateway"),
+        (ways.gateway_lists, "gateway_lists", "lists of a gateway"),
+        (ways.gateway_reads, "gateway_reads", "reads of a gateway"),
+        (ways.gateway_stops, "gateway_stops", "gateways stopped in good order"),
+        (ways.gateway_failed, "gateway_failed", "calls of a gateway that failed"),
+        (ways.lists, "lists", "lists of chunks stored"),
+        (ways.list_checks, "list_checks", "checks by these"),
+    ]
+}
+
 /// How a world went, in a line; with how to run it again when something was broken.
 fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
     let counts = &outcome.counts;
@@ -342,7 +361,8 @@ fn line(world: &World, spec: &Spec, outcome: &Outcome) -> String {
         written as f64 / once.max(1) as f64,
         machine_bytes >> 10,
     );
-    for (count, _, what) in strikes(&outcome.struck).into_iter().filter(|(count, ..)| *count > 0) {
+    let counted = by_ways(&outcome.ways).into_iter().chain(strikes(&outcome.struck));
+    for (count, _, what) in counted.filter(|(count, ..)| *count > 0) {
         text += &format!("; {count} {what}");
     }
     if let Some(grew_back) = outcome.grew_back {
@@ -395,7 +415,7 @@ fn told(world: &World, spec: &Spec, outcome: &Outcome) -> Value {
         "worked_seconds": outcome.worked.map(|worked| worked.as_secs_f64()),
         "story": broken.map(|_| format!("{spec}{}", story(world, spec, outcome))),
     });
-    for (count, name, _) in strikes(&outcome.struck) {
+    for (count, name, _) in by_ways(&outcome.ways).into_iter().chain(strikes(&outcome.struck)) {
         told[name] = count.into();
     }
     told
@@ -470,11 +490,9 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
     let grew_back = numbers("grown_back_seconds");
     let written = numbers("written_times");
     let worked = numbers("worked_seconds");
-    let struck: Vec<String> = strikes(&Struck::default())
-        .into_iter()
-        .map(|(_, name, what)| format!("{} {what}", sum(name)))
-        .collect();
-    let struck = struck.join("; ");
+    let told = |(_, name, what): (u64, &str, &str)| format!("{} {what}", sum(name));
+    let ways = by_ways(&WayCounts::default()).map(told).join("; ");
+    let struck = strikes(&Struck::default()).map(told).join("; ");
     let most = |name: &str| numbers(name).last().copied().unwrap_or(0.0);
     format!(
         "{} worlds, {broken} with a broken promise: {faults} faults, {} puts ({} failed), {} reads \
@@ -483,7 +501,7 @@ fn summary(all: &[Value], broken: usize, seconds: f64) -> String {
          simulated in {seconds:.1} s, {:.0} times as fast\nat most {} jobs in a queue, {} tasks, {} \
          streams, {} packets, disks {} %; written {:.2} times (median), {:.2} at most\n{:.0} KiB of memory for each \
          machine at most, {} KiB more for each node when all was calm again than before\n{:.1} s of a processor for \
-         each world, {:.0} s at most\n{struck}\n",
+         each world, {:.0} s at most\n{ways}\n{struck}\n",
         all.len(),
         sum("puts"),
         sum("puts_failed"),

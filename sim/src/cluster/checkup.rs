@@ -26,14 +26,20 @@ const CHUNKS_CHECKED: usize = 8;
 
 /// A check may take longer than other calls: it reads the nodes of a tree one after the other, asks
 /// twice who has what, and repairs a few chunks at a time.
-const CHECK_MAX: Duration = Duration::from_secs(600);
+pub(super) const CHECK_MAX: Duration = Duration::from_secs(600);
 
 /// Part of the checks that have everything proved.
-const DEEP: f64 = 0.5;
+pub(super) const DEEP: f64 = 0.5;
+
+/// Part of the checks that are by a list of a tree's chunks, where there are such.
+const LISTS: f64 = 0.4;
 
 impl Client {
     /// Checks some tree or some chunks, and makes the shards that are missing.
     pub(super) async fn check_some(&mut self, network: &Network) {
+        if self.settings.ways && self.rng.chance(LISTS) {
+            return self.list_some(network).await;
+        }
         let checker = self.checker(network);
         let options = CheckOptions { deep: self.rng.chance(DEEP), repair: self.settings.repairs };
         let (trees, promised) = (self.ledger.trees(), self.ledger.promised());
@@ -79,6 +85,9 @@ impl Client {
             let report = self.ledger.within(CHECK_MAX, &what, checking).await.map_err(hung)?;
             is_whole(&report, &one)?;
         }
+        for one in self.ledger.lists() {
+            self.list_is_whole(network, &one, &checker).await?;
+        }
         for chunks in self.ledger.chunks().chunks(HAS_CHUNKS_MAX) {
             let checking = async { Ok::<_, String>(checker.check(chunks, true).await) };
             let found = self.ledger.within(CHECK_MAX, &what, checking).await.map_err(hung)?;
@@ -97,7 +106,7 @@ impl Client {
         Ok(())
     }
 
-    fn checker(&mut self, network: &Network) -> Checker {
+    pub(super) fn checker(&mut self, network: &Network) -> Checker {
         let mut seed = [0; 32];
         seed.as_chunks_mut::<8>()
             .0

@@ -1,7 +1,7 @@
 //! Those who put and read: real clients, which are stopped and begin anew.
 //!
 //! Owns the life of a client and its single chunks. Whatever is read, at any time, must be what was
-//! put, or nothing. Trees are the business of [`folder`](super::folder), checks that of
+//! put, or nothing. Trees are the business of [`folder`](super::folder) and [`ways`](super::ways), checks that of
 //! [`checkup`](super::checkup).
 
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
@@ -43,6 +43,8 @@ pub(super) const AGAIN: f64 = 0.25;
 /// Part of what a client does that is about trees and checks, where there are any; of that, what it
 /// puts and what it checks. In a storm it only reads.
 const WITH_TREES: f64 = 0.1;
+/// The same where the product's own programs do it.
+const WITH_WAYS: f64 = 0.15;
 const TREES_PUT: f64 = 0.3;
 const CHECKS: f64 = 0.15;
 
@@ -67,10 +69,19 @@ pub(super) struct Settings {
     pub(super) crashes: bool,
     /// Whether there are trees, ranges and checks.
     pub(super) trees: bool,
+    /// Whether the product's own puts of files and streams, its gateway and its lists of chunks are used.
+    pub(super) ways: bool,
     /// A bug on purpose in what clients do with trees.
     pub(super) canary: Option<Canary>,
     /// Whether checks repair: not where it is counted what others wrote.
     pub(super) repairs: bool,
+}
+
+impl Settings {
+    /// Part of what a client does that is about trees and checks.
+    const fn with_trees(&self) -> f64 {
+        if self.ways { WITH_WAYS } else { WITH_TREES }
+    }
 }
 
 /// A client at an address.
@@ -139,7 +150,7 @@ impl Client {
             if self.settings.storm_from.is_some_and(|from| self.trace.now() > from) {
                 let pause = self.rng.exponential(PAUSE_IN_STORM.as_secs_f64());
                 tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-                if self.settings.trees && self.rng.chance(WITH_TREES) {
+                if self.settings.trees && self.rng.chance(self.settings.with_trees()) {
                     self.read_some_tree(&reader).await;
                 } else {
                     self.read_some(&reader).await;
@@ -148,7 +159,7 @@ impl Client {
             }
             let pause = self.rng.exponential(1.0);
             tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-            if self.settings.trees && self.rng.chance(WITH_TREES) {
+            if self.settings.trees && self.rng.chance(self.settings.with_trees()) {
                 self.with_trees(network).await;
             } else if self.rng.chance(0.5) {
                 drop(self.put(network).await);
@@ -323,9 +334,14 @@ impl Client {
     }
 }
 
+/// Under which all clients put: what one has begun another goes on with.
+pub(super) const fn secret() -> ConvergenceSecret {
+    ConvergenceSecret::new([5; 32])
+}
+
 /// What stores, and what makes chunks for it: new for each put.
 pub(super) fn session(network: &Network) -> (Uploader, Encoder) {
-    let encoder = Encoder::new(ConvergenceSecret::new([5; 32]), Budget::new(BUDGET_BYTES));
+    let encoder = Encoder::new(secret(), Budget::new(BUDGET_BYTES));
     let options = PutOptions::default();
     (Uploader::new(network.clone(), encoder.budget().clone(), options), encoder)
 }

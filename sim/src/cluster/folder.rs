@@ -1,9 +1,9 @@
 //! Trees of a client: put, listed, and read, whole or by ranges.
 //!
-//! Owns the order of a put, which is that of the product's own where files come from a disk: pieces
-//! are chunks on their way while the tree is written, and it is acknowledged when each chunk is safe.
-//! What makes, stores and reads is the product's. Whether what came back is right is asked of
-//! [`tree`](super::tree).
+//! Owns when something is done with a tree, and the order of some of the puts, which is that of the product's
+//! own where files come from a disk: pieces are chunks on their way while the tree is written, and it is
+//! acknowledged when each chunk is safe. What makes, stores and reads is the product's; whole programs of it
+//! are in [`ways`](super::ways). Whether what came back is right is asked of [`tree`](super::tree).
 
 use std::{collections::BTreeSet, ops::Range, pin::pin, sync::Arc};
 
@@ -25,10 +25,13 @@ use copse_core::{
 use futures::StreamExt as _;
 
 use super::{
+    check::{Broken, Promise},
     client::{AGAIN, Client, Settings, session},
     ledger::PromisedTree,
+    made::reference,
     spec::Canary,
     tree::{self, Item, Part, Tree, What},
+    ways::Way,
 };
 
 /// Files of a tree that are read, when not all are; and part of these that are read whole.
@@ -47,6 +50,23 @@ pub(super) enum Unread {
     Failed(String),
 }
 
+impl Unread {
+    /// Why, in words.
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Wrong(why) | Self::Failed(why) => why,
+        }
+    }
+
+    /// Which promise that breaks when all is calm.
+    pub(super) fn broken(self) -> Broken {
+        match self {
+            Self::Wrong(wrong) => Broken::new(Promise::Integrity, wrong),
+            Self::Failed(error) => Broken::new(Promise::Durability, error),
+        }
+    }
+}
+
 impl Client {
     /// Puts a tree, mostly a new one.
     pub(super) async fn put_some_tree(&mut self, network: &Network) {
@@ -60,11 +80,16 @@ impl Client {
             }
         }
         let name = self.name;
+        let way = self.way(number);
         let stored = async {
-            let tree = Tree::of(number);
-            let (uploader, encoder) = session(network);
-            let put = Put::new(uploader, encoder, &self.settings);
-            let (uploader, promised) = put.all(network, tree).await?;
+            let (uploader, promised) = match &way {
+                Way::Own => {
+                    let (uploader, encoder) = session(network);
+                    let put = Put::new(uploader, encoder, &self.settings);
+                    put.all(network, Tree::of(number)).await?
+                }
+                way => self.put_by(way, network, number).await?,
+            };
             let (items, chunks) = (promised.tree.items.len(), promised.chunks.len());
             self.trace
                 .note(format_args!("client {name}: put a tree of {items} in {chunks} chunks"));
@@ -73,7 +98,7 @@ impl Client {
             Ok::<_, String>(())
         };
         let what = format!("the put of a tree of client {name}");
-        if let Err(error) = self.ledger.in_time(&what, stored).await {
+        if let Err(error) = self.ledger.within(way.time_max(), &what, stored).await {
             self.trace.note(format_args!("client {name}: put of a tree failed: {error}"));
             self.ledger.lock().work.puts_failed += 1;
         }
@@ -96,10 +121,14 @@ impl Client {
             let some = tree::some_range(&mut self.rng, bytes, &item.borders());
             wanted.push((item, if whole { 0..bytes } else { some }));
         }
+        let through = self.look_through(&one, lists);
         let scene = &self.settings.scene;
         let watched: Vec<(u64, usize)> =
             one.chunks.iter().map(|chunk| (scene.begin(chunk.id), chunk.geometry.data())).collect();
-        let read = self.look_into(reader, &one, lists, &wanted).await;
+        let read = match &through {
+            Some(look) => self.look_through_gateway(reader, &one, look, &wanted).await,
+            None => self.look_into(reader, &one, lists, &wanted).await,
+        };
         // As with single chunks, what a killed client leaves behind is harmless.
         let within_reach =
             watched.into_iter().filter(|(number, needed)| scene.end(*number) >= *needed);
@@ -312,12 +341,7 @@ impl Put {
 
     async fn packs(&mut self, packs: Vec<EncodedChunk>) {
         for pack in packs {
-            let descriptor = pack.descriptor();
-            self.chunks.insert(ChunkRef {
-                id: pack.id(),
-                geometry: descriptor.geometry(),
-                shard_bytes: u32::try_from(descriptor.shard_bytes()).unwrap_or(u32::MAX),
-            });
+            self.chunks.insert(reference(&pack));
             let pack = self.encoder.budget().admit(pack).await;
             self.submit(pack).await;
         }

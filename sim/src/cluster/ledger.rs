@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{scene::Scene, tree::Tree};
 
 /// Nothing a client does may take longer: its own time-outs are shorter.
-const OPERATION_MAX: Duration = Duration::from_secs(120);
+pub(super) const OPERATION_MAX: Duration = Duration::from_secs(120);
 
 /// A single chunk that was acknowledged.
 #[derive(Debug, Clone)]
@@ -37,6 +37,17 @@ pub(super) struct PromisedTree {
     pub(super) chunks: BTreeSet<ChunkRef>,
 }
 
+/// A list of a tree's chunks that was stored.
+#[derive(Debug)]
+pub(super) struct PromisedList {
+    /// What opens it: a verify capability.
+    pub(super) capability: String,
+    /// How many chunks it lists.
+    pub(super) listed: u64,
+    /// What it is itself made of.
+    pub(super) chunks: BTreeSet<ChunkRef>,
+}
+
 /// The account. Clones are the same one.
 #[derive(Clone, Default)]
 pub(super) struct Ledger(Arc<(Mutex<Inner>, Notify)>);
@@ -45,12 +56,14 @@ pub(super) struct Ledger(Arc<(Mutex<Inner>, Notify)>);
 pub(super) struct Inner {
     promised: Vec<Promised>,
     trees: Vec<Arc<PromisedTree>>,
+    lists: Vec<Arc<PromisedList>>,
     /// Every chunk, and every tree, that anybody began to put: its number, and of chunks how many
     /// bytes.
     pub(super) begun: Vec<(u64, usize)>,
     pub(super) begun_trees: Vec<u64>,
     pub(super) counts: Counts,
     pub(super) work: TreeCounts,
+    pub(super) ways: WayCounts,
     wrong: Option<String>,
     refused: Option<String>,
     early: Option<String>,
@@ -89,6 +102,31 @@ pub struct TreeCounts {
     pub mended: u64,
 }
 
+/// How often the product's own programs did something for a client, to its good end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WayCounts {
+    /// Trees put from files of a real disk.
+    pub paths: u64,
+    /// Files put from a stream.
+    pub streams: u64,
+    /// Trees put through a gateway.
+    pub gateway_puts: u64,
+    /// Entries that a gateway described.
+    pub gateway_stats: u64,
+    /// Trees, and parts of trees, that a gateway listed.
+    pub gateway_lists: u64,
+    /// Ranges of files that were read through a gateway.
+    pub gateway_reads: u64,
+    /// Gateways that were stopped in good order; the others died.
+    pub gateway_stops: u64,
+    /// Calls of gateways that ended with an error.
+    pub gateway_failed: u64,
+    /// Lists of the chunks of trees that were stored: verify capabilities.
+    pub lists: u64,
+    /// Checks of all that such a list names.
+    pub list_checks: u64,
+}
+
 impl Ledger {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,13 +142,19 @@ impl Ledger {
         self.lock().trees.clone()
     }
 
-    /// All chunks that must last: single ones, and those of trees, each once.
+    /// Lists of trees' chunks that were acknowledged.
+    pub(super) fn lists(&self) -> Vec<Arc<PromisedList>> {
+        self.lock().lists.clone()
+    }
+
+    /// All chunks that must last: single ones, and those of trees and of their lists, each once.
     pub(super) fn chunks(&self) -> Vec<ChunkRef> {
         let inner = self.lock();
         let single = inner.promised.iter().map(|one| ChunkRef::from(&one.extent));
         let of_trees = inner.trees.iter().flat_map(|one| one.chunks.iter().copied());
+        let of_lists = inner.lists.iter().flat_map(|one| one.chunks.iter().copied());
         let mut seen = BTreeSet::new();
-        single.chain(of_trees).filter(|chunk| seen.insert(*chunk)).collect()
+        single.chain(of_trees).chain(of_lists).filter(|chunk| seen.insert(*chunk)).collect()
     }
 
     /// The put of a chunk was acknowledged, at this moment.
@@ -130,6 +174,16 @@ impl Ledger {
         inner.work.puts += 1;
         if inner.trees.iter().all(|other| other.capability != one.capability) {
             inner.trees.push(Arc::new(one));
+        }
+    }
+
+    /// A list of a tree's chunks was acknowledged, at this moment.
+    pub(super) fn acknowledged_list(&self, one: PromisedList, scene: &Scene) {
+        one.chunks.iter().for_each(|chunk| self.note_if_early(scene.is_safe(chunk)));
+        let mut inner = self.lock();
+        inner.ways.lists += 1;
+        if inner.lists.iter().all(|other| other.capability != one.capability) {
+            inner.lists.push(Arc::new(one));
         }
     }
 
@@ -181,6 +235,10 @@ impl Ledger {
 
     pub(super) fn work(&self) -> TreeCounts {
         self.lock().work
+    }
+
+    pub(super) fn ways(&self) -> WayCounts {
+        self.lock().ways
     }
 
     /// What a call gave, which must end in time.

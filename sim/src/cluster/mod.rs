@@ -18,7 +18,7 @@
 //! |---|---|
 //! | [`entropy`] | the system's randomness, by the seed |
 //! | [`trace`] | what happened: a hash of all of it, and the lines |
-//! | [`net`], [`udp`], [`stream`] | links that delay, lose and are cut; sockets and streams on them |
+//! | [`net`], [`uneven`], [`udp`], [`stream`] | links that delay, lose and are cut, each by itself; sockets and streams on them |
 //! | [`store`] | what a machine keeps shards in: a model, or the product's store on a simulated disk |
 //! | [`disk`] | what a process has of it, and the fence |
 //! | [`host`] | machines with nodes on them |
@@ -33,7 +33,9 @@
 //! | [`scene`] | what all share: who serves, what was written |
 //! | [`client`] | those who put and read |
 //! | [`tree`], [`folder`] | trees, as they were put; putting, listing and reading them |
-//! | [`checkup`] | checks by clients, with repair |
+//! | [`ways`], [`local`], [`gateway`] | the same by the product's own programs: from real files, from a stream, through a gateway |
+//! | [`made`] | what must come of that, computed without a network |
+//! | [`checkup`], [`lists`] | checks by clients, with repair; by lists of chunks |
 //! | [`ledger`] | what clients were promised, and what they saw |
 //! | [`check`] | the promises |
 //! | [`spec`] | what a world is made of |
@@ -51,10 +53,14 @@ mod client;
 mod disk;
 pub mod entropy;
 mod folder;
+mod gateway;
 mod host;
 pub mod killat;
 pub mod kinds;
 mod ledger;
+mod lists;
+mod local;
+mod made;
 mod memory;
 mod net;
 mod room;
@@ -70,6 +76,10 @@ mod strike;
 pub mod trace;
 mod tree;
 mod udp;
+mod uneven;
 pub mod watch;
+mod ways;
 mod witness;
 pub mod world;
+
+pub use ledger::WayCounts;

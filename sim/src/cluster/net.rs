@@ -24,6 +24,7 @@ use super::{
     stream::Dialled,
     trace::Trace,
     udp::{Inbox, Packet},
+    uneven::Uneven,
 };
 use crate::random::Xoshiro;
 
@@ -74,6 +75,8 @@ struct Inner {
 struct State {
     rng: Xoshiro,
     quality: Quality,
+    /// How links differ from that, if they do.
+    uneven: Option<Uneven>,
     /// Lines that are worse than others.
     lines: BTreeMap<Machine, Line>,
     /// Links that are cut, with how often: faults overlap.
@@ -142,6 +145,7 @@ impl Net {
         let state = State {
             rng,
             quality,
+            uneven: None,
             lines: BTreeMap::new(),
             cuts: BTreeMap::new(),
             off: BTreeSet::new(),
@@ -176,6 +180,12 @@ impl Net {
         if let Some(fuse) = fuse {
             fuse.deed(deed, is_done);
         }
+    }
+
+    /// From here on each link is by itself, around what is usual now.
+    pub(super) fn make_uneven(&self, seed: u64) {
+        let mut state = self.lock();
+        state.uneven = Some(Uneven::new(seed, state.quality));
     }
 
     /// Changes how all links are.
@@ -348,8 +358,15 @@ impl State {
         [from, to].into_iter().filter_map(|machine| self.lines.get(&machine))
     }
 
-    fn loss(&self, from: Machine, to: Machine) -> f64 {
-        self.ends(from, to).fold(self.quality.loss, |loss, line| (loss + line.loss).min(1.0))
+    /// How a link is, but for the lines at its ends.
+    fn quality(&mut self, from: Machine, to: Machine) -> Quality {
+        let now = self.quality;
+        self.uneven.as_mut().map_or(now, |links| links.quality(from, to, now))
+    }
+
+    fn loss(&mut self, from: Machine, to: Machine) -> f64 {
+        let loss = self.quality(from, to).loss;
+        self.ends(from, to).fold(loss, |loss, line| (loss + line.loss).min(1.0))
     }
 
     /// When something sent now arrives; none when more than `queue` waits for the link before it.
@@ -366,12 +383,13 @@ impl State {
         if start.duration_since(now) > queue {
             return None;
         }
-        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / self.quality.rate.max(1);
+        let quality = self.quality(from, to);
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / quality.rate.max(1);
         let sent = start + Duration::from_nanos(nanos);
-        let jitter = self.quality.jitter.mul_f64(self.rng.unit());
+        let jitter = quality.jitter.mul_f64(self.rng.unit());
         let worse: Duration = self.ends(from, to).map(|line| line.delay).sum();
-        let mut at = sent + self.quality.delay + worse + jitter;
-        if self.quality.reorders {
+        let mut at = sent + quality.delay + worse + jitter;
+        if quality.reorders {
             self.overtaken += u64::from(at < last);
         } else {
             at = at.max(last);

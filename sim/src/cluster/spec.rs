@@ -64,6 +64,8 @@ pub enum Canary {
     Hoards,
     /// A client takes one byte of each part of a file that it reads for another.
     SmudgedReads,
+    /// A gateway takes one byte of each range that is read for another.
+    SmudgedGateway,
     /// A client takes a tree for put whose last chunks it has not stored.
     EarlyTrees,
     /// A client takes a chunk for put as soon as it is on its way.
@@ -87,6 +89,7 @@ impl Canary {
             Self::BlindScrub => "blind-scrub",
             Self::Hoards => "hoards",
             Self::SmudgedReads => "smudged-reads",
+            Self::SmudgedGateway => "smudged-gateway",
             Self::EarlyTrees => "early-trees",
             Self::EarlyChunks => "early-chunks",
             Self::StubbornHolders => "stubborn-holders",
@@ -115,13 +118,16 @@ pub enum Dice {
     Fifth = 5,
     /// Before machines had the product's store, on simulated disks.
     Sixth = 6,
-    /// All there is.
+    /// Before clients ran the product's own puts of files and streams, its gateway and its lists of chunks, and
+    /// links differed by pair and direction.
     Seventh = 7,
+    /// All there is.
+    Eighth = 8,
 }
 
 impl Dice {
     /// Those that are thrown unless others are asked for.
-    pub const NEWEST: Self = Self::Seventh;
+    pub const NEWEST: Self = Self::Eighth;
 
     /// By its number.
     pub const fn numbered(number: u8) -> Option<Self> {
@@ -133,6 +139,7 @@ impl Dice {
             5 => Some(Self::Fifth),
             6 => Some(Self::Sixth),
             7 => Some(Self::Seventh),
+            8 => Some(Self::Eighth),
             _ => None,
         }
     }

@@ -154,6 +154,13 @@ impl Tree {
         Self::new(name, all)
     }
 
+    /// The file with a number, alone.
+    pub(super) fn lone(number: u64) -> Self {
+        let mut rng = Xoshiro::new(number, "file of a client");
+        let all = BTreeMap::from([(Vec::new(), (meta(&mut rng), file(&mut rng)))]);
+        Self::new(some_name(&mut rng), all)
+    }
+
     fn new(name: Name, all: BTreeMap<Vec<Name>, (Meta, What)>) -> Self {
         let item = |(path, (meta, what))| Item { path, meta, what };
         Self { name, items: all.into_iter().map(item).collect() }
@@ -246,6 +253,11 @@ impl Item {
         }
     }
 
+    /// All of it, of a file.
+    pub(super) fn content(&self) -> Vec<u8> {
+        self.parts().iter().flat_map(|part| part.bytes()).collect()
+    }
+
     /// Its length, of a file.
     pub(super) fn bytes(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
@@ -263,7 +275,7 @@ impl Item {
 
     /// Whether bytes are those of a range of it, or the first of them.
     pub(super) fn begins(&self, range: &Range<usize>, bytes: &[u8]) -> Result<(), String> {
-        let all: Vec<u8> = self.parts().iter().flat_map(|part| part.bytes()).collect();
+        let all = self.content();
         if all[range.clone()].starts_with(bytes) {
             return Ok(());
         }

@@ -28,10 +28,9 @@ use super::{
     check::{self, Broken, Promise},
     client::{Client, Settings},
     entropy,
-    folder::Unread,
     host::{Common, Host, Size},
     kinds::{self, Kind},
-    ledger::{Counts, Ledger, TreeCounts},
+    ledger::{Counts, Ledger, TreeCounts, WayCounts},
     memory::{self, Usage},
     net::{Machine, Net, address},
     room,
@@ -83,6 +82,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// And with trees and checks.
     pub work: TreeCounts,
+    /// And by the product's own programs.
+    pub ways: WayCounts,
     /// Faults that struck.
     pub faults: usize,
     /// How often those did that strike by themselves.
@@ -220,6 +221,7 @@ impl World {
             packets,
             counts: world.ledger.counts(),
             work: world.ledger.work(),
+            ways: world.ledger.ways(),
             faults: world.spec.faults.len() - world.spec.without.len(),
             struck: Struck { overtaken: world.net.overtaken(), ..world.scene.strikes() },
             simulated,
@@ -236,6 +238,9 @@ impl World {
     fn new(spec: Spec, trace: Trace, empty_bytes: u64) -> Self {
         let seed = spec.seed;
         let net = Net::new(Xoshiro::new(seed, "cluster net"), spec.quality, trace.clone());
+        if spec.dice > Dice::Seventh && spec.hurried {
+            net.make_uneven(seed);
+        }
         let network = NetworkId::new(*blake3::hash(&seed.to_le_bytes()).as_bytes());
         let mut config = Config::new(network, ByteSize(DISK_BYTES));
         config.stop_grace = Duration::from_secs(1);
@@ -301,6 +306,7 @@ impl World {
             scene: scene.clone(),
             crashes: spec.dice > Dice::Second,
             trees: spec.dice > Dice::Fourth && spec.hurried,
+            ways: spec.dice > Dice::Seventh && spec.hurried,
             canary: spec.canary,
             repairs: !matches!(spec.kind, Kind::Outage | Kind::ReadStorm),
         };
@@ -398,6 +404,9 @@ impl World {
         if self.settings.trees {
             self.trace.note(format_args!("calm: with trees {:?}", self.ledger.work()));
         }
+        if self.settings.ways {
+            self.trace.note(format_args!("calm: by other ways {:?}", self.ledger.ways()));
+        }
 
         let calm = self.trace.now();
         // A new process: it knows nothing of what was.
@@ -422,14 +431,18 @@ impl World {
                 return Err(Broken::new(Promise::Durability, error));
             }
         }
-        for one in self.ledger.trees() {
-            if let Err(unread) = observer.read_tree(&network, &one).await {
+        let trees = self.ledger.trees();
+        for one in &trees {
+            if let Err(unread) = observer.read_tree(&network, one).await {
                 self.is_intact()?;
-                return Err(match unread {
-                    Unread::Wrong(wrong) => Broken::new(Promise::Integrity, wrong),
-                    Unread::Failed(error) => Broken::new(Promise::Durability, error),
-                });
+                return Err(unread.broken());
             }
+        }
+        if let Some(last) = trees.last().filter(|_| self.settings.ways)
+            && let Err(unread) = observer.read_all_through(&network, last).await
+        {
+            self.is_intact()?;
+            return Err(unread.broken());
         }
         if self.settings.trees && !liars {
             observer.all_is_whole(&network).await?;

@@ -71,7 +71,7 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         encoder: Encoder::new(profile.secret().clone(), budget),
         network,
     };
-    let options = PutOptions { geometry, journal: open_journal(session) };
+    let options = PutOptions { journal: open_journal(session), ..PutOptions::new(geometry) };
     let counters = Arc::new(Counters::default());
     let uploader = target.uploader.clone();
     let progress = Progress::start("put", &counters, session.global.quiet, move || match uploader

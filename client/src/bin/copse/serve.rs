@@ -7,7 +7,7 @@ use std::{path::Path, process::ExitCode};
 
 use copse_client::{
     get::Downloader,
-    serve::{Address, Gateway, ListenError, Listener, Token},
+    serve::{Address, Gateway, GatewayOptions, ListenError, Listener, Token},
     tree_read::TreeReader,
 };
 use copse_core::tree::Kind;
@@ -36,7 +36,8 @@ pub(crate) async fn serve(
         let (profile, network) = session.connect().await?;
         let tree = TreeReader::new(Downloader::new(network), &root)?;
         let unread = CliError::reading(&below);
-        Gateway::open(tree, below, profile.secret().clone()).await.map_err(unread)
+        let (secret, options) = (profile.secret().clone(), GatewayOptions::default());
+        Gateway::open(tree, below, secret, options).await.map_err(unread)
     };
     let gateway = tokio::select! {
         opened = open => opened?,
