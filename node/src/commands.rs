@@ -134,16 +134,26 @@ fn init(args: &InitArgs) -> Result<(), Failure> {
     let config = &created.config;
     let how = if args.join.is_empty() { "founds network" } else { "will join network" };
     let zone = if config.zone.is_empty() { "(its own)" } else { &config.zone };
+    let lines = [
+        format!("node {} {how} {}", created.node, config.network),
+        format!("  directory  {dir}"),
+        format!("  capacity   {}", config.capacity),
+        format!("  zone       {zone}"),
+        format!("  nodes      {}", list(&addresses::advertised(&config.quic))),
+        format!("  clients    {}", list(&addresses::advertised(&config.grpc))),
+        format!("start it:             copse-node run --dir {dir}"),
+        format!("let others join:      copse-node token --dir {dir}"),
+    ];
+    Ok(show(lines.join("\n"))?)
+}
+
+/// A line, or several, of what was asked for. Who has read enough, as `head` has, is no failure.
+fn show(lines: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "node {} {how} {}", created.node, config.network)?;
-    writeln!(out, "  directory  {dir}")?;
-    writeln!(out, "  capacity   {}", config.capacity)?;
-    writeln!(out, "  zone       {zone}")?;
-    writeln!(out, "  nodes      {}", list(&addresses::advertised(&config.quic)))?;
-    writeln!(out, "  clients    {}", list(&addresses::advertised(&config.grpc)))?;
-    writeln!(out, "start it:             copse-node run --dir {dir}")?;
-    writeln!(out, "let others join:      copse-node token --dir {dir}")?;
-    Ok(())
+    match writeln!(out, "{lines}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        shown => shown,
+    }
 }
 
 fn list(addresses: &[std::net::SocketAddr]) -> String {
@@ -154,7 +164,7 @@ fn token(args: &DirArgs) -> Result<(), Failure> {
     let config = Config::load(&args.dir)?;
     let node = identity::load(&args.dir)?.key().id();
     let token = init::token(&config, node);
-    writeln!(io::stdout(), "{token}")?;
+    show(&token)?;
     // No news where others have joined: then all of the network is on this machine.
     if token.addresses.iter().all(|address| address.ip().is_loopback())
         && is_alone(&args.dir, &config)
@@ -186,10 +196,9 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
             Err(error) => Err(not_running(dir, &error)),
         }
     });
-    let mut out = io::stdout().lock();
     match asked {
-        Ok(report) if args.json => writeln!(out, "{:#}", report.json())?,
-        Ok(report) => write!(out, "{report}")?,
+        Ok(report) if args.json => show(format_args!("{:#}", report.json()))?,
+        Ok(report) => show(report.to_string().trim_end_matches('\n'))?,
         Err(failure) => {
             if args.json {
                 let answer = serde_json::json!({
@@ -198,7 +207,7 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
                     "network": config.network.to_string(),
                     "problem": failure.message,
                 });
-                writeln!(out, "{answer:#}")?;
+                show(format_args!("{answer:#}"))?;
             }
             return Err(failure);
         }
@@ -267,28 +276,24 @@ fn leave(dir: &Path) -> Result<(), Failure> {
     if terminal {
         eprintln!();
     }
-    println!("left the network: nothing is held in {} any more", dir.display());
-    Ok(())
+    Ok(show(format_args!("left the network: nothing is held in {} any more", dir.display()))?)
 }
 
 fn scrub(dir: &Path) -> Result<(), Failure> {
     tell(dir, &control::Command::Scrub {}, |_, _| {})?;
-    println!("reading the whole disk; `copse-node status` shows how far it is and what it finds");
-    Ok(())
+    Ok(show("reading the whole disk; `copse-node status` shows how far it is and what it finds")?)
 }
 
 fn limits(args: &LimitsArgs) -> Result<(), Failure> {
     let command = control::Command::Limits { uplink: args.uplink.0, share_percent: args.share };
     tell(&args.node.dir, &command, |_, _| {})?;
-    match args.uplink.0 {
-        0 => println!("repair is not limited now, but holds back while clients are served"),
-        _ => match args.share {
-            Some(share) => println!("repair may send {share} % of {} a second now", args.uplink),
-            None => println!("repair may send its share of {} a second now", args.uplink),
-        },
-    }
-    println!("to keep this over a restart, set it in the configuration, section [repair]");
-    Ok(())
+    let limit = match (args.uplink.0, args.share) {
+        (0, _) => "repair is not limited now, but holds back while clients are served".to_owned(),
+        (_, Some(share)) => format!("repair may send {share} % of {} a second now", args.uplink),
+        (_, None) => format!("repair may send its share of {} a second now", args.uplink),
+    };
+    let keep = "to keep this over a restart, set it in the configuration, section [repair]";
+    Ok(show(format_args!("{limit}\n{keep}"))?)
 }
 
 fn run(dir: &Path, scrub_now: bool) -> Result<(), Failure> {

@@ -6,7 +6,7 @@
 //! while they are looked for, so before too few are too few, all are looked for again, each time
 //! twice as far along the ring.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copse_core::{
@@ -251,7 +251,7 @@ impl<'a> Gather<'a> {
             self.searching = Some(self.reader.searches.begin(self.facts.id, need));
         }
         if let Some(searching) = &self.searching {
-            searching.has(have);
+            searching.goes_on(have, self.unanswered());
         }
         let is_surveyed = matches!(self.survey, Survey::Done);
         let choice = if is_surveyed { Choice::Any } else { Choice::Unwell };
@@ -357,6 +357,17 @@ impl<'a> Gather<'a> {
                 }
                 ask.state = AskState::Failed(refusal);
             }
+        }
+    }
+
+    /// Nodes that something was asked of, and that have not answered. Two questions of one node are one.
+    fn unanswered(&self) -> usize {
+        let waits = |ask: &&Ask| matches!(ask.state, AskState::Running | AskState::Late);
+        let asked: BTreeSet<NodeId> = self.asks.iter().filter(waits).map(|ask| ask.node).collect();
+        match &self.survey {
+            // Nearly always the same nodes, and more.
+            Survey::Running(asking) => asking.len().max(asked.len()),
+            Survey::NotYet | Survey::Done => asked.len(),
         }
     }
 

@@ -226,7 +226,7 @@ impl Downloader {
         }
     }
 
-    /// The chunk that is looked for longest at the moment: those who should have shards of it do not answer.
+    /// The chunk that is looked for longest at the moment: too few of those who should have shards of it gave one.
     pub fn searching(&self) -> Option<Search> {
         self.reader.searches.oldest()
     }

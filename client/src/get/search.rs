@@ -1,4 +1,4 @@
-//! Chunks that are looked for: too few of those who should have a shard of them answer.
+//! Chunks that are looked for: too few of those who should have a shard of them gave one.
 //!
 //! Owns the list of such reads while they go on, so that whoever waits can be told what for.
 
@@ -21,6 +21,8 @@ pub struct Search {
     pub have: usize,
     /// Of so many that are needed.
     pub need: usize,
+    /// Nodes that were asked, for a shard or what they hold, and have not answered yet.
+    pub unanswered: usize,
     /// Since when those who are known to have shards do not suffice.
     pub since: Instant,
 }
@@ -39,7 +41,8 @@ impl Searches {
     pub(super) fn begin(self: &Arc<Self>, chunk: ChunkId, need: usize) -> Searching {
         let mut searches = lock(&self.0);
         let number = searches.last_key_value().map_or(0, |(last, _)| last + 1);
-        searches.insert(number, Search { chunk, have: 0, need, since: Instant::now() });
+        searches
+            .insert(number, Search { chunk, have: 0, need, unanswered: 0, since: Instant::now() });
         Searching { all: Arc::clone(self), number }
     }
 }
@@ -51,10 +54,10 @@ pub(super) struct Searching {
 }
 
 impl Searching {
-    /// So much is here.
-    pub(super) fn has(&self, have: usize) {
+    /// So much is here, and so many have not answered.
+    pub(super) fn goes_on(&self, have: usize, unanswered: usize) {
         if let Some(search) = lock(&self.all.0).get_mut(&self.number) {
-            search.have = have;
+            (search.have, search.unanswered) = (have, unanswered);
         }
     }
 }
@@ -77,10 +80,10 @@ mod tests {
         let [first, second] = [1, 2].map(|byte| ChunkId::new([byte; 32]));
         let older = searches.begin(first, 10);
         let younger = searches.begin(second, 4);
-        older.has(9);
+        older.goes_on(9, 2);
         assert_eq!(told(), Some((first, 9, 10)));
         drop(older);
-        younger.has(1);
+        younger.goes_on(1, 0);
         let third = searches.begin(first, 10);
         assert_eq!(told(), Some((second, 1, 4)));
         drop((younger, third));

@@ -56,7 +56,7 @@ pub(crate) async fn check(
     };
     let (_, network) = session.connect().await?;
     let downloader = Downloader::new(network.clone());
-    let _waiting = Waiting::start(session, &downloader);
+    let _waiting = Waiting::for_reads(session, &downloader);
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| CliError::other(format!("no random bytes: {error}")))?;

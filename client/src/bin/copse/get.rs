@@ -72,7 +72,7 @@ pub(crate) async fn get(
     }
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let _waiting = Waiting::start(session, tree.downloader());
+    let _waiting = Waiting::for_reads(session, tree.downloader());
     let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     if destination.as_deref() == Some(Path::new("-")) {
         return copy_out(session, &tree, &entry, &path, None).await;
@@ -228,7 +228,7 @@ pub(crate) async fn cat(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let _waiting = Waiting::start(session, tree.downloader());
+    let _waiting = Waiting::for_reads(session, tree.downloader());
     let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     copy_out(session, &tree, &entry, &path, range).await
 }
@@ -236,7 +236,7 @@ pub(crate) async fn cat(
 /// What a line of progress adds when the reader waits.
 fn waits(reader: &Downloader) -> impl Fn() -> String + Send + use<> {
     let reader = reader.clone();
-    move || waiting::words(&reader).map(|words| format!("  {words}")).unwrap_or_default()
+    move || waiting::briefly(&reader).map(|words| format!("  {words}")).unwrap_or_default()
 }
 
 fn no_stream(what: &str) -> CliError {

@@ -30,7 +30,7 @@ pub(crate) async fn ls(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let _waiting = Waiting::start(session, tree.downloader());
+    let _waiting = Waiting::for_reads(session, tree.downloader());
     let entry = tree.lookup(path.clone()).await.map_err(CliError::reading(&path))?;
     if !matches!(entry.kind, Kind::Directory { .. }) {
         show(session, long, entry.name.as_bytes(), &entry)?;

@@ -37,6 +37,7 @@ use crate::{
     progress::Progress,
     session::Session,
     stop::Stop,
+    waiting::Waiting,
 };
 
 /// A put that is asked to stop stores for this long what is under way, at most the 96 MiB of
@@ -82,6 +83,7 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
         Some((have, total)) if have == total => format!("  {have}/{total}"),
         Some((have, total)) => format!("  {have}/{total} → {total}/{total}"),
     });
+    let _waiting = Waiting::for_puts(session, &target.uploader);
     let started = Instant::now();
     let moved = counters.clone();
     let putting = async {

@@ -25,7 +25,7 @@ pub(crate) async fn verifier(
     let (capability, path) = session.capability(given)?;
     let (_, network) = session.connect().await?;
     let tree = TreeReader::new(Downloader::new(network), &capability)?;
-    let _waiting = Waiting::start(session, tree.downloader());
+    let _waiting = Waiting::for_reads(session, tree.downloader());
     let counters = Arc::new(Counters::default());
     let progress = Progress::start("list", &counters, session.global.quiet, String::new);
     let unread = CliError::reading(&path);
