@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use copse_core::units::{Brief, counted};
+use copse_core::units::{Brief, ByteSize, counted};
 use tokio::{net::TcpListener, runtime::Runtime, signal::unix::SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -144,7 +144,31 @@ fn init(args: &InitArgs) -> Result<(), Failure> {
         format!("start it:             copse-node run --dir {dir}"),
         format!("let others join:      copse-node token --dir {dir}"),
     ];
-    Ok(show(lines.join("\n"))?)
+    show(lines.join("\n"))?;
+    if let Some(note) = room_note(&args.dir, config) {
+        eprintln!("copse-node: note: {note}");
+    }
+    Ok(())
+}
+
+/// What to say of a disk that has less room than the node will offer.
+fn room_note(dir: &Path, config: &Config) -> Option<String> {
+    let disk = rustix::fs::statvfs(dir).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let room = free.saturating_sub(config.reserve.0);
+    (room < config.capacity.0).then(|| {
+        let (capacity, reserve) = (config.capacity, config.reserve);
+        let free = ByteSize(free);
+        let takes = match room {
+            0 => "so it will take no shards".to_owned(),
+            room => format!("so it will take {} of the {capacity}", ByteSize(room)),
+        };
+        format!(
+            "{free} are free on the disk of {}, of which {reserve} stay free (store.reserve), {takes}; make room \
+             or name another directory",
+            dir.display()
+        )
+    })
 }
 
 /// A line, or several, of what was asked for. Who has read enough, as `head` has, is no failure.

@@ -8,6 +8,7 @@
 //! DIR/COPSE-STORE            marker: whose store this is; locked while open
 //! DIR/segments/00000001.seg  records, append only
 //! DIR/index/                 where each shard lies; can be built again
+//! DIR/ballast                room for the index, to be given up on a full disk
 //! ```
 
 use std::{
@@ -20,14 +21,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use copse_core::ids::{ChunkId, NodeId, ShardId, ShardIndex};
+use copse_core::{
+    ids::{ChunkId, NodeId, ShardId, ShardIndex},
+    units::ByteSize,
+};
 use rustix::{fs::FlockOperation, io::Errno};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     ArcChanges, FullReason, HeldShard, Ledger, PutError, ReadError, RemovalReason, RemoveError,
     Removed, ShardRead, ShardStore, StoreRevision, StoreStats, Stored, TrashOptions, VerifiedShard,
-    Want, Writes,
+    Want, Writes, ballast,
     books::Books,
     device::Device,
     directory::{Directory, sync_directory},
@@ -249,13 +253,33 @@ impl DiskStore {
         let mut epoch = [0; 8];
         getrandom::fill(&mut epoch).map_err(io::Error::from).map_err(io("a random number"))?;
         let open = || open_books(&segments, dir, u64::from_le_bytes(epoch), options);
-        let (recovered, ledger) = match open() {
+        let open = || match open() {
             Err(error) if error.is_damage() => {
                 move_index_aside(dir, &error).map_err(io("the damaged index"))?;
+                open()
+            }
+            opened => opened,
+        };
+        let (recovered, ledger) = match open() {
+            Err(error @ OpenError::NoSpace { .. }) if ballast::give_up(dir) => {
+                tracing::warn!(%error, "room that was kept for this is used now: make more");
                 open()?
             }
-            opened => opened?,
+            opened => {
+                let opened = opened?;
+                ballast::keep(dir, options.capacity_bytes);
+                opened
+            }
         };
+        if let Ok(free) = segments.device.free_bytes()
+            && free < options.reserve_bytes
+        {
+            let (free, reserve) = (ByteSize(free), ByteSize(options.reserve_bytes));
+            tracing::warn!(
+                %free, %reserve,
+                "less is free on the disk than it shall keep (store.reserve): no shard is taken until there is more"
+            );
+        }
         let tally = recovered.books.tally();
         tracing::info!(?dir, recovery = ?recovered.report, ?tally, "store open");
         let (doubts, marker) = (Arc::default(), Some(lock));

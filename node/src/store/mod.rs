@@ -14,6 +14,7 @@ use copse_core::{
 };
 
 mod arcs;
+mod ballast;
 mod books;
 mod compaction;
 mod device;

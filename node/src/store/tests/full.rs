@@ -1,10 +1,13 @@
 //! A disk that is full, and one that fails.
 
-use std::process::Command;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use super::{
     super::{
-        FullReason, PutError, ReadError, RemoveError, Stored, Writes,
+        FullReason, OpenError, PutError, ReadError, RemoveError, Stored, Writes,
         file::{Faults, Planned},
         memory,
     },
@@ -310,6 +313,61 @@ fn a_full_disk_cuts_the_unfinished_record_and_goes_on_when_there_is_room() {
     });
 }
 
+/// A process that died leaves a log of the index, which opening makes tables of.
+#[test]
+#[allow(clippy::print_stderr)] // says that it was skipped
+fn a_store_whose_process_died_on_a_disk_that_is_full_now_opens_and_serves() {
+    let mut subject = Subject::new();
+    subject.options.capacity_bytes = 512 << 20;
+    let full = directory();
+    let _mount = match Mount::new(full.path(), "size=128m") {
+        Ok(mount) => mount,
+        Err(reason) => {
+            eprintln!("skipped: no small file system to fill ({reason})");
+            return;
+        }
+    };
+    let shards: Vec<_> = (0..20).map(|seed| shard(seed, 10_000)).collect();
+    runtime().block_on(async {
+        let store = subject.open();
+        for shard in &shards {
+            store.put(shard.clone()).await.expect("a put");
+        }
+        // As it lies there while the process runs.
+        let copy = |to: &Path| {
+            let from = subject.dir.path().join(".");
+            let copied =
+                Command::new("cp").args(["-a", "--sparse=never"]).arg(from).arg(to).status();
+            assert!(copied.expect("cp").success());
+        };
+        copy(full.path());
+        store.close().await;
+    });
+    let filler = full.path().join("filler");
+    let fill = || {
+        let mut fill = Command::new("dd");
+        fill.arg("if=/dev/zero").arg(format!("of={}", filler.display())).arg("bs=4k");
+        assert!(!fill.stderr(Stdio::null()).status().expect("dd").success());
+    };
+    let open = || DiskStore::open(full.path(), NODE, &subject.options);
+    let ballast = full.path().join("ballast");
+    let kept = fs::read(&ballast).expect("it was made and copied");
+    fs::remove_file(&ballast).expect("removed");
+    fill();
+    assert!(matches!(open(), Err(OpenError::NoSpace { .. })), "there is no room for the tables");
+    fs::remove_file(&filler).expect("removed");
+    fs::write(&ballast, kept).expect("written");
+    fill();
+    runtime().block_on(async {
+        let store = open().expect("an open store");
+        for shard in &shards {
+            assert_held(&store, shard).await;
+        }
+        store.close().await;
+    });
+    assert!(!ballast.exists());
+}
+
 #[test]
 fn the_store_in_memory_fails_as_it_is_told() {
     use memory::{Faults, MemoryStore};
@@ -438,8 +496,8 @@ fn a_shard_that_cannot_be_read_for_an_hour_while_others_can_is_set_apart() {
         }
         // What cannot be read: a directory.
         let path = segment(dir.path(), 1);
-        std::fs::rename(&path, dir.path().join("aside")).expect("a file");
-        std::fs::create_dir(&path).expect("a directory");
+        fs::rename(&path, dir.path().join("aside")).expect("a file");
+        fs::create_dir(&path).expect("a directory");
         for _ in 0..12 {
             let read = store.read(bad.id(), Want::Whole).await;
             assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
