@@ -17,7 +17,7 @@ use copse_core::{
     directory::{Directory, NodeState, SignedRecord},
     geometry::Geometry,
     ids::{ChunkId, NetworkId, NodeId, ShardIndex},
-    ring::{HELD_WITHIN_PER_SHARD, Ring},
+    ring::{CANDIDATES_PER_SHARD, HELD_WITHIN_PER_SHARD, Ring},
 };
 use copse_proto::{
     bulk::{self, Incoming, MESSAGE_BYTES_MAX},
@@ -45,10 +45,6 @@ const RELAY_FOR: Duration = Duration::from_secs(60);
 
 /// Other nodes tried as a way to one that cannot be reached directly.
 const RELAYS_TRIED: usize = 3;
-
-/// How far along the walk writers replace a holder, in nodes for each shard of the chunk, unless all of
-/// them refuse; readers look there first.
-pub const CANDIDATES_PER_SHARD: usize = 2;
 
 /// An answer to a small question (has, info) that takes longer counts as none.
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);

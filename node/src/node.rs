@@ -344,6 +344,9 @@ impl Node {
 
     /// Stops: takes no new requests of clients, lets running ones end for the configured time, then
     /// serves no nodes any more and closes the store. What was acknowledged is safe in any case.
+    ///
+    /// Takes the configured time, a second for clients and five for nodes at most, one after the other, and
+    /// what closing the store takes.
     pub async fn shutdown(self) {
         self.door.announce_stop().await;
         self.stop.cancel();
@@ -562,5 +565,26 @@ impl Facts {
                 }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::LINGER;
+
+    #[test]
+    fn who_stops_a_node_waits_for_it_longer_than_a_stop_takes() {
+        let default = Config::new(NetworkId::new([1; 32]), ByteSize(1 << 30));
+        let takes = default.stop_grace + LINGER + server::DRAIN_TIME_MAX;
+        let check = |file: &str, setting: &str| {
+            let value = file.lines().find_map(|line| line.trim().strip_prefix(setting));
+            let seconds = value.and_then(|value| value.trim().strip_suffix('s'));
+            let seconds = seconds.and_then(|seconds| seconds.parse().ok()).expect(setting);
+            assert!(Duration::from_secs(seconds) > takes, "{setting} {seconds} s, {takes:?}");
+        };
+        let unit = include_str!("../../deploy/systemd/copse-node.service");
+        check(unit, "TimeoutStopSec=");
+        check(include_str!("../../deploy/compose.yaml"), "stop_grace_period:");
     }
 }

@@ -19,7 +19,7 @@ use copse_proto::{
     status::{Reason, Refusal},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     beside::beside,
@@ -39,6 +39,9 @@ const HAS_AT_ONCE: usize = 8;
 /// How long a node is waited for that must be told how a put ended: who does not hear it counts its shards
 /// as those of any other chunk.
 const MARK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pauses before it is told once more, within that time: it may have been busy, or the connection lost.
+const MARK_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// A range of a shard on its way to the asker.
 #[derive(Debug)]
@@ -190,7 +193,8 @@ impl ShardService {
         let Some(to) = to else { return Ok(()) };
         // Whatever is known here: another client's put of the chunk may have been broken off.
         let settled = vec![chunk.as_bytes().to_vec()];
-        self.mark(to, peer::MarkChunks { settled, ..peer::MarkChunks::default() }).await
+        let told = peer::MarkChunks { settled, ..peer::MarkChunks::default() };
+        self.mark(to, told, MARK_TIMEOUT).await
     }
 
     async fn settle_at(&self, place: Place) -> Result<(), Refusal> {
@@ -221,7 +225,7 @@ impl ShardService {
             for part in chunks.chunks(MARK_CHUNKS_MAX) {
                 let abandoned = part.iter().map(|chunk| chunk.as_bytes().to_vec()).collect();
                 let told = peer::MarkChunks { abandoned, ..peer::MarkChunks::default() };
-                if let Err(refusal) = self.mark(node, told).await {
+                if let Err(refusal) = self.mark_again(node, told).await {
                     tracing::debug!(node = %node.short(), %refusal, "not told of a broken-off put");
                     break;
                 }
@@ -231,15 +235,40 @@ impl ShardService {
         .await;
     }
 
-    async fn mark(&self, node: NodeId, told: peer::MarkChunks) -> Result<(), Refusal> {
+    /// Tells a node how puts ended, waiting so long for it at most.
+    async fn mark(
+        &self,
+        node: NodeId,
+        told: peer::MarkChunks,
+        waited: Duration,
+    ) -> Result<(), Refusal> {
         let asked = self.0.peers.request(node, Op::MarkChunks(told), Bytes::new());
-        match tokio::time::timeout(MARK_TIMEOUT, asked).await {
+        match tokio::time::timeout(waited, asked).await {
             Ok(answer) => match answer?.outcome {
                 Outcome::MarkChunks(_) => Ok(()),
                 _ => Err(PeerError::BadReply { node }.into()),
             },
-            Err(_) => Err(PeerError::TimedOut { node, waited: MARK_TIMEOUT }.into()),
+            Err(_) => Err(PeerError::TimedOut { node, waited }.into()),
         }
+    }
+
+    /// The same, once or twice more if it does not succeed, all within [`MARK_TIMEOUT`]: of a put that was
+    /// broken off nobody speaks again.
+    async fn mark_again(&self, node: NodeId, told: peer::MarkChunks) -> Result<(), Refusal> {
+        let until = Instant::now() + MARK_TIMEOUT;
+        for pause in MARK_AGAIN_AFTER {
+            match self.mark(node, told.clone(), until - Instant::now()).await {
+                Err(refusal)
+                    if refusal.reason() != Reason::UnknownOperation
+                        && Instant::now() + pause < until =>
+                {
+                    tracing::debug!(node = %node.short(), %refusal, "it is told again");
+                    tokio::time::sleep(pause).await;
+                }
+                told => return told,
+            }
+        }
+        self.mark(node, told, until - Instant::now()).await
     }
 
     /// What another node says of the puts that it forwarded.
@@ -419,5 +448,92 @@ fn answer_bytes_max(request: &door::GetRequest) -> usize {
     match usize::try_from(request.length) {
         Ok(0) | Err(_) => SHARD_BYTES_MAX,
         Ok(length) => length.saturating_add(2 * GROUP_BYTES).min(SHARD_BYTES_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use copse_core::{geometry::Geometry, ids::ShardIndex, units::ByteSize};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        peer::{
+            Answer, PeerHandler,
+            endpoint::{Congestion, PeerSocket, bind, open},
+            server,
+        },
+        repair::Rates,
+        store::MemoryStore,
+        tls::NodeTls,
+    };
+
+    /// Refuses so many times, and counts how often it was told of chunks.
+    #[derive(Default)]
+    struct Busy {
+        refusals: usize,
+        told: AtomicUsize,
+    }
+
+    #[async_trait::async_trait]
+    impl PeerHandler for Busy {
+        async fn handle(
+            &self,
+            _from: NodeId,
+            op: Op,
+            _body: Bytes,
+            _background: bool,
+        ) -> Result<Answer, Refusal> {
+            assert!(matches!(op, Op::MarkChunks(_)));
+            match self.told.fetch_add(1, Relaxed) < self.refusals {
+                true => Err(Refusal::new(Reason::Overloaded, "busy")),
+                false => Ok(Outcome::MarkChunks(peer::MarkChunksReply {}).into()),
+            }
+        }
+    }
+
+    fn endpoint(seed: u8) -> quinn::Endpoint {
+        let tls = NodeTls::from_seed(&[seed; 32]).expect("a key");
+        let socket = PeerSocket::Udp(bind(([127, 0, 0, 1], 0).into()).expect("a port"));
+        open(&tls, socket, Congestion::Cubic, [seed; 32]).expect("an endpoint")
+    }
+
+    #[tokio::test]
+    async fn who_is_busy_is_told_of_a_broken_off_put_again_and_not_for_ever() {
+        for (refusals, expected) in [(0, 1), (1, 2), (9, 3)] {
+            let (key, far) = (NodeKey::from_seed([1; 32]), NodeKey::from_seed([2; 32]).id());
+            let (busy, there) = (Arc::new(Busy { refusals, ..Busy::default() }), endpoint(2));
+            let address = there.local_addr().expect("an address");
+            let (limits, stop) = (server::Limits::default(), CancellationToken::new());
+            tokio::spawn(server::serve(there, Arc::clone(&busy) as _, limits, stop));
+            let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+            let unsettled = Unsettled::load(Arc::clone(&store)).expect("a ledger");
+            let shards = ShardService::new(Parts {
+                network: NetworkId::new([3; 32]),
+                peers: PeerPool::new(
+                    endpoint(1),
+                    key.id(),
+                    Arc::new(move |_: &_| vec![address]),
+                    0,
+                ),
+                key,
+                clock: Arc::new(|| 1_700_000_000),
+                store,
+                put_buffers: Buffers::new("tests", ByteSize(0)),
+                get_buffers: Buffers::new("tests", ByteSize(0)),
+                pace: Pace::new(Rates::FREE),
+                intake: Intake::default(),
+                unsettled: unsettled.clone(),
+            });
+            let stream = unsettled.stream();
+            let id = ShardId { chunk: ChunkId::new([7; 32]), index: ShardIndex(0) };
+            let geometry = Geometry::new(2, 1).expect("a geometry");
+            assert_eq!(unsettled.came(stream, Some(far), id, geometry), None);
+            shards.broken_off(stream).await;
+            assert_eq!(busy.told.load(Relaxed), expected);
+            assert_eq!(unsettled.of(stream), []);
+        }
     }
 }

@@ -369,3 +369,28 @@ async fn a_put_that_is_broken_off_is_known_where_its_shards_lie_until_one_comple
     assert_eq!(said(&near, &far, &safe).await, (vec![3, 5], false));
     assert!(!is_marked(&store));
 }
+
+#[tokio::test]
+async fn a_node_that_stops_tells_others_of_the_puts_that_end_with_it() {
+    let near = TestNode::start(None).await;
+    let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 30));
+    let far = TestNode::with_store(Arc::clone(&store), Some(&near)).await;
+    let chunk = chunk("2+1", 7, 1 << 20);
+    let mut put = Put::open(near.shards()).await;
+    until("the near node reaches the far one", async || {
+        put.shard(1, Some(far.id), &chunk, 1).await;
+        put.outcome().await == (1, None)
+    })
+    .await;
+    // The client has not said that the chunk is safe, and is there until the node has stopped.
+    near.node.shutdown().await;
+    let mut marks = 0;
+    let mut visit = |_: &[u8], _: &[u8]| {
+        marks += 1;
+        true
+    };
+    store.ledger().scan(b"ua", &mut visit).expect("a ledger");
+    assert_eq!(marks, 1);
+    drop(put);
+    far.node.shutdown().await;
+}

@@ -15,7 +15,7 @@ use copse_core::{
     directory::NodeState,
     ids::{NodeId, ShardIndex},
     manifest::ChunkRef,
-    ring::Ring,
+    ring::{CANDIDATES_PER_SHARD, Ring},
 };
 use copse_proto::status::{Reason, Refusal};
 use futures::{StreamExt as _, stream};
@@ -26,7 +26,7 @@ use crate::{
     error::without_node,
     get::{facts::ChunkFacts, fetch::fetch},
     lock::lock,
-    network::{CANDIDATES_PER_SHARD, Network},
+    network::Network,
     proof::{PROOFS_AT_ONCE, Prover},
 };
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use copse_core::{
     erasure::Codec,
     ids::{NodeId, ShardIndex},
-    ring::HELD_WITHIN_PER_SHARD,
+    ring::{CANDIDATES_PER_SHARD, HELD_WITHIN_PER_SHARD},
     units::Brief,
 };
 use copse_proto::status::{Reason, Refusal};
@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     error::{GetError, Refusals},
-    network::CANDIDATES_PER_SHARD,
     task::beside,
 };
 

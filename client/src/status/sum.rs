@@ -125,7 +125,8 @@ pub struct Chunks {
     pub waiting: u64,
     /// Of which too few shards exist.
     pub lost: u64,
-    /// Of which as few exist, since their put goes on or was broken off: nobody was told that they are stored.
+    /// Of which shards are missing since their put goes on or was broken off: nobody was told that they are
+    /// stored.
     pub unfinished: u64,
     /// By how many shards within reach they have beyond those needed.
     pub by_margin: BTreeMap<i32, u64>,

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     geometry::Geometry,
     ids::{NodeId, ShardIndex},
-    ring::{HELD_WITHIN_PER_SHARD, Ring},
+    ring::{CANDIDATES_PER_SHARD, HELD_WITHIN_PER_SHARD, Ring},
 };
 
 /// How far a substitute is worth having.
@@ -58,8 +58,8 @@ impl<'a, N: Nodes> Targets<'a, N> {
         self.placed.push((node, Zone::of(self.ring, &node), index));
     }
 
-    /// Finds a substitute and places the shard there: the first of the safest among the 2n first
-    /// nodes of the walk (clients look there first), else the first behind them, as far as anybody looks.
+    /// Finds a substitute and places the shard there: the first of the safest among the first nodes
+    /// of the walk (clients look there first), else the first behind them, as far as anybody looks.
     pub(super) fn substitute(&mut self, index: ShardIndex, need: Need) -> Option<NodeId> {
         let caps = self.ring.caps(self.geometry);
         let zone_cap = caps.zone.unwrap_or(usize::MAX);
@@ -67,7 +67,7 @@ impl<'a, N: Nodes> Targets<'a, N> {
         let mut best: Option<(u8, NodeId)> = None;
         let around = self.ring.around(self.arc, self.geometry, HELD_WITHIN_PER_SHARD);
         for (position, node) in around.enumerate() {
-            if position >= 2 * self.geometry.total() && best.is_some() {
+            if position >= CANDIDATES_PER_SHARD * self.geometry.total() && best.is_some() {
                 break;
             }
             let Some((on_node, in_zone)) = self.room(&node, self.nodes.facts(&node), index) else {

@@ -15,7 +15,7 @@
 mod placement;
 
 pub(crate) use placement::losses_borne;
-pub use placement::{HELD_WITHIN_PER_SHARD, Survival, equal_zone_cap};
+pub use placement::{CANDIDATES_PER_SHARD, HELD_WITHIN_PER_SHARD, Survival, equal_zone_cap};
 
 use crate::{
     ids::{ChunkId, NodeId},

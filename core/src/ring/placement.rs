@@ -13,6 +13,10 @@ use crate::{geometry::Geometry, ids::NodeId, limits::ARCS};
 /// to a node behind that, and nobody looks for one there, unless the placement names it.
 pub const HELD_WITHIN_PER_SHARD: usize = 16;
 
+/// How far along the walk writers replace a holder, in nodes for each shard of the chunk, unless all of
+/// them refuse: who looks for shards that were just put looks there first.
+pub const CANDIDATES_PER_SHARD: usize = 2;
+
 /// How many losses every chunk of a geometry survives, whichever they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Survival {

@@ -85,7 +85,7 @@ const STANDARD: [&str; 3] = [
 
 /// How long connections without calls may take to close when the node stops: a client that lives
 /// answers in a round trip, and one that does not must not hold up the stop.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 const _: () = {
     assert!(assemble::PIECE_BYTES_MAX < MESSAGE_BYTES_MAX);

@@ -170,8 +170,8 @@ metrics! {
         "Of these, with fewer shards in existence than are needed.",
         |info, out| repair(info, out, |repair| repair.chunks_lost);
     "copse_chunks_unfinished", Gauge, [],
-        "Of these, with as few since their put goes on or was broken off: nobody was told that they are \
-         stored.",
+        "Of these, with shards missing since their put goes on or was broken off: nobody was told that they \
+         are stored.",
         |info, out| repair(info, out, |repair| repair.chunks_unfinished);
     "copse_survives_nodes", Gauge, [],
         "Any so many more nodes may be lost, of all these chunks; absent without chunks. The least \

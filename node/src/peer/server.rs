@@ -103,7 +103,7 @@ const PING_BYTES_MAX: usize = 16;
 const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
 
 /// How long requests may go on when the node stops.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Misbehaving peers and addresses that are remembered as logged.
 const LOGGED_MAX: usize = 1024;

@@ -93,8 +93,6 @@ struct State {
     /// Which arcs are mirrored: a bit each.
     wanted: Vec<u64>,
     nodes: BTreeMap<NodeId, Known>,
-    /// Since when all nodes are asked for everything.
-    asked_since: Instant,
     /// What the nodes of the ring may hold, in bytes.
     capacities: BTreeMap<NodeId, u64>,
     /// Whose rows are of no use any more and perhaps still there, for the ledger failed.
@@ -105,6 +103,8 @@ struct State {
 struct Known {
     /// Up to where its changes are known; none: ask for all.
     since: Option<StoreRevision>,
+    /// Since when it is asked and does not tell; none: it told all when it was asked last, or never was.
+    asked_since: Option<Instant>,
     /// Of the wanted arcs.
     arcs: BTreeMap<u16, Digests>,
     /// How many shards are mirrored of it.
@@ -118,7 +118,6 @@ impl State {
             // Which arcs are wanted is not known yet: until the first `want`, none are.
             wanted: vec![0; ARCS / 64],
             nodes,
-            asked_since: Instant::now(),
             capacities: BTreeMap::new(),
             undeleted: BTreeSet::new(),
         }
@@ -209,6 +208,7 @@ impl Claims {
         self.mirror(node, arc, shards).await.expect("a ledger");
         if let Some(known) = self.lock().nodes.get_mut(&node) {
             known.since = Some(StoreRevision { epoch: 1, revision: 1 });
+            known.asked_since = None;
         }
     }
 
@@ -227,9 +227,6 @@ impl Claims {
             let capacity = |member: &RingMember| (member.id, member.capacity_bytes);
             state.capacities = ring.members().iter().map(capacity).collect();
             let more = wanted.iter().zip(&state.wanted).any(|(new, old)| new & !old != 0);
-            if more {
-                state.asked_since = Instant::now();
-            }
             for (node, known) in &mut state.nodes {
                 if more {
                     known.since = None;
@@ -269,7 +266,12 @@ impl Claims {
 
     /// Asks a node what changed, and lists the arcs that did; how many were listed.
     pub(super) async fn refresh(&self, node: NodeId) -> Result<usize, Refusal> {
-        let since = self.lock().nodes.get(&node).and_then(|known| known.since);
+        let since = {
+            let mut state = self.lock();
+            let known = state.nodes.entry(node).or_default();
+            known.asked_since.get_or_insert_with(Instant::now);
+            known.since
+        };
         let (now, all, changed) = if node == self.own {
             self.opinions.fullness(node, fullness_of(&self.store.stats().await));
             let changes = self.store.arc_changes(since).await;
@@ -288,7 +290,7 @@ impl Claims {
         self.list(node, stale).await?;
         // Only now: what was not listed is asked for again.
         if let Some(known) = self.lock().nodes.get_mut(&node) {
-            known.since = Some(now);
+            (known.since, known.asked_since) = (Some(now), None);
         }
         Ok(listed)
     }
@@ -483,8 +485,11 @@ impl Claims {
     /// Whether a node has not told yet of all arcs that are mirrored now, and may still do so.
     pub(super) fn is_to_tell(&self, node: &NodeId) -> bool {
         let state = self.lock();
-        let has_told = state.nodes.get(node).is_some_and(|known| known.since.is_some());
-        !has_told && state.asked_since.elapsed() < TOLD_WITHIN
+        let known = state.nodes.get(node);
+        let has_told = known.is_some_and(|known| known.since.is_some());
+        // Its own time: neither another node nor a new ring gives it more.
+        let since = known.and_then(|known| known.asked_since);
+        !has_told && since.is_none_or(|since| since.elapsed() < TOLD_WITHIN)
     }
 
     /// Who is said to hold anything in an arc, with the digest of the mirrored list.

@@ -4,34 +4,26 @@
 //! exist and that nobody was told otherwise. As soon as enough are seen, it could one day hide a loss: a
 //! client that could not reach this node any more completed the chunk all the same.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use copse_core::{
-    ids::{ChunkId, NodeId, ShardIndex},
+    ids::{NodeId, ShardIndex},
     repair::{Nodes as _, Standing},
-    ring::{HELD_WITHIN_PER_SHARD, Ring},
+    ring::{CANDIDATES_PER_SHARD, HELD_WITHIN_PER_SHARD, Ring},
 };
-use futures::{StreamExt as _, stream};
+use tokio::time::Instant;
 
-use super::{facts::View, shared::Shared};
+use super::{
+    around::{Answers, Questions, ROUND_TIME_MAX, are_enough},
+    facts::{Facts, View},
+    shared::Shared,
+};
 use crate::unsettled::Look;
 
 /// New marks looked at in a round, at most, and others: with one question each of all nodes they may be a few
 /// hundred questions.
 const NEW_MAX: usize = 64;
 const OTHERS_MAX: usize = 4;
-
-/// How far along the walk the shards of new marks are looked for, in nodes for each shard: as far as clients
-/// put them when few nodes are full. Those of the others as far as they may be held.
-const ASKED_PER_SHARD: usize = 2;
-
-/// Nodes asked at one time, and how long each is waited for.
-const ASKED_AT_ONCE: usize = 8;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks at the marks of this node.
 pub(super) struct Marks(pub(super) Arc<Shared>);
@@ -41,36 +33,30 @@ impl Marks {
     pub(super) async fn round(&self, view: &View) -> usize {
         let Self(shared) = self;
         shared.unsettled.forget_old();
-        let (mut gone, mut found) = (Vec::new(), BTreeMap::new());
+        let nodes = shared.opinions.with(view);
+        let (mut gone, mut found) = (Vec::new(), Vec::new());
         for look in shared.unsettled.to_look_at(NEW_MAX, OTHERS_MAX) {
             match shared.store.held(look.chunk).await {
                 Ok(held) if held.is_empty() => gone.push(look.chunk),
                 Ok(held) => {
-                    let indices = held.into_iter().collect();
-                    found.insert(look.chunk, Found { look, indices, is_silent: false });
+                    found.push(Found { look, asked: self.whom_to_ask(view, &nodes, &look), held });
                 }
                 // It is looked at another time.
                 Err(_) => {}
             }
         }
-        let asked = stream::iter(self.whom_to_ask(view, &found)).map(async |(node, chunks)| {
-            let answer = shared.exchange.holdings(node, &chunks);
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
-            (chunks, answer.ok().and_then(Result::ok))
-        });
-        let mut asked = asked.buffer_unordered(ASKED_AT_ONCE);
-        while let Some((chunks, answer)) = asked.next().await {
-            for (at, chunk) in chunks.iter().enumerate() {
-                let Some(found) = found.get_mut(chunk) else { continue };
-                match answer.as_ref().and_then(|answer| answer.get(at)) {
-                    Some(holding) => found.indices.extend(&holding.indices),
-                    None => found.is_silent = true,
-                }
+        let (mut questions, mut answers) = (Questions::new(), Answers::default());
+        for found in found.iter().filter(|found| !found.is_enough(&answers)) {
+            for node in &found.asked {
+                questions.entry(*node).or_default().push(found.look.chunk);
             }
         }
-        let answered = found.iter().filter(|(_, found)| !found.is_silent);
-        shared.unsettled.looked_at(answered.map(|(chunk, _)| *chunk));
-        gone.extend(found.iter().filter(|(_, found)| found.is_enough()).map(|(chunk, _)| *chunk));
+        answers.ask(shared, questions, Instant::now() + ROUND_TIME_MAX).await;
+        let (enough, too_few): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.is_enough(&answers));
+        let answered = too_few.iter().filter(|found| found.have_all_answered(&answers));
+        shared.unsettled.looked_at(answered.map(|found| found.look.chunk));
+        gone.extend(enough.iter().map(|found| found.look.chunk));
         let count = gone.len();
         if let Err(error) = shared.unsettled.unmark(gone).await {
             tracing::warn!(%error, "marks of broken-off puts cannot be taken away");
@@ -79,42 +65,38 @@ impl Marks {
         count
     }
 
-    fn whom_to_ask(
-        &self,
-        view: &View,
-        found: &BTreeMap<ChunkId, Found>,
-    ) -> BTreeMap<NodeId, Vec<ChunkId>> {
-        let nodes = self.0.opinions.with(view);
+    /// Those who may hold others of its shards and answer. Of a new mark those with whom clients put them
+    /// when few nodes are full; of the others all.
+    fn whom_to_ask(&self, view: &View, nodes: &Facts, look: &Look) -> BTreeSet<NodeId> {
         let answers = |node: &NodeId| {
             let facts = nodes.facts(node);
             facts.trusted && matches!(facts.standing, Standing::Alive | Standing::Leaving)
         };
-        let mut asked = BTreeMap::<NodeId, Vec<ChunkId>>::new();
-        for (chunk, found) in found.iter().filter(|(_, found)| !found.is_enough()) {
-            let Look { geometry, is_new, .. } = found.look;
-            let per_shard = if is_new { ASKED_PER_SHARD } else { HELD_WITHIN_PER_SHARD };
-            let around = view.ring.around(Ring::arc(chunk), geometry, per_shard);
-            for node in around.filter(|node| *node != self.0.own && answers(node)) {
-                asked.entry(node).or_default().push(*chunk);
-            }
-        }
-        asked
+        let per_shard = if look.is_new { CANDIDATES_PER_SHARD } else { HELD_WITHIN_PER_SHARD };
+        let around = view.ring.around(Ring::arc(&look.chunk), look.geometry, per_shard);
+        around.filter(|node| *node != self.0.own && answers(node)).collect()
     }
 }
 
-/// What was seen of a chunk.
+/// A mark that is looked at.
 struct Found {
     look: Look,
-    indices: BTreeSet<ShardIndex>,
-    /// Somebody did not answer.
-    is_silent: bool,
+    /// What is held here.
+    held: Vec<ShardIndex>,
+    /// Who is asked what they hold.
+    asked: BTreeSet<NodeId>,
 }
 
 impl Found {
     /// Whether it can be read: then whoever put it may have been told that it is stored.
-    fn is_enough(&self) -> bool {
-        let (total, needed) = (self.look.geometry.total(), self.look.geometry.data());
-        self.indices.iter().filter(|index| index.as_usize() < total).count() >= needed
+    fn is_enough(&self, answers: &Answers) -> bool {
+        let Look { chunk, geometry, .. } = self.look;
+        let indices = self.held.iter().copied().chain(answers.indices(chunk));
+        are_enough(indices, geometry, geometry.data())
+    }
+
+    fn have_all_answered(&self, answers: &Answers) -> bool {
+        self.asked.iter().all(|node| answers.said.contains_key(&(self.look.chunk, *node)))
     }
 }
 

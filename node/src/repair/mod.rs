@@ -18,7 +18,8 @@
 //! | `claims`, `asking` | who says to hold what: the mirror; asking all in bounded time |
 //! | `shapes` | what a chunk looks like when nodes say different things of it |
 //! | `gone` | whose claims are forgotten |
-//! | `unfinished`, `marks` | which chunks were never completed; the own marks at such |
+//! | `around` | asking what nodes hold of some chunks now |
+//! | `unfinished`, `marks` | which chunks only seem to lack shards, or were never completed; the own marks at such |
 //! | `steward`, `arcs` | which arcs changed; planning them; their rows in the ledger |
 //! | `jobs`, `worker` | the queue and its rows in the ledger; doing what is in it |
 //! | `again` | which arcs are looked at once more though nothing changed |
@@ -52,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 mod again;
 mod answers;
 mod arcs;
+mod around;
 mod asking;
 mod audit;
 #[cfg(feature = "canary")]

@@ -36,14 +36,14 @@ pub(super) struct Tally {
     pub(super) displaced: u64,
     pub(super) waiting: u64,
     pub(super) lost: u64,
-    /// As few shards as of a lost one are known, and nothing is lost: the put goes on or was never completed,
-    /// or the rest is there and not listed yet.
+    /// Shards seem to be missing, and nothing is lost or thin: the put goes on or was never completed, or the
+    /// rest is there and not listed yet.
     pub(super) unfinished: u64,
     pub(super) survives: Option<(u32, u32)>,
 }
 
 impl Tally {
-    /// Counts one chunk; whether it is unfinished, if too few of its shards are known.
+    /// Counts one chunk; whether it is unfinished, if not all of its shards are known.
     pub(super) fn add(&mut self, plan: &ChunkPlan, unfinished: bool) {
         let strength = &plan.strength;
         *self.by_margin.entry(strength.sure_margin()).or_default() += 1;
@@ -56,7 +56,7 @@ impl Tally {
             self.unfinished += 1;
             return;
         }
-        self.lost += u64::from(is_doubtful(plan));
+        self.lost += u64::from(has_too_few(plan));
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX - 1);
         self.survive((small(strength.survives.nodes), small(strength.survives.zones)));
     }
@@ -117,7 +117,7 @@ impl Tally {
 }
 
 /// Whether too few shards of a chunk are known: it is lost, or unfinished.
-pub(super) fn is_doubtful(plan: &ChunkPlan) -> bool {
+pub(super) fn has_too_few(plan: &ChunkPlan) -> bool {
     plan.skips.iter().any(|skip| matches!(skip, Skip::NotEnough { .. }))
 }
 

@@ -25,12 +25,12 @@ use super::{
     facts::{Facts, View},
     gone::Gone,
     jobs::Wish,
-    report::{Tally, count, is_doubtful},
+    report::{Tally, count, has_too_few},
     shapes::chunks_of,
     shared::Shared,
     unfinished::{Doubtful, Found, Unfinished, doubtful},
 };
-use crate::store::LEDGER_CHANGES_MAX;
+use crate::store::{LEDGER_CHANGES_MAX, LedgerChange};
 
 /// Arcs planned in one go, without letting others have the thread.
 const ARCS_AT_ONCE: usize = 64;
@@ -68,8 +68,16 @@ struct Planned {
     arc: u16,
     after: Arcwise,
     jobs: Vec<Wish>,
-    /// Chunks of which too few shards exist: not counted yet.
-    doubtful: Vec<(ChunkPlan, Doubtful)>,
+    /// Chunks that seem to lack shards: not counted yet.
+    doubtful: Vec<InDoubt>,
+}
+
+/// A chunk that lacks shards, or only seems to.
+struct InDoubt {
+    it: Doubtful,
+    plan: ChunkPlan,
+    /// To make those shards.
+    rebuild: Option<Wish>,
 }
 
 impl Steward {
@@ -261,10 +269,42 @@ impl Steward {
             blocking(move || this.plan_arcs(&view, &part)).await?
         };
         let asked = planned.iter().flat_map(|arc| &arc.doubtful);
-        let asked = asked.map(|(_, doubtful)| doubtful.clone()).collect();
+        let asked: Vec<Doubtful> = asked.map(|doubt| doubt.it.clone()).collect();
+        let planned = match asked.is_empty() {
+            true => planned,
+            false => self.offer_first(planned).await?,
+        };
         let found = self.unfinished.of(&self.shared, &nodes, &arcs, asked).await;
         let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
         blocking(move || this.write_down(planned, &found)).await
+    }
+
+    /// What is in no doubt is not kept waiting by questions about the rest.
+    async fn offer_first(
+        self: &Arc<Self>,
+        mut planned: Vec<Planned>,
+    ) -> Result<Vec<Planned>, Refusal> {
+        let (this, _step) = (Arc::clone(self), self.shared.health.ledger_step());
+        blocking(move || {
+            for arc in planned.iter_mut().filter(|arc| !arc.jobs.is_empty()) {
+                let jobs = std::mem::take(&mut arc.jobs);
+                let rows = this.offer(arc, &jobs);
+                this.shared.jobs.write_down(arc.arc, &rows)?;
+            }
+            this.shared.jobs.wake();
+            Ok(planned)
+        })
+        .await
+    }
+
+    /// Puts jobs of an arc into the queue; the rows to write for that.
+    fn offer(&self, planned: &mut Planned, jobs: &[Wish]) -> Vec<LedgerChange> {
+        let (rows, deferred) = self.shared.jobs.offer(planned.arc, jobs, self.shared.now_ms());
+        if deferred {
+            // It is looked at again at the next round; its jobs find a place then.
+            planned.after.fingerprint = Fingerprint::default();
+        }
+        rows
     }
 
     /// The arcs to plan, with their fingerprints, and those that are no longer ours.
@@ -349,22 +389,22 @@ impl Steward {
     fn write_down(&self, all: Vec<Planned>, found: &BTreeMap<ChunkId, Found>) -> io::Result<()> {
         for mut planned in all {
             let arc = planned.arc;
-            for (plan, Doubtful { chunk, .. }) in planned.doubtful {
-                let found = found.get(&chunk).copied().unwrap_or(Found::Lost);
-                planned.after.tally.add(&plan, found != Found::Lost);
+            let mut jobs = std::mem::take(&mut planned.jobs);
+            for InDoubt { it, plan, rebuild } in std::mem::take(&mut planned.doubtful) {
+                let found = found.get(&it.chunk).copied().unwrap_or(Found::Lacking);
+                planned.after.tally.add(&plan, found != Found::Lacking);
                 match found {
+                    // Its client may still bring the rest.
                     Found::Unfinished => {}
                     // The rest is told in the next round.
                     Found::Enough => planned.after.fingerprint = Fingerprint::default(),
-                    Found::Lost => self.tell(&chunk, &plan),
+                    Found::Lacking => {
+                        self.tell(&it.chunk, &plan);
+                        jobs.extend(rebuild);
+                    }
                 }
             }
-            let now_unix_ms = self.shared.now_ms();
-            let (mut rows, deferred) = self.shared.jobs.offer(arc, &planned.jobs, now_unix_ms);
-            if deferred {
-                // It is looked at again at the next round; its jobs find a place then.
-                planned.after.fingerprint = Fingerprint::default();
-            }
+            let mut rows = self.offer(&mut planned, &jobs);
             // The fingerprint last: it says that all jobs are written down.
             rows.push((row_key(arc), Some(row_value(&planned.after))));
             self.shared.jobs.write_down(arc, &rows)?;
@@ -401,25 +441,30 @@ impl Steward {
                 // Whatever the vote says: a worker finds out what is true before it plans.
                 kinds.insert(Kind::Rebuild);
             }
-            planned.jobs.extend(kinds.into_iter().map(|kind| {
-                let job = Job { chunk: chunk.chunk, kind };
-                Wish { job, priority, sole_holder }
-            }));
-            if is_doubtful(&plan) {
+            let wish = |kind| Wish { job: Job { chunk: chunk.chunk, kind }, priority, sole_holder };
+            let doubtful = doubtful(chunk, &plan, nodes);
+            let in_doubt = |kind: &Kind| doubtful.is_some() && !disputed && *kind == Kind::Rebuild;
+            let (rebuild, certain): (Vec<Kind>, Vec<Kind>) = kinds.into_iter().partition(in_doubt);
+            planned.jobs.extend(certain.into_iter().map(wish));
+            if has_too_few(&plan) {
                 let hoped = repair::plan_chunk(&view.ring, hopeful, chunk, policy);
-                if !is_doubtful(&hoped) {
+                if !has_too_few(&hoped) {
                     // The rest is waited for. Planned again, whatever is told: "nothing" changes no digest.
                     planned.after.tally.add(&hoped, false);
                     planned.after.fingerprint = Fingerprint::default();
                     continue;
                 }
-                if let Some(doubtful) = doubtful(chunk, nodes) {
-                    planned.doubtful.push((plan, doubtful));
-                    continue;
+            }
+            match doubtful {
+                Some(it) => {
+                    let rebuild = rebuild.first().copied().map(wish);
+                    planned.doubtful.push(InDoubt { it, plan, rebuild });
+                }
+                None => {
+                    planned.after.tally.add(&plan, false);
+                    self.tell(&chunk.chunk, &plan);
                 }
             }
-            planned.after.tally.add(&plan, false);
-            self.tell(&chunk.chunk, &plan);
         }
         Ok(planned)
     }
@@ -489,7 +534,7 @@ mod tests {
 
     /// A steward that is alone and holds a shard in each of some arcs, with these arcs.
     async fn steward(ledger: &Arc<Failing>, seen: &Arc<Seen>) -> (Arc<Steward>, Vec<u16>) {
-        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 22));
         let mut arcs = Vec::new();
         for seed in 0..4 {
             arcs.push(Ring::arc(&replica(seed, 0).id().chunk));
@@ -578,6 +623,82 @@ mod tests {
         shared.claims.hear(keeper.id, vec![shard]).await;
         steward.round().await;
         assert_eq!((steward.tally().unfinished, steward.tally().lost), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn what_only_seems_to_lack_shards_is_not_thin_and_not_repaired() {
+        let (own, keeper) = (NodeKey::from_seed([1; 32]).id(), Keeper::start(2));
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new(1 << 20));
+        let seen = Seen::new([own, keeper.id].map(|id| member(id, "")).to_vec());
+        let ledger = Failing::new() as Arc<dyn Ledger>;
+        let mut shared = shared(own, store, ledger, Arc::clone(&seen) as Views);
+        shared.exchange = keeper.exchange(1);
+        let steward = Arc::new(Steward::load(Arc::new(shared)).expect("a ledger"));
+        let (shared, view) = (&steward.shared, seen.now());
+        steward.round().await;
+        // What the other one tells is of before the puts.
+        shared.claims.hear(keeper.id, Vec::new()).await;
+        let is_own = |seed: &u8| {
+            let arc = Ring::arc(&of_three(*seed, 0).id().chunk);
+            view.ring.walk(arc).next() == Some(own)
+        };
+        let mut seeds = (10..).filter(is_own);
+        let [there, thin, going_on] = [(); 3].map(|()| seeds.next().expect("half of them"));
+        for shard in [there, thin, going_on].map(|seed| [0, 1].map(|index| of_three(seed, index))) {
+            for shard in shard {
+                shared.store.put(shard).await.expect("a put");
+            }
+        }
+        keeper.take(&of_three(there, 2), Coming::Otherwise).await;
+        let stream = Origin::Stream(1);
+        for index in [0, 1] {
+            let shard = of_three(going_on, index);
+            assert_eq!(shared.unsettled.came(stream, None, shard.id(), shard.geometry()), None);
+        }
+        // Thin, unfinished, jobs: of thin ones only.
+        let counts = || {
+            let tally = steward.tally();
+            let counted: u64 = tally.by_margin.values().sum();
+            assert_eq!((tally.lost, tally.waiting), (0, 0));
+            (counted - tally.whole - tally.unfinished, tally.unfinished, shared.jobs.len())
+        };
+        for _ in 0..2 {
+            steward.round().await;
+            assert_eq!(counts(), (1, 2, 1));
+        }
+        // Then it is listed, too.
+        shared.claims.hear(keeper.id, vec![listed(&of_three(there, 2))]).await;
+        steward.round().await;
+        assert_eq!((counts(), steward.tally().whole), ((1, 1, 1), 1));
+        // The other put ends and leaves it so: no list changes by that.
+        let chunk = of_three(going_on, 0).id().chunk;
+        shared.unsettled.settle((None, chunk)).await.expect("no mark");
+        steward.round().await;
+        assert_eq!(counts(), (2, 0, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_had_not_the_time_for_all_questions_has_not_planned() {
+        let (ledger, seen) = (Failing::new(), Seen::new(vec![member(OWN, "")]));
+        let (steward, _) = steward(&ledger, &seen).await;
+        let (shared, stream) = (&steward.shared, Origin::Stream(1));
+        // More than are asked about in a round. Nothing is lost: their puts go on.
+        for (needed, seed) in (2..7).flat_map(|needed| (0..=u8::MAX).map(move |it| (needed, it))) {
+            let shard = shard_of(needed, seed, 0);
+            let (id, geometry) = (shard.id(), shard.geometry());
+            shared.store.put(shard).await.expect("a put");
+            let _ = shared.unsettled.came(stream, None, id, geometry);
+        }
+        steward.round().await;
+        assert!(steward.tally().lost > 0);
+        assert!(!steward.has_planned(&seen.now()));
+        let mut rounds = 0;
+        while !steward.has_planned(&seen.now()) {
+            steward.round().await;
+            rounds += 1;
+            assert!(rounds < 10);
+        }
+        assert_eq!((steward.tally().unfinished, steward.tally().lost), (5 * 256, 0));
     }
 
     #[tokio::test(start_paused = true)]

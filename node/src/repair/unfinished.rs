@@ -1,12 +1,13 @@
-//! Chunks of which too few shards are known: lost, of a put that was never completed, or just not told yet?
+//! Chunks that seem to lack shards: lost, thin, of a put that goes on or was broken off, or just not told yet?
 //!
 //! Owns the question, to all who hold something of such a chunk, and what they said. It refuses to guess:
 //! only when every holder says that its shards came by a put that is not settled, and one at least holds
 //! some, the chunk is unfinished; no answer and no mark is a loss. So is a chunk of which enough shards were
-//! ever claimed, whatever is said of the rest. But lost is a word that is said last: before, all are asked
-//! who may hold a shard, for nodes tell one after the other what they hold, and what is put meanwhile is
-//! known of some and not of others. What was said is asked again and again: holders may hear that a chunk is
-//! safe without any change of what they hold. Decides nothing about what is repaired.
+//! ever claimed, whatever is said of the rest. But lost, and thin, are words that are said last: before, all
+//! are asked who may hold a shard, for nodes tell one after the other what they hold, and what is put meanwhile
+//! is known of some and not of others. What was said is asked again and again: holders may hear that a chunk is
+//! safe without any change of what they hold. Decides nothing about what is repaired, but that what is
+//! unfinished is not made by others while its client may still bring it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,42 +18,39 @@ use std::{
 
 use copse_core::{
     geometry::Geometry,
-    ids::{ChunkId, NodeId, ShardIndex},
-    repair::{ChunkFacts, Nodes as _, Standing},
-    ring::Ring,
+    ids::{ChunkId, NodeId},
+    repair::{ChunkFacts, ChunkPlan, Nodes as _, Standing},
+    ring::{CANDIDATES_PER_SHARD, Ring},
 };
-use copse_proto::{convert::Holding, status::Refusal};
-use futures::{StreamExt as _, stream};
+use copse_proto::convert::Holding;
 use tokio::time::Instant;
 
-use super::{claims::TOLD_WITHIN, facts::Facts, shared::Shared};
+use super::{
+    around::{Answers, Questions, ROUND_TIME_MAX, are_enough},
+    claims::TOLD_WITHIN,
+    facts::Facts,
+    report::has_too_few,
+    shared::Shared,
+};
 
 /// Chunks asked about in a round, at most, of which half are those that were asked about before; what is
-/// beyond counts as lost until its turn comes.
+/// beyond counts as what it seems until its turn comes.
 const ASKED_MAX: usize = 1024;
 
-/// How long all questions of a round may take.
-const ROUND_TIME_MAX: Duration = Duration::from_secs(15);
-
-/// Chunks of one question, at most: with the shards of the widest codes the answer still fits its message.
-const CHUNKS_AT_ONCE: usize = 256;
-
-/// Nodes asked at one time, and how long each is waited for.
-const ASKED_AT_ONCE: usize = 8;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Chunks that are remembered, at most: some 10 MB. What is beyond counts as lost.
+/// Chunks that are remembered, at most: some 10 MB. What is beyond counts as what it seems.
 const REMEMBERED_MAX: usize = 1 << 16;
 
-/// How far along the walk others than the known holders are asked, in nodes for each shard: as far as clients
-/// put shards when few nodes are full.
-const ASKED_PER_SHARD: usize = 2;
+/// How long nodes are believed that say when asked that enough is there, and do not list it; and that a put goes
+/// on which stored enough for a chunk to be read: who forwarded it may have crashed.
+const EXCUSED_FOR: Duration = TOLD_WITHIN;
 
-/// A chunk of which too few shards are known.
+/// A chunk that seems to lack shards.
 #[derive(Debug, Clone)]
 pub(super) struct Doubtful {
     pub(super) chunk: ChunkId,
     geometry: Geometry,
+    /// With so many different shards it would be as it should: k if it seems lost, n if it seems thin.
+    needed: usize,
     /// Who says to hold some of it, and may know better than others.
     holders: Vec<NodeId>,
 }
@@ -64,12 +62,9 @@ pub(super) enum Found {
     Unfinished,
     /// Enough of its shards are said to be there, of which those who list them have not told yet.
     Enough,
-    /// It cannot be read, and somebody may have been told that it is stored.
-    Lost,
+    /// It is as it seems, and somebody may have been told that it is stored.
+    Lacking,
 }
-
-/// What nodes said of chunks.
-type Answers = BTreeMap<(ChunkId, NodeId), Holding>;
 
 /// What holders said.
 #[derive(Default)]
@@ -84,24 +79,30 @@ struct State {
     left: usize,
     /// How long may still be asked in this round.
     time: Duration,
+    /// Who did not answer in this round, and is not asked again in it.
+    silent: BTreeSet<NodeId>,
 }
 
 struct Said {
-    geometry: Geometry,
-    holders: Vec<NodeId>,
+    it: Doubtful,
+    /// Its turn to be asked about has come.
+    is_asked: bool,
     found: Found,
-    /// Since when enough is said to be there that nobody lists.
-    enough_since: Option<Instant>,
+    /// Since when enough is said to be there that nobody lists, or what can be read is said to be on its way.
+    excused_since: Option<Instant>,
 }
 
-/// Who holds some of a chunk, of those whose word counts and who were not given up; none if enough of its
-/// shards were ever claimed, by whomever, also by nodes that are gone: then it could be read, and somebody
-/// may have been told that it is stored.
-pub(super) fn doubtful(chunk: &ChunkFacts, nodes: &Facts) -> Option<Doubtful> {
-    let total = chunk.geometry.total();
-    let ever = chunk.claims.iter().map(|claim| claim.index);
-    let ever: BTreeSet<ShardIndex> = ever.filter(|index| index.as_usize() < total).collect();
-    if ever.len() >= chunk.geometry.data() {
+/// A chunk that seems to lack shards by its plan, with those of its holders whose word counts and who were not
+/// given up; none if they were ever claimed, by whomever, also by nodes that are gone: then it had them, and
+/// somebody may have been told that it is stored.
+pub(super) fn doubtful(chunk: &ChunkFacts, plan: &ChunkPlan, nodes: &Facts) -> Option<Doubtful> {
+    let (geometry, sure) = (chunk.geometry, plan.strength.sure);
+    let needed = match has_too_few(plan) {
+        true => geometry.data(),
+        false if sure >= geometry.data() && sure < geometry.total() => geometry.total(),
+        false => return None,
+    };
+    if are_enough(chunk.claims.iter().map(|claim| claim.index), geometry, needed) {
         return None;
     }
     let counts = |node: &NodeId| {
@@ -111,46 +112,60 @@ pub(super) fn doubtful(chunk: &ChunkFacts, nodes: &Facts) -> Option<Doubtful> {
     };
     let holders: BTreeSet<NodeId> = chunk.claims.iter().map(|claim| claim.node).collect();
     let holders = holders.into_iter().filter(counts).collect();
-    Some(Doubtful { chunk: chunk.chunk, geometry: chunk.geometry, holders })
+    Some(Doubtful { chunk: chunk.chunk, geometry, needed, holders })
 }
 
 impl Doubtful {
+    /// Whether it can be read as far as is known, and seems thin: not lost.
+    fn is_readable(&self) -> bool {
+        self.needed > self.geometry.data()
+    }
+
     /// Whether all that is held is of a put that is not settled, as far as anybody answered.
     fn verdict(&self, answers: &Answers) -> Option<bool> {
         let listed = |node: &NodeId| self.holders.contains(node);
-        let said = of_chunk(answers, self.chunk);
+        let said = answers.of_chunk(self.chunk);
         let said = said.map(|(node, holding)| Some((holding, listed(&node))));
-        let is_silent = |node: &&NodeId| !answers.contains_key(&(self.chunk, **node));
+        let is_silent = |node: &&NodeId| !answers.said.contains_key(&(self.chunk, **node));
         verdict(said.chain(self.holders.iter().filter(is_silent).map(|_| None)))
     }
 
-    /// Whether enough shards to read it are said to be there.
+    /// Whether enough of its shards are said to be there.
     fn is_enough(&self, answers: &Answers) -> bool {
-        let (total, needed) = (self.geometry.total(), self.geometry.data());
-        let held = of_chunk(answers, self.chunk).flat_map(|(_, holding)| &holding.indices);
-        let held: BTreeSet<_> = held.filter(|index| index.as_usize() < total).collect();
-        held.len() >= needed
+        are_enough(answers.indices(self.chunk), self.geometry, self.needed)
     }
 }
 
 impl Said {
+    fn nothing(it: Doubtful) -> Self {
+        Self { it, is_asked: false, found: Found::Lacking, excused_since: None }
+    }
+
     /// Takes in what was answered now.
-    fn hear(&mut self, it: &Doubtful, answers: &Answers) -> Found {
-        let is_enough = it.is_enough(answers);
-        if is_enough {
+    fn hear(&mut self, answers: &Answers) -> Found {
+        self.is_asked = true;
+        let (verdict, is_enough) = (self.it.verdict(answers), self.it.is_enough(answers));
+        let is_coming = verdict == Some(true) && self.it.is_readable();
+        if is_enough || is_coming {
             // Not anew when it was silent in between.
-            self.enough_since.get_or_insert_with(Instant::now);
+            self.excused_since.get_or_insert_with(Instant::now);
         }
-        let since = self.enough_since.filter(|_| is_enough);
-        self.found = match it.verdict(answers) {
-            Some(true) => Found::Unfinished,
-            // Silence takes back nothing that the same holders said before.
-            None if self.found == Found::Unfinished => Found::Unfinished,
-            // Who says so when asked, and does not list it, is not believed for ever.
-            _ if since.is_some_and(|since| since.elapsed() < TOLD_WITHIN) => Found::Enough,
-            _ => Found::Lost,
+        let is_in_time = self.excused_since.is_some_and(|since| since.elapsed() < EXCUSED_FOR);
+        self.found = match verdict {
+            Some(true) if !is_coming || is_in_time => Found::Unfinished,
+            // Silence takes back nothing that the same holders said before; but what can be read, and was
+            // perhaps called safe since, is repaired.
+            None if self.found == Found::Unfinished && !self.it.is_readable() => Found::Unfinished,
+            _ if is_enough && is_in_time => Found::Enough,
+            _ => Found::Lacking,
         };
         self.found
+    }
+
+    /// Whether something was found out that may change without a change of what is held. Nothing changes a
+    /// chunk that is thin back to one that nobody was told of.
+    fn is_to_be_remembered(&self) -> bool {
+        !self.it.is_readable() || self.found != Found::Lacking || self.excused_since.is_some()
     }
 }
 
@@ -164,11 +179,13 @@ impl Unfinished {
         let mut state = self.lock();
         state.left = ASKED_MAX;
         state.time = ROUND_TIME_MAX;
+        state.silent.clear();
     }
 
-    /// Whether more might have been asked in this round: some counts as lost only since its turn has not come.
+    /// Whether some counts as lost only since its turn has not come.
     pub(super) fn is_behind(&self) -> bool {
-        self.lock().left == 0
+        let state = self.lock();
+        state.left == 0 || state.chunks.values().any(|said| !said.is_asked)
     }
 
     /// Forgets what was said of arcs that others look after now.
@@ -185,11 +202,8 @@ impl Unfinished {
             let last = state.asked.unwrap_or(ChunkId::new([u8::MAX; 32]));
             let behind = state.chunks.range((Bound::Excluded(last), Bound::Unbounded));
             let turn = behind.chain(state.chunks.range(..=last)).take(state.left / 2);
-            let said = |(&chunk, said): (&ChunkId, &Said)| {
-                let (geometry, holders) = (said.geometry, said.holders.clone());
-                (Doubtful { chunk, geometry, holders }, said.found)
-            };
-            let next: Vec<(Doubtful, Found)> = turn.map(said).collect();
+            let next: Vec<(Doubtful, Found)> =
+                turn.map(|(_, said)| (said.it.clone(), said.found)).collect();
             state.asked = next.last().map(|(it, _)| it.chunk);
             // The other half is for those that are new.
             (state.time / 2, next)
@@ -203,7 +217,7 @@ impl Unfinished {
         before.iter().filter(|it| is_new(it)).map(|(chunk, _)| Ring::arc(chunk)).collect()
     }
 
-    /// What is found out about these chunks, all that are doubtful in these arcs; the others are lost.
+    /// What is found out about these chunks, all that are doubtful in these arcs; the others are as they seem.
     pub(super) async fn of(
         &self,
         shared: &Shared,
@@ -222,15 +236,20 @@ impl Unfinished {
                 }
             }
             for it in doubtful {
-                let (geometry, holders) = (it.geometry, it.holders.clone());
-                let said = match before.remove(&it.chunk) {
-                    Some(said) if said.found == Found::Unfinished && said.holders == holders => {
+                let before = before.remove(&it.chunk).filter(|said| said.it.needed == it.needed);
+                let said = match before {
+                    // Not of what can be read: who plans it now may be about to repair it.
+                    Some(said)
+                        if said.found == Found::Unfinished
+                            && said.it.holders == it.holders
+                            && !it.is_readable() =>
+                    {
                         known.insert(it.chunk, Found::Unfinished);
                         said
                     }
                     said => {
-                        let enough_since = said.and_then(|said| said.enough_since);
-                        Said { geometry, holders, found: Found::Lost, enough_since }
+                        let excused_since = said.and_then(|said| said.excused_since);
+                        Said { excused_since, ..Said::nothing(it.clone()) }
                     }
                 };
                 if state.chunks.len() < REMEMBERED_MAX {
@@ -241,13 +260,28 @@ impl Unfinished {
                 }
             }
         }
+        let (mut thin, lost): (Vec<Doubtful>, _) = new.into_iter().partition(Doubtful::is_readable);
         let time = self.lock().time;
-        known.extend(self.ask(shared, nodes, new, time).await);
+        known.extend(self.ask(shared, nodes, lost, time).await);
+        // Whatever seems thin leaves something for what may seem lost in other arcs.
+        let (left, time) = {
+            let state = self.lock();
+            (state.left / 2, state.time / 2)
+        };
+        let unasked = thin.split_off(left.min(thin.len()));
+        let asked: Vec<ChunkId> = thin.iter().map(|it| it.chunk).collect();
+        known.extend(self.ask(shared, nodes, thin, time).await);
+        let mut state = self.lock();
+        for chunk in unasked.into_iter().map(|it| it.chunk).chain(asked) {
+            if state.chunks.get(&chunk).is_some_and(|said| !said.is_to_be_remembered()) {
+                state.chunks.remove(&chunk);
+            }
+        }
         known
     }
 
-    /// Asks about chunks, and notes what is said: their holders first, and of what would be lost all who may
-    /// hold shards; as far as they can be reached. What was found out about those for which there was time.
+    /// Asks about chunks, and notes what is said: their holders first, and of what would lack shards all who
+    /// may hold some; as far as they can be reached. What was found out about those for which there was time.
     async fn ask(
         &self,
         shared: &Shared,
@@ -255,7 +289,7 @@ impl Unfinished {
         mut doubtful: Vec<Doubtful>,
         time: Duration,
     ) -> BTreeMap<ChunkId, Found> {
-        let began = Instant::now();
+        let (began, mut answers) = (Instant::now(), Answers::default());
         {
             let mut state = self.lock();
             doubtful.retain(|it| state.chunks.contains_key(&it.chunk));
@@ -269,66 +303,40 @@ impl Unfinished {
                 state.left = 0;
                 return BTreeMap::new();
             }
+            answers.silent.clone_from(&state.silent);
         }
         let until = began + time;
-        let can_tell = |node: &NodeId| {
+        let can_tell = |node: &NodeId, answers: &Answers| {
             let facts = nodes.facts(node);
-            facts.trusted && facts.standing.is_reachable()
+            facts.trusted && facts.standing.is_reachable() && !answers.silent.contains(node)
         };
-        let mut answers = Answers::new();
-        let mut asked = BTreeMap::<NodeId, Vec<ChunkId>>::new();
+        let mut asked = Questions::new();
         for it in &doubtful {
-            for node in it.holders.iter().filter(|node| can_tell(node)) {
+            for node in it.holders.iter().filter(|node| can_tell(node, &answers)) {
                 asked.entry(*node).or_default().push(it.chunk);
             }
         }
-        question(shared, asked, until, &mut answers).await;
-        let (view, mut others) = (shared.views.now(), BTreeMap::<NodeId, Vec<ChunkId>>::new());
+        answers.ask(shared, asked, until).await;
+        let (view, mut others) = (shared.views.now(), Questions::new());
         for it in doubtful.iter().filter(|it| it.verdict(&answers) != Some(true)) {
-            let around = view.ring.around(Ring::arc(&it.chunk), it.geometry, ASKED_PER_SHARD);
-            for node in around.filter(|node| can_tell(node) && !it.holders.contains(node)) {
-                others.entry(node).or_default().push(it.chunk);
+            let around = view.ring.around(Ring::arc(&it.chunk), it.geometry, CANDIDATES_PER_SHARD);
+            for node in around.filter(|it| can_tell(it, &answers)) {
+                if !it.holders.contains(&node) {
+                    others.entry(node).or_default().push(it.chunk);
+                }
             }
         }
-        question(shared, others, until, &mut answers).await;
+        answers.ask(shared, others, until).await;
         let mut state = self.lock();
         state.time = state.time.saturating_sub(began.elapsed());
         let hear = |it: Doubtful| {
             let said = state.chunks.get_mut(&it.chunk)?;
-            Some((it.chunk, said.hear(&it, &answers)))
+            Some((it.chunk, said.hear(&answers)))
         };
-        doubtful.into_iter().filter_map(hear).collect()
+        let found = doubtful.into_iter().filter_map(hear).collect();
+        state.silent = answers.silent;
+        found
     }
-}
-
-/// Asks nodes about chunks until then; who did not answer by then has not answered.
-async fn question(
-    shared: &Shared,
-    asked: BTreeMap<NodeId, Vec<ChunkId>>,
-    until: Instant,
-    answers: &mut Answers,
-) {
-    let all = stream::iter(asked).map(async |(node, chunks)| {
-        let mut said = Vec::new();
-        for part in chunks.chunks(CHUNKS_AT_ONCE) {
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, holdings(shared, node, part)).await;
-            // Who is silent once is not asked more.
-            let Ok(Ok(answer)) = answer else { break };
-            said.extend(part.iter().map(|chunk| (*chunk, node)).zip(answer));
-        }
-        said
-    });
-    let all = all.buffer_unordered(ASKED_AT_ONCE).for_each(|said| {
-        answers.extend(said);
-        std::future::ready(())
-    });
-    let _ = tokio::time::timeout_at(until, all).await;
-}
-
-/// What was said of a chunk, and by whom.
-fn of_chunk(answers: &Answers, chunk: ChunkId) -> impl Iterator<Item = (NodeId, &Holding)> {
-    let [first, last] = [0, u8::MAX].map(|byte| (chunk, NodeId::new([byte; 32])));
-    answers.range(first..=last).map(|((_, node), holding)| (*node, holding))
 }
 
 /// All chunks that an arc can have.
@@ -340,25 +348,6 @@ fn chunks_of(arc: u16) -> RangeInclusive<ChunkId> {
         end[1] = low;
     }
     ChunkId::new(first)..=ChunkId::new(last)
-}
-
-/// What one node says, this one too.
-async fn holdings(
-    shared: &Shared,
-    node: NodeId,
-    chunks: &[ChunkId],
-) -> Result<Vec<Holding>, Refusal> {
-    if node != shared.own {
-        return shared.exchange.holdings(node, chunks).await;
-    }
-    let mut all = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
-        let held = shared.store.held(*chunk).await;
-        let indices = held.map_err(|error| crate::refusals::of_read(&error))?;
-        let unsettled = shared.unsettled.is_unsettled(chunk, &indices);
-        all.push(Holding { indices, unsettled });
-    }
-    Ok(all)
 }
 
 /// Whether all that is held is of a put that is not settled; none if one did not answer, and so might know
@@ -379,6 +368,8 @@ fn verdict<'a>(said: impl Iterator<Item = Option<(&'a Holding, bool)>>) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use copse_core::ids::ShardIndex;
+
     use super::*;
 
     #[test]
@@ -393,21 +384,54 @@ mod tests {
     async fn enough_that_nobody_lists_is_believed_for_a_while() {
         let (chunk, node) = (ChunkId::new([1; 32]), NodeId::new([2; 32]));
         let geometry = Geometry::new(2, 1).expect("a geometry");
-        let it = Doubtful { chunk, geometry, holders: vec![node] };
-        let (holders, found) = (it.holders.clone(), Found::Lost);
-        let mut said = Said { geometry, holders, found, enough_since: None };
+        let holders = vec![node];
+        let mut said = Said::nothing(Doubtful { chunk, geometry, needed: 2, holders });
         let answer = |shards: &[u8]| {
             let indices = shards.iter().map(|index| ShardIndex(*index)).collect();
-            Answers::from([((chunk, node), Holding { indices, unsettled: false })])
+            let said = [((chunk, node), Holding { indices, unsettled: false })].into();
+            Answers { said, ..Answers::default() }
         };
         // The last is no shard of such a chunk.
-        assert_eq!(said.hear(&it, &answer(&[0, 3])), Found::Lost);
-        assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Enough);
-        tokio::time::advance(TOLD_WITHIN).await;
-        assert_eq!(said.hear(&it, &answer(&[0, 2])), Found::Lost);
+        assert_eq!(said.hear(&answer(&[0, 3])), Found::Lacking);
+        assert_eq!(said.hear(&answer(&[0, 2])), Found::Enough);
+        tokio::time::advance(EXCUSED_FOR).await;
+        assert_eq!(said.hear(&answer(&[0, 2])), Found::Lacking);
         // Who says less for once has no more time for that.
-        assert_eq!(said.hear(&it, &answer(&[0])), Found::Lost);
-        assert_eq!(said.hear(&it, &answer(&[0, 1])), Found::Lost);
+        assert_eq!(said.hear(&answer(&[0])), Found::Lacking);
+        assert_eq!(said.hear(&answer(&[0, 1])), Found::Lacking);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_be_read_is_on_its_way_only_while_all_say_so_now_and_for_a_while() {
+        let (chunk, nodes) = (ChunkId::new([1; 32]), [2, 3].map(|byte| NodeId::new([byte; 32])));
+        let geometry = Geometry::new(2, 1).expect("a geometry");
+        let seems =
+            |needed| Said::nothing(Doubtful { chunk, geometry, needed, holders: nodes.to_vec() });
+        let answer = |said: [Option<bool>; 2]| {
+            let holding = |(node, unsettled): (NodeId, Option<bool>)| {
+                let indices = vec![ShardIndex(node.as_bytes()[0] - 2)];
+                Some(((chunk, node), Holding { indices, unsettled: unsettled? }))
+            };
+            let said = nodes.into_iter().zip(said).filter_map(holding).collect();
+            Answers { said, ..Answers::default() }
+        };
+        let [all, one, settled] =
+            [Some(true), None, Some(false)].map(|it| answer([Some(true), it]));
+        let (mut thin, mut lost) = (seems(3), seems(3 - 1));
+        for (answers, of_thin, of_lost) in [
+            (&all, Found::Unfinished, Found::Unfinished),
+            (&one, Found::Lacking, Found::Unfinished),
+            (&all, Found::Unfinished, Found::Unfinished),
+            // Both of them are enough to read it.
+            (&settled, Found::Lacking, Found::Enough),
+            (&all, Found::Unfinished, Found::Unfinished),
+        ] {
+            assert_eq!((thin.hear(answers), lost.hear(answers)), (of_thin, of_lost));
+        }
+        tokio::time::advance(EXCUSED_FOR).await;
+        assert_eq!((thin.hear(&all), lost.hear(&all)), (Found::Lacking, Found::Unfinished));
+        assert!(thin.is_to_be_remembered(), "else it would be believed anew");
+        assert!(!seems(3).is_to_be_remembered());
     }
 
     #[test]

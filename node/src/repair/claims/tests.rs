@@ -163,3 +163,26 @@ async fn a_node_that_is_full_knows_it_and_plans_nothing_for_itself() {
         assert_eq!(opinions.with(&view).facts(&OWN).room, room);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_never_tells_is_waited_for_no_longer_when_the_ring_changes() {
+    let claims = claims(Failing::new(), 1 << 30);
+    let node = |number| NodeId::new([number; 32]);
+    let ring = |others: std::ops::Range<u8>| {
+        Ring::build([1, 2].into_iter().chain(others).map(|it| member(node(it), "")).collect())
+    };
+    let rings = [ring(3..10), ring(10..17)];
+    let nodes: BTreeMap<NodeId, NodeFacts> =
+        (1..17).map(|it| (node(it), NodeFacts::standing(Standing::Alive))).collect();
+    for minute in 0..10 {
+        assert!(claims.is_to_tell(&OTHER), "{minute}");
+        claims.hear(node(3), Vec::new()).await;
+        // Each time there are arcs that it was not asked about.
+        claims.want(&rings[minute % 2], &nodes).expect("a ledger");
+        claims.refresh(OTHER).await.expect_err("nobody goes there");
+        tokio::time::advance(TOLD_WITHIN / 10).await;
+    }
+    assert!(!claims.is_to_tell(&OTHER));
+    // Who told what it was asked has its time for what is asked now.
+    assert!(claims.is_to_tell(&node(3)));
+}
