@@ -441,15 +441,19 @@ impl Redundancy {
         self.worst = self.worst.into_iter().chain([(have, total)]).max_by_key(weakness);
         let Some(spread) = spread else { return };
         self.on_one_node = self.on_one_node.max(spread.on_one_node);
-        if self.closest.is_none_or(|closest| spare(&closest) > spare(&(spread.left, geometry))) {
-            self.closest = Some((spread.left, geometry));
-        }
+        // Whatever chunk comes first, equal ones are told alike.
+        let nearness = |one: &(usize, Geometry)| (spare(one), one.0);
+        self.closest =
+            self.closest.into_iter().chain([(spread.left, geometry)]).min_by_key(nearness);
         if let Some(planned) = spread.crowded {
             self.crowded_chunks += 1;
             let Spread { on_one_node, survives, .. } = spread;
             let crowded = Crowded { on_one_node, survives, planned };
-            self.crowded =
-                self.crowded.into_iter().chain([crowded]).min_by_key(|crowded| crowded.survives);
+            self.crowded = self
+                .crowded
+                .into_iter()
+                .chain([crowded])
+                .min_by_key(|crowded| (crowded.survives, Reverse(crowded.on_one_node)));
         }
     }
 }
