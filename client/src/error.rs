@@ -3,7 +3,7 @@
 //! Owns one error for each operation: reaching a network, storing a chunk, reading a chunk. Each
 //! names the chunk, what is there and what is needed, and the nodes with their reasons.
 
-use std::fmt;
+use std::{cmp::Reverse, fmt, net::SocketAddr};
 
 use copse_core::{
     capability::OtherNetworkError,
@@ -17,11 +17,14 @@ use copse_core::{
 };
 use copse_proto::status::{Reason, Refusal};
 
-/// Nodes named for one reason, and reasons named, in a message; the rest is counted.
+/// Nodes named for one reason in a message; the rest is counted.
 const NODES_SHOWN: usize = 4;
 
-/// Nodes and why each did not do what it was asked. Printed by reason: of many full nodes one says
-/// what all of them say.
+/// Reasons named in a message: those of most nodes. The nodes that have others are counted.
+const REASONS_SHOWN: usize = 3;
+
+/// Nodes and why each did not do what it was asked. Printed by reason, so that many full nodes say it once: of
+/// several no more is told than is true of all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusals(pub Vec<(NodeId, Refusal)>);
 
@@ -30,28 +33,95 @@ impl fmt::Display for Refusals {
         if self.0.is_empty() {
             return f.write_str("no node was asked");
         }
-        let mut reasons: Vec<(&Refusal, Vec<NodeId>)> = Vec::new();
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for (node, refusal) in &self.0 {
-            match reasons.iter_mut().find(|(first, _)| first.reason() == refusal.reason()) {
-                Some((_, nodes)) => nodes.push(*node),
-                None => reasons.push((refusal, vec![*node])),
+            let own = told(node, refusal);
+            let shared = without_particulars(&own);
+            let is_same =
+                |group: &&mut Group<'_>| group.reason == refusal.reason() && group.shared == shared;
+            match groups.iter_mut().find(is_same) {
+                Some(group) => {
+                    group.nodes.push(node);
+                    group.is_one_word &= group.first == own;
+                }
+                None => groups.push(Group {
+                    reason: refusal.reason(),
+                    nodes: vec![node],
+                    first: own,
+                    shared,
+                    is_one_word: true,
+                }),
             }
         }
-        for (at, (refusal, nodes)) in reasons.iter().take(NODES_SHOWN).enumerate() {
-            let named: Vec<_> = nodes.iter().take(NODES_SHOWN).map(NodeId::short).collect();
-            write!(
-                f,
-                "{}node{} {}{}: {} ({})",
-                if at == 0 { "" } else { "; " },
-                if nodes.len() == 1 { "" } else { "s" },
-                named.join(", "),
-                if nodes.len() > named.len() { ", ..." } else { "" },
-                without_node(refusal.message(), &nodes[0]),
-                refusal.reason()
-            )?;
+        groups.sort_by_key(|group| Reverse(group.nodes.len()));
+        for (at, group) in groups.iter().take(REASONS_SHOWN).enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{group}")?;
         }
-        Ok(())
+        match groups.iter().skip(REASONS_SHOWN).map(|group| group.nodes.len() as u64).sum::<u64>() {
+            0 => Ok(()),
+            others => write!(f, "; and {} for other reasons", counted(others, "node")),
+        }
     }
+}
+
+/// Nodes that say the same, but for particulars.
+struct Group<'a> {
+    reason: Reason,
+    nodes: Vec<&'a NodeId>,
+    /// What the first of them said.
+    first: String,
+    /// What is true of all.
+    shared: String,
+    /// Whether all said it in the same words.
+    is_one_word: bool,
+}
+
+impl fmt::Display for Group<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<_> = self.nodes.iter().take(NODES_SHOWN).map(|node| node.short()).collect();
+        let more = self.nodes.len() - named.len();
+        write!(
+            f,
+            "node{} {}{}: {} ({})",
+            if self.nodes.len() == 1 { "" } else { "s" },
+            named.join(", "),
+            if more > 0 { format!(" and {more} more") } else { String::new() },
+            if self.is_one_word { &self.first } else { &self.shared },
+            self.reason
+        )
+    }
+}
+
+/// What a node said, for a person who reads it when all is over: when it will be tried next is for who goes on,
+/// and what to do with its shard for programs.
+fn told(node: &NodeId, refusal: &Refusal) -> String {
+    if refusal.reason() == Reason::ShardDamaged {
+        return "what it held of it is damaged".to_owned();
+    }
+    let said = without_node(refusal.message(), node);
+    match said.split_once("; next try in ") {
+        Some((said, _)) => said.to_owned(),
+        None => said.to_owned(),
+    }
+}
+
+/// Words that may be true of other nodes: without addresses, and without figures in brackets.
+fn without_particulars(said: &str) -> String {
+    let mut rest = said;
+    let mut kept = String::new();
+    while let Some((before, behind)) = rest.split_once('(') {
+        let Some((inside, after)) = behind.split_once(')') else { break };
+        if inside.contains(|c: char| c.is_ascii_digit()) {
+            kept += before.trim_end();
+        } else {
+            kept += &format!("{before}({inside})");
+        }
+        rest = after;
+    }
+    kept += rest;
+    let is_address = |word: &&str| word.trim_end_matches([':', ',']).parse::<SocketAddr>().is_ok();
+    kept.split(' ').filter(|word| !is_address(word)).collect::<Vec<_>>().join(" ")
 }
 
 impl Refusals {
@@ -89,9 +159,9 @@ pub enum NetworkError {
 pub enum PutError {
     /// Fewer distinct shards than the write quorum are on disk.
     #[error(
-        "chunk {}: only {have} of its {total} shards could be stored so that they count, {need} are needed \
-         before it is safe ({refusals}); start or free nodes and run the same command again, nothing that is \
-         stored is sent twice", .chunk.short()
+        "chunk {}: {have} of its {} could be stored so as to count, and {need} must be before it is safe \
+         ({refusals}); start or free nodes and run the same command again, nothing that is stored is sent twice",
+        .chunk.short(), counted(*.total as u64, "shard")
     )]
     Quorum {
         /// The chunk.
@@ -257,6 +327,16 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// What nodes said, as it stands in brackets at the end of the message.
+    pub fn nodes(&self) -> Option<String> {
+        match self {
+            Self::Get(GetError::DataLoss { refusals, .. }) if !refusals.0.is_empty() => {
+                Some(refusals.to_string())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether another try may succeed, see [`GetError::may_pass`].
     pub fn may_pass(&self) -> bool {
         match self {
@@ -306,9 +386,77 @@ mod tests {
         refusals.push((node(9), Refusal::new(Reason::NodeUnreachable, away)));
         assert_eq!(
             Refusals(refusals).to_string(),
-            "nodes 00000000, 01010101, 02020202, 03030303, ...: the disk is full (STORE_FULL); \
+            "nodes 00000000, 01010101, 02020202, 03030303 and 2 more: the disk is full (STORE_FULL); \
              node 09090909: cannot be reached: no answer within 5s (NODE_UNREACHABLE)"
         );
         assert_eq!(Refusals::default().to_string(), "no node was asked");
+    }
+    #[test]
+    fn no_node_is_given_the_reason_of_another() {
+        let said = |all: &[(u8, Reason, &str)]| {
+            let refusal = |(byte, reason, words): &(u8, Reason, &str)| {
+                (NodeId::new([*byte; 32]), Refusal::new(*reason, (*words).to_owned()))
+            };
+            Refusals(all.iter().map(refusal).collect()).to_string()
+        };
+        let gone = |port: u16| {
+            format!("could not be reached: 127.0.0.1:{port}: no answer within 5s; next try in 4 s")
+        };
+        let (one, two) = (gone(9501), gone(9506));
+        use Reason::{NodeUnreachable, Overloaded, ShardDamaged, StoreFailed, StoreFull};
+        assert_eq!(
+            said(&[(1, NodeUnreachable, &one), (2, NodeUnreachable, &two)]),
+            "nodes 01010101, 02020202: could not be reached: no answer within 5s (NODE_UNREACHABLE)"
+        );
+        assert_eq!(
+            said(&[(1, NodeUnreachable, &one)]),
+            "node 01010101: could not be reached: 127.0.0.1:9501: no answer within 5s (NODE_UNREACHABLE)"
+        );
+        let full = |why: &str, used: u32| {
+            format!("it is full: {why} (its shards take {used} B of 10.0 GiB); make room")
+        };
+        let (reserve, small, large) =
+            (full("no reserve", 0), full("used up", 5), full("used up", 7));
+        assert_eq!(
+            said(&[(1, StoreFull, &reserve), (2, StoreFull, &small), (3, StoreFull, &large)]),
+            "nodes 02020202, 03030303: it is full: used up; make room (STORE_FULL); \
+             node 01010101: it is full: no reserve (its shards take 0 B of 10.0 GiB); make room (STORE_FULL)"
+        );
+        let damaged = |index: u8| {
+            format!(
+                "shard 04228f41/{index} is damaged on this disk; read another shard and put this one again"
+            )
+        };
+        let (first, second) = (damaged(0), damaged(1));
+        assert_eq!(
+            said(&[(1, ShardDamaged, &first), (2, ShardDamaged, &second)]),
+            "nodes 01010101, 02020202: what it held of it is damaged (SHARD_DAMAGED)"
+        );
+        let many = said(&[
+            (1, NodeUnreachable, "a"),
+            (2, Overloaded, "b"),
+            (3, StoreFailed, "c"),
+            (4, StoreFailed, "d"),
+            (5, StoreFailed, "d"),
+        ]);
+        assert!(
+            many.starts_with("nodes 04040404, 05050505: d (STORE_FAILED); node 01010101"),
+            "{many}"
+        );
+        assert!(many.ends_with("; and 1 node for other reasons"), "{many}");
+    }
+
+    #[test]
+    fn what_could_be_stored_of_a_chunk_is_told_in_any_number() {
+        let said = |have, need, total| {
+            let (chunk, refusals) = (ChunkId::new([1; 32]), Refusals::default());
+            PutError::Quorum { chunk, have, need, total, refusals }.to_string()
+        };
+        for (said, words) in [
+            (said(0, 1, 1), "0 of its 1 shard could be stored so as to count, and 1 must be"),
+            (said(1, 3, 4), "1 of its 4 shards could be stored so as to count, and 3 must be"),
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

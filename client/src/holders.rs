@@ -48,6 +48,7 @@ pub struct Holder {
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
+    failed_at: Option<Instant>,
     dead_until: Option<Instant>,
     full_until: Option<Instant>,
     distrusted_until: Option<Instant>,
@@ -174,6 +175,11 @@ impl Holder {
         lock(&self.state).failures > 0
     }
 
+    /// Whether it failed within this time, and has not answered since.
+    pub fn has_failed_within(&self, time: Duration) -> bool {
+        lock(&self.state).has_failed_within(time, Instant::now())
+    }
+
     /// Whether it has served something false lately.
     pub fn is_distrusted(&self) -> bool {
         after(lock(&self.state).distrusted_until, Instant::now())
@@ -198,6 +204,7 @@ impl Holder {
 impl State {
     fn failed(&mut self, problem: String, now: Instant) {
         self.last_problem = Some(problem);
+        self.failed_at = Some(now);
         // Many requests fail together when a node dies: that is one failure.
         if after(self.dead_until, now) && !self.probing {
             return;
@@ -227,6 +234,10 @@ impl State {
         self.last_problem = Some(problem);
         self.lies = self.lies.saturating_add(1);
         self.distrusted_until = Some(now + DISTRUST_FOR);
+    }
+
+    fn has_failed_within(&self, time: Duration, now: Instant) -> bool {
+        self.failures > 0 && self.failed_at.is_some_and(|at| now < at + time)
     }
 
     fn can_read(&self, now: Instant) -> bool {
@@ -276,6 +287,17 @@ mod tests {
         assert!(!state.can_read(now));
         now += Duration::from_millis(2);
         assert!(state.can_read(now));
+    }
+
+    #[test]
+    fn a_node_has_failed_lately_until_it_answers_or_some_time_is_over() {
+        let holder = Holders::default().get(NodeId::new([1; 32]));
+        let lately = |seconds| holder.has_failed_within(Duration::from_secs(seconds));
+        assert!(!lately(10));
+        holder.failed("connection refused");
+        assert!(lately(10) && !lately(0));
+        holder.is_alive();
+        assert!(!lately(10));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod journal;
 pub mod latency;
 pub mod local;
 mod lock;
+mod losses;
 pub mod network;
 pub mod profile;
 mod proof;

@@ -80,7 +80,7 @@ async fn one_entry_that_the_destination_cannot_hold_does_not_stop_the_rest() {
 
     let outcome = get(&tree, destination.clone(), true).await;
     assert!(outcome.resumed && outcome.made && outcome.waiting.is_none());
-    assert_eq!((outcome.failures.count, outcome.files), (1, 1));
+    assert_eq!((outcome.failures.count, outcome.failures.folders, outcome.kinds.files), (1, 1, 1));
     assert_eq!(std::fs::read(destination.join("z")).expect("there"), b"abc");
     assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1, "nothing is left beside");
 }

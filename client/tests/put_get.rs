@@ -445,6 +445,41 @@ async fn who_is_silent_is_asked_again_after_a_pause_and_not_at_once() {
 }
 
 #[tokio::test]
+async fn a_reader_that_waited_in_vain_does_not_wait_for_each_of_many_chunks() {
+    let fake = FakeNetwork::start(6).await;
+    let network = fake.connect().await;
+    let mut extents = Vec::new();
+    for number in 0..12 {
+        extents.push(store(&network, "4+2", &bytes(number, 200_000)).await);
+    }
+    for node in &fake.nodes[..3] {
+        node.faults.hung.store(true, Ordering::SeqCst);
+    }
+    let reader = Downloader::new(network.clone());
+    let still = StillTime::begin();
+    let mut took = Vec::new();
+    for extent in &extents {
+        let started = tokio::time::Instant::now();
+        let reading = still.stepping_by(Duration::from_millis(200), reader.read_extent(extent));
+        let error = reading.await.expect_err("3 of 6 are left");
+        assert!(error.may_pass(), "{error}");
+        assert!(error.to_string().contains("3 nodes that may hold more did not answer"), "{error}");
+        took.push(started.elapsed());
+    }
+    // The first two wait; then it is looked now and then whether they are back, and most end at once.
+    let long = took[2..].iter().filter(|took| **took > Duration::from_secs(5)).count();
+    assert!(long <= 4, "{took:?}");
+    // Who comes back is asked again soon.
+    for node in &fake.nodes[..3] {
+        node.faults.hung.store(false, Ordering::SeqCst);
+    }
+    still
+        .stepping_by(Duration::from_millis(200), tokio::time::sleep(Duration::from_secs(61)))
+        .await;
+    still.stepping(reader.read_extent(&extents[0])).await.expect("all are there");
+}
+
+#[tokio::test]
 async fn a_lying_node_is_routed_around_and_remembered() {
     let _still = StillTime::begin();
     for lie in 0..4 {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use copse_client::{
+    check::{CheckOptions, Checker, check_tree},
     content::Block,
     encode::{Budget, Encoder},
     get::Downloader,
@@ -24,7 +25,7 @@ use copse_client::{
     tree_read::TreeReader,
 };
 use copse_core::{
-    ids::NodeId,
+    ids::{NodeId, ShardId, ShardIndex},
     seal::ConvergenceSecret,
     tree::{Entry, Kind, Timestamp, path},
 };
@@ -99,7 +100,7 @@ async fn entries(network: &Network, outcome: &PutOutcome) -> BTreeMap<String, En
 /// The one thing that was left out: its path and why.
 fn left_out(outcome: &PutOutcome) -> (PathBuf, String) {
     assert_eq!(outcome.failures.count, 1, "{:?}", outcome.failures);
-    let Failure { path, error } = outcome.failures.listed[0].clone();
+    let Failure { path, error, .. } = outcome.failures.listed[0].clone();
     (path, error)
 }
 
@@ -191,6 +192,9 @@ async fn a_known_piece_is_believed_stored_only_when_it_is_shown() {
     let again = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     assert_eq!((again.confirmed_chunks, again.progress.sent_bytes), (2, 0));
     assert_eq!(again.capability, first.capability);
+    // Its account is of all three chunks, whoever knew of them.
+    assert_eq!((first.redundancy.chunks, &again.redundancy), (3, &first.redundancy));
+    assert_eq!(again.progress.shards_held, first.progress.shards_placed);
 
     // One holder has lost all and goes on saying that it has it.
     let liar = &fake.nodes[3];
@@ -203,6 +207,46 @@ async fn a_known_piece_is_believed_stored_only_when_it_is_shown() {
     // Now it has them, whatever else it claims.
     let again = local.put(&fake.connect().await, &[&file]).await.expect("stored");
     assert_eq!((again.confirmed_chunks, again.progress.sent_bytes), (2, 0));
+}
+
+#[tokio::test]
+async fn a_put_says_of_shards_that_lie_together_what_a_check_says() {
+    let fake = FakeNetwork::start(6).await;
+    let local = Local::new();
+    let file = local.write("file", &bytes(9, 10 << 20));
+    local.settle(&file).await;
+    let _still = StillTime::begin();
+    let first = local.put(&fake.connect().await, &[&file]).await.expect("stored");
+    assert_eq!(first.redundancy.crowded, None);
+    // As if a node had been away when the first of them was put.
+    let chunk = fake.chunks().into_iter().next().expect("three");
+    let holders = fake.holders(chunk);
+    let [from, to] = [0, 1].map(|index| fake.node(holders[&ShardIndex(index)][0]));
+    let id = ShardId { chunk, index: ShardIndex(0) };
+    let shard = from.shards.lock().expect("no panic").remove(&id).expect("held");
+    to.shards.lock().expect("no panic").insert(id, shard);
+
+    let network = fake.connect().await;
+    let again = local.put(&network, &[&file]).await.expect("stored");
+    assert_eq!((again.progress.sent_bytes, again.redundancy.thin_chunks), (0, 0));
+    let crowded = again.redundancy.crowded.expect("two are on one node");
+    assert_eq!((crowded.on_one_node, crowded.survives, crowded.planned), (2, 1, 2));
+    assert_eq!(again.redundancy.crowded_chunks, 1);
+    let left = again.redundancy.closest.map(|(left, geometry)| (left, geometry.total()));
+    assert_eq!(left, Some((4, 6)));
+    let tree = TreeReader::new(Downloader::new(network.clone()), &again.capability);
+    let tree = tree.expect("this network");
+    let checker = Checker::new(network, &[1; 32]);
+    let checked = check_tree(
+        &tree,
+        &again.capability,
+        Vec::new(),
+        &checker,
+        CheckOptions { deep: false, repair: false },
+        Arc::default(),
+    );
+    let survives = checked.await.expect("checked").survives.expect("all can be read");
+    assert_eq!(survives.nodes, crowded.survives);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use copse_core::{
     manifest::ChunkRef,
 };
 
-use crate::claims::Claimant;
+use crate::{claims::Claimant, losses};
 
 /// How strong a chunk is. The later, the weaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,46 +162,18 @@ impl ChunkHealth {
     }
 
     /// What may be lost; none when it cannot be read now.
-    ///
-    /// Where two nodes hold the same shard, it counts for the one with fewer: the truth is never
-    /// worse.
     pub(super) fn survives(&self, zones: &Zones) -> Option<Survives> {
-        let spare = self.have().checked_sub(self.chunk.geometry.data())?;
+        let need = self.chunk.geometry.data();
         Some(Survives {
-            nodes: losses_borne(self.shares(|node| node), spare),
-            zones: losses_borne(self.shares(|node| zones.zone(node)), spare),
+            nodes: losses::borne(self.owners(|node| node), need)?,
+            zones: losses::borne(self.owners(|node| zones.zone(node)), need)?,
         })
     }
 
-    /// How many shards each owner has, each shard counted once.
-    fn shares<O: Ord + Copy>(&self, owner: impl Fn(NodeId) -> O) -> Vec<usize> {
-        let mut shares: BTreeMap<O, usize> = BTreeMap::new();
-        // Those with one holder have no choice and come first.
-        let (single, shared): (Vec<_>, Vec<_>) =
-            self.holders.values().partition(|nodes| nodes.len() == 1);
-        for nodes in single.into_iter().chain(shared) {
-            let count = |owner: O, shares: &BTreeMap<O, usize>| *shares.get(&owner).unwrap_or(&0);
-            let owners = nodes.iter().map(|node| owner(*node));
-            if let Some(least) = owners.min_by_key(|owner| (count(*owner, &shares), *owner)) {
-                *shares.entry(least).or_default() += 1;
-            }
-        }
-        shares.into_values().collect()
+    /// The owners of each shard.
+    fn owners<O>(&self, owner: impl Fn(NodeId) -> O) -> impl Iterator<Item = Vec<O>> {
+        self.holders.values().map(move |nodes| nodes.iter().map(|node| owner(*node)).collect())
     }
-}
-
-/// How many owners can be lost, the largest first, before more than `spare` shards are.
-fn losses_borne(mut shares: Vec<usize>, spare: usize) -> usize {
-    shares.sort_unstable_by(|a, b| b.cmp(a));
-    let mut left = spare;
-    let bearable = shares.into_iter().take_while(|share| match left.checked_sub(*share) {
-        Some(rest) => {
-            left = rest;
-            true
-        }
-        None => false,
-    });
-    bearable.count()
 }
 
 #[cfg(test)]

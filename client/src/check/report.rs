@@ -78,7 +78,8 @@ pub struct CheckReport {
     pub by_shards: BTreeMap<(Geometry, usize), u64>,
     /// Chunks by strength.
     pub by_strength: BTreeMap<Strength, u64>,
-    /// Chunks with shards to spare by their geometry that can be read and do not survive the loss of one node.
+    /// Chunks that can be read and do not survive the loss of one node: shards of theirs are missing or on one
+    /// node, or they have none to spare.
     pub frail: u64,
     /// What every chunk survives; none when one cannot be read, or there is none.
     pub survives: Option<Survives>,
@@ -126,7 +127,7 @@ impl CheckReport {
     }
 
     pub(super) fn unreadable(&mut self, path: &Path, error: &ReadError) {
-        self.unreadable.add(path, error);
+        self.unreadable.add_unread(path, error, false);
         self.unreadable_for_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
     }
 
@@ -146,7 +147,7 @@ impl CheckReport {
             (_, Some(least), Some(survives)) => Some(least.min(survives)),
             _ => None,
         };
-        if geometry.parity() > 0 && survives.is_some_and(|survives| survives.nodes == 0) {
+        if survives.is_some_and(|survives| survives.nodes == 0) {
             self.frail += 1;
         }
         self.chunks += 1;
@@ -258,6 +259,18 @@ mod tests {
         assert_eq!(report.weakest[0].paths.first, [b"lost"[..].into(), b"lost too"[..].into()]);
         assert_eq!(report.weakest[0].strength, Strength::Lost);
         assert_eq!(report.survives, None);
+    }
+
+    #[test]
+    fn what_does_not_survive_a_node_is_counted_whatever_its_code_promises() {
+        let mut report = CheckReport::default();
+        for (code, nodes) in [("1+0", 0), ("4+0", 0), ("4+4", 0), ("4+2", 1)] {
+            let geometry = code.parse().expect("a geometry");
+            let chunk = ChunkRef { geometry, ..chunk(0, 0).chunk };
+            let survives = Some(Survives { nodes, zones: nodes });
+            report.chunk(&ChunkHealth::new(chunk), survives, paths("a"), 0, None);
+        }
+        assert_eq!((report.chunks, report.frail), (4, 3));
     }
 
     #[test]

@@ -372,10 +372,14 @@ impl<'a> Gather<'a> {
 
     fn start_survey(&mut self) {
         let (network, chunk) = (&self.reader.network, self.facts.id);
-        let silent: Vec<NodeId> = self.silent.iter().map(|(node, _)| *node).collect();
-        let candidates = self.candidates.iter().filter(|node| !silent.contains(node));
+        let is_silent = |node: &NodeId| self.silent.iter().any(|(silent, _)| silent == node);
+        let (gone, candidates): (Vec<NodeId>, Vec<NodeId>) = self
+            .candidates
+            .iter()
+            .filter(|node| !is_silent(node))
+            .partition(|node| self.reader.passes_over(**node));
+        let candidates = candidates.into_iter();
         let asking = candidates.map(|node| {
-            let node = *node;
             let asking = async move {
                 let answer = timeout(SURVEY_TIMEOUT, network.has(node, &[chunk])).await;
                 let answer = answer.unwrap_or_else(|_| {
@@ -386,6 +390,8 @@ impl<'a> Gather<'a> {
             Box::pin(asking) as BoxFuture<'a, _>
         });
         self.survey = Survey::Running(asking.collect());
+        let why = || Refusal::new(Reason::NodeUnreachable, "it could not be reached a moment ago");
+        self.silent.extend(gone.into_iter().map(|node| (node, why())));
     }
 
     fn surveyed(&mut self, answer: Option<Answer>) {
@@ -421,8 +427,11 @@ impl<'a> Gather<'a> {
                 ask.index == index && ask.node == node && asked
             })
         };
-        let suits = |node: NodeId| {
-            is_any || self.reader.network.holder(node).can_read() == (choice == Choice::Well)
+        let is_well = |node: NodeId| self.reader.network.holder(node).can_read();
+        let suits = |node: NodeId| match choice {
+            Choice::Well => is_well(node),
+            Choice::Unwell => !is_well(node) && !self.reader.passes_over(node),
+            Choice::Any => !self.reader.passes_over(node),
         };
         let mut places = self.facts.places(index).into_iter().chain(guess);
         places.find(|node| !asked(*node) && suits(*node))

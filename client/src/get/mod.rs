@@ -28,7 +28,7 @@ use std::{
 use bytes::Bytes;
 use copse_core::{
     extent::Extent,
-    ids::{ChunkId, ShardIndex},
+    ids::{ChunkId, NodeId, ShardIndex},
     limits::TAG_BYTES,
     seal::{FrameSpan, OpenError, open_span_into},
 };
@@ -57,7 +57,11 @@ const HEDGES_MAX: i64 = 20;
 
 /// Reads in a row that waited for shards in vain. After these a reader no longer waits: a tree of
 /// which many chunks are gone shall say so soon.
-const VAIN_LOOKS_MAX: u32 = 4;
+const VAIN_LOOKS_MAX: u32 = 2;
+
+/// A reader that no longer waits does not ask a node either that failed within this time: each time it may take
+/// [some seconds](crate::network) to find out that a node is still gone, and a tree has many chunks.
+const GONE_FOR: Duration = Duration::from_secs(10);
 
 /// Plaintext of more than this is opened on a thread of its own: below, it takes less than a tenth
 /// of a millisecond.
@@ -169,6 +173,12 @@ impl Reader {
     /// Whether waiting for shards to come back may be worth it.
     fn may_wait_to_look(&self) -> bool {
         self.vain_looks.load(Ordering::Relaxed) < VAIN_LOOKS_MAX
+    }
+
+    /// Whether this node need not be asked now, since it was found to be gone a moment ago and this reader no
+    /// longer waits for such.
+    fn passes_over(&self, node: NodeId) -> bool {
+        !self.may_wait_to_look() && self.network.holder(node).has_failed_within(GONE_FOR)
     }
 
     /// A read is done that looked again so often.

@@ -8,6 +8,6 @@ mod read;
 mod restore;
 mod scan;
 
-pub use read::{FileIdentity, FileReader, ReadFileError, Segment};
+pub use read::{FileIdentity, FileReader, ReadFileError, Segment, hole_bytes};
 pub use restore::{Restore, RestoreError, RestoredFile};
 pub use scan::{LocalEntry, LocalKind, Metadata, ScanError, children, entry_at};

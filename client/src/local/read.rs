@@ -139,6 +139,29 @@ pub enum Segment {
 /// than it saves.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 
+/// Whether the kernel is worth asking about holes: a file with all its blocks has none.
+fn is_sparse(metadata: &fs::Metadata) -> bool {
+    metadata.blocks().saturating_mul(512) < metadata.size()
+}
+
+/// Bytes of the holes in a file, as they would be told by reading it; none of what cannot be read. Costs nothing
+/// where there are none, and reads nothing.
+pub fn hole_bytes(path: &Path) -> u64 {
+    let is_worth_it = |metadata: &fs::Metadata| metadata.is_file() && is_sparse(metadata);
+    if !path.symlink_metadata().is_ok_and(|metadata| is_worth_it(&metadata)) {
+        return 0;
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    let metadata = |file: File| file.metadata().ok().map(|metadata| (file, metadata));
+    match opened.ok().and_then(metadata) {
+        Some((file, metadata)) if is_worth_it(&metadata) => {
+            FileReader::of(path, file, &metadata).hole_bytes().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
 /// Reads one file in order.
 #[derive(Debug)]
 pub struct FileReader {
@@ -177,19 +200,37 @@ impl FileReader {
             now = SystemTime::now();
             metadata = file.metadata().map_err(io)?;
         }
-        // A file with all its blocks has no holes worth asking the kernel about.
-        let sparse = metadata.blocks().saturating_mul(512) < metadata.size();
-        let identity = FileIdentity::of(&metadata);
-        Ok(Self {
+        let reader = Self::of(path, file, &metadata);
+        Ok(Self { settled: has_name && reader.identity.is_settled(now), ..reader })
+    }
+
+    /// A file that was opened in this state, which is not known to be settled.
+    fn of(path: &Path, file: File, metadata: &fs::Metadata) -> Self {
+        Self {
             path: path.to_owned(),
-            identity,
-            settled: has_name && identity.is_settled(now),
-            metadata: Metadata::of(&metadata),
+            identity: FileIdentity::of(metadata),
+            settled: false,
+            metadata: Metadata::of(metadata),
             file,
             at: 0,
             data_end: 0,
-            sparse,
-        })
+            sparse: is_sparse(metadata),
+        }
+    }
+
+    /// Bytes of holes from here on.
+    fn hole_bytes(&mut self) -> Result<u64, ReadFileError> {
+        let mut holes = 0;
+        loop {
+            match self.next(usize::MAX)? {
+                Segment::End => return Ok(holes),
+                Segment::Hole(bytes) => {
+                    holes += bytes;
+                    self.skip(bytes)?;
+                }
+                Segment::Data(bytes) => self.skip(bytes as u64)?,
+            }
+        }
     }
 
     /// The state of the file that is being read.
@@ -358,6 +399,9 @@ mod tests {
         let (bytes, holes) = read_all(&path).expect("readable");
         assert_eq!(bytes, fs::read(&path).expect("readable"));
         assert!(holes > 11 << 20, "only {holes} bytes of holes were seen");
+        assert_eq!(hole_bytes(&path), holes, "told before as when it is read");
+        fs::write(&path, [1; 5000]).expect("written");
+        assert_eq!((hole_bytes(&path), hole_bytes(&dir.path().join("none"))), (0, 0));
     }
 
     #[test]

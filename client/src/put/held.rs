@@ -14,7 +14,10 @@ use copse_proto::convert::Holding;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
 
-use super::{Session, placement::Placement};
+use super::{
+    Session,
+    placement::{Placement, Spread},
+};
 use crate::get::facts::ChunkFacts;
 
 /// Holders asked whether they have the chunk before it is sent. Two, since one may be new or dead.
@@ -48,20 +51,20 @@ pub(super) async fn find(session: &Session, chunk: &ChunkRef, placement: &mut Pl
     }
 }
 
-/// Whether the holders of a chunk have all its shards between them, and prove it. No at once when one of
+/// How all shards of a chunk lie on its holders, which have them between them and prove it. None at once when one of
 /// them is left alone for now, does not answer or does not prove what it claims: what is missing is then
 /// found by [`find`], which asks further.
 ///
 /// Every shard is proved, not a sample: it costs a 32nd of what the file's bytes would on the line, at
 /// most, and a sample would let a liar through for all the chunks before it is caught.
-pub(super) async fn is_whole(session: &Arc<Session>, chunk: &ChunkRef) -> bool {
+pub(super) async fn whole(session: &Arc<Session>, chunk: &ChunkRef) -> Option<Spread> {
     let network = &session.network;
     let preferred = network.view().placement(&chunk.id, chunk.geometry);
     let mut nodes = preferred.clone();
     nodes.sort_unstable();
     nodes.dedup();
     if nodes.iter().any(|node| !network.holder(*node).can_read()) {
-        return false;
+        return None;
     }
     let mut placement = Placement::new(chunk.geometry, preferred, Vec::new());
     let asking = nodes.into_iter().map(|node| async move {
@@ -70,7 +73,7 @@ pub(super) async fn is_whole(session: &Arc<Session>, chunk: &ChunkRef) -> bool {
     let mut asking: FuturesUnordered<_> = asking.collect();
     let mut claims = Vec::with_capacity(chunk.geometry.total());
     while let Some(answer) = asking.next().await {
-        let Some((node, claimed)) = answer else { return false };
+        let (node, claimed) = answer?;
         if claimed.unsettled {
             placement.waits(node);
         }
@@ -82,23 +85,25 @@ pub(super) async fn is_whole(session: &Arc<Session>, chunk: &ChunkRef) -> bool {
     claims.sort_unstable_by_key(|(index, node)| (!placement.is_place(*index, *node), *index));
     claims.retain(|(index, node)| {
         let is_first = !placement.is_durable(*index);
-        placement.held(*index, *node);
+        if is_first {
+            placement.held(*index, *node);
+        }
         is_first
     });
     if !placement.missing().is_empty() {
-        return false;
+        return None;
     }
     let facts = Arc::new(ChunkFacts::of_chunk(chunk));
     let proofs = claims.into_iter().map(|(index, node)| prove(session, &facts, index, node));
     let mut proofs: FuturesUnordered<_> = proofs.collect();
     while let Some(is_proved) = proofs.next().await {
         if !is_proved {
-            return false;
+            return None;
         }
     }
     // Of a put that was broken off, and is safe now.
     session.settle(chunk.id, &placement.to_settle());
-    true
+    placement.spread()
 }
 
 /// Asks nodes at once and has each prove what it claims. Whether any of them has a shard.

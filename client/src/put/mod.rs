@@ -15,6 +15,7 @@ pub(crate) mod placement;
 mod stream;
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     fmt,
     future::Future,
@@ -39,7 +40,10 @@ use futures::{
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use self::stream::{HolderStream, Settling};
+use self::{
+    placement::Spread,
+    stream::{HolderStream, Settling},
+};
 use crate::{
     encode::{Budget, PreparedChunk},
     error::PutError,
@@ -135,11 +139,11 @@ pub struct PutProgress {
     pub chunks: u64,
     /// Chunks of which at least the write quorum is on disk.
     pub chunks_safe: u64,
-    /// Shards of all chunks submitted.
+    /// Shards of all chunks submitted, and of those that were found whole without.
     pub shards: u64,
     /// Shards on disk.
     pub shards_placed: u64,
-    /// Shards among these that the holders had before.
+    /// Shards among these that the holders had before, also of chunks that were not made again.
     pub shards_held: u64,
     /// Bytes of shards handed to connections.
     pub sent_bytes: u64,
@@ -159,10 +163,21 @@ pub struct Thin {
     pub total: usize,
 }
 
+/// A chunk of which a node has more shards than by plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowded {
+    /// Shards that this node alone has.
+    pub on_one_node: usize,
+    /// Nodes that may be lost, any.
+    pub survives: usize,
+    /// The same were every shard in its place.
+    pub planned: usize,
+}
+
 /// What a session has stored, after its last shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redundancy {
-    /// Chunks stored.
+    /// Chunks stored, or found whole.
     pub chunks: u64,
     /// Shards on disk.
     pub shards: u64,
@@ -174,10 +189,15 @@ pub struct Redundancy {
     pub thin_chunks: u64,
     /// The first of them, at most 100.
     pub thin: Vec<Thin>,
-    /// Shards of the worst chunk, of how many.
+    /// Shards of the worst chunk, of how many: of the one that lacks the most; of several the one with the
+    /// fewest.
     pub worst: Option<(usize, usize)>,
-    /// Shards of one chunk that lie on one node, at most.
+    /// Shards of one chunk that one node has and no other, at most.
     pub on_one_node: usize,
+    /// Chunks that survive less than they should, since nodes have more shards of them than by plan.
+    pub crowded_chunks: u64,
+    /// The one of these that survives the loss of the fewest nodes.
+    pub crowded: Option<Crowded>,
     /// Of the chunk that the loss of one node would leave closest to its end: how many shards that loss would
     /// leave, and of which geometry it is.
     pub closest: Option<(usize, Geometry)>,
@@ -332,9 +352,18 @@ impl Uploader {
         }
     }
 
-    /// Whether the holders of a chunk have all its shards, so that it need not be made again.
+    /// Whether the holders of a chunk have all its shards, so that it need not be made again. If so, it is in
+    /// the account like those that are stored.
     pub(crate) async fn is_whole(&self, extent: &Extent) -> bool {
-        held::is_whole(&self.session, &ChunkRef::from(extent)).await
+        let chunk = ChunkRef::from(extent);
+        let Some(spread) = held::whole(&self.session, &chunk).await else { return false };
+        let (total, counters) = (chunk.geometry.total() as u64, &self.session.counters);
+        for counter in [&counters.shards, &counters.shards_placed, &counters.shards_held] {
+            counter.fetch_add(total, Ordering::Relaxed);
+        }
+        let have = chunk.geometry.total();
+        lock(&self.session.account).redundancy.add(chunk.id, chunk.geometry, have, Some(spread));
+        true
     }
 
     /// The budget that its chunks count against.
@@ -382,37 +411,49 @@ impl Session {
     }
 
     fn record(&self, chunk: ChunkId, ended: chunk::Ended, geometry: Geometry) {
-        let total = geometry.total();
         lock(&self.filling).remove(&chunk);
         let mut account = lock(&self.account);
-        let redundancy = &mut account.redundancy;
-        redundancy.chunks += 1;
-        redundancy.shards += ended.have as u64;
-        redundancy.shards_total += total as u64;
-        if ended.have < total {
-            redundancy.thin_chunks += 1;
-            if redundancy.thin.len() < THIN_MAX {
-                redundancy.thin.push(Thin { chunk, have: ended.have, total });
-            }
-        }
-        if redundancy.worst.is_none_or(|worst| missing(&worst) < total - ended.have) {
-            redundancy.worst = Some((ended.have, total));
-        }
-        if let Some(spread) = ended.spread {
-            redundancy.on_one_node = redundancy.on_one_node.max(spread.on_one_node);
-            if redundancy
-                .closest
-                .is_none_or(|closest| spare(&closest) > spare(&(spread.left, geometry)))
-            {
-                redundancy.closest = Some((spread.left, geometry));
-            }
-        }
+        account.redundancy.add(chunk, geometry, ended.have, ended.spread);
         if let Some(error) = ended.error {
-            redundancy.failed += 1;
+            account.redundancy.failed += 1;
             account.error.get_or_insert(error);
             // Submitting it again is a new try.
             drop(account);
             lock(&self.known).tickets.remove(&chunk);
+        }
+    }
+}
+
+impl Redundancy {
+    /// One more chunk, with so many distinct shards on disk that lie like this.
+    fn add(&mut self, chunk: ChunkId, geometry: Geometry, have: usize, spread: Option<Spread>) {
+        let total = geometry.total();
+        self.chunks += 1;
+        self.shards += have as u64;
+        self.shards_total += total as u64;
+        if have < total {
+            self.thin_chunks += 1;
+            if self.thin.len() < THIN_MAX {
+                self.thin.push(Thin { chunk, have, total });
+            }
+        }
+        let weakness = |one: &(usize, usize)| (missing(one), Reverse(one.0));
+        self.worst = self.worst.into_iter().chain([(have, total)]).max_by_key(weakness);
+        let Some(spread) = spread else { return };
+        self.on_one_node = self.on_one_node.max(spread.on_one_node);
+        // Whatever chunk comes first, equal ones are told alike.
+        let nearness = |one: &(usize, Geometry)| (spare(one), one.0);
+        self.closest =
+            self.closest.into_iter().chain([(spread.left, geometry)]).min_by_key(nearness);
+        if let Some(planned) = spread.crowded {
+            self.crowded_chunks += 1;
+            let Spread { on_one_node, survives, .. } = spread;
+            let crowded = Crowded { on_one_node, survives, planned };
+            self.crowded = self
+                .crowded
+                .into_iter()
+                .chain([crowded])
+                .min_by_key(|crowded| (crowded.survives, Reverse(crowded.on_one_node)));
         }
     }
 }

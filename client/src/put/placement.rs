@@ -15,7 +15,7 @@ use copse_core::{
 };
 use copse_proto::status::Refusal;
 
-use crate::claims::Claimant;
+use crate::{claims::Claimant, losses};
 
 /// Times that one shard is sent to yet another node, at most: each costs its whole length.
 pub(crate) const SENDS_MAX: usize = 8;
@@ -39,8 +39,13 @@ pub(crate) struct Placement {
 pub(crate) struct Spread {
     /// Distinct shards that are left when the node is lost whose loss leaves the fewest.
     pub(crate) left: usize,
-    /// Shards on the node that has the most.
+    /// Shards that this node has and no other.
     pub(crate) on_one_node: usize,
+    /// How many nodes may be lost before it cannot be read: those first that have the most.
+    pub(crate) survives: usize,
+    /// Whether a node has more than the preference list gives to any, so that it survives less than were
+    /// every shard in its place; then how much that would be.
+    pub(crate) crowded: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -93,24 +98,39 @@ impl Placement {
         if !self.survives_a_loss() {
             return self.durable();
         }
-        let left = self.spread().map_or(0, |spread| spread.left);
+        let left = self.durable() - self.on_one_node();
         self.durable().min(left + w - k)
+    }
+
+    /// Shards that one node has and no other, at most.
+    fn on_one_node(&self) -> usize {
+        let mut alone: HashMap<NodeId, usize> = HashMap::new();
+        for slot in self.slots.iter().filter(|slot| slot.held.len() == 1) {
+            slot.held.iter().for_each(|node| *alone.entry(*node).or_default() += 1);
+        }
+        alone.into_values().max().unwrap_or(0)
     }
 
     /// How the shards on disk lie; nothing when there are none.
     pub(crate) fn spread(&self) -> Option<Spread> {
-        let holders = self.slots.iter().flat_map(|slot| &slot.held);
-        let spread = |node: &NodeId| {
-            let elsewhere = |slot: &&Slot| slot.held.iter().any(|holder| holder != node);
-            Spread {
-                left: self.slots.iter().filter(elsewhere).count(),
-                on_one_node: self.slots.iter().filter(|slot| slot.held.contains(node)).count(),
-            }
-        };
-        let spreads = holders.map(spread);
-        spreads.reduce(|one, two| Spread {
-            left: one.left.min(two.left),
-            on_one_node: one.on_one_node.max(two.on_one_node),
+        let durable = self.durable();
+        if durable == 0 {
+            return None;
+        }
+        let need = self.geometry.data();
+        let on_one_node = self.on_one_node();
+        let held = self.slots.iter().map(|slot| slot.held.iter().copied().collect::<Vec<_>>());
+        let survives = losses::borne(held, need).unwrap_or(0);
+        let places = &self.preferred[..self.preferred.len().min(self.slots.len())];
+        let places_of = |node: &NodeId| places.iter().filter(|place| *place == node).count();
+        let planned_on_one_node = places.iter().map(places_of).max().unwrap_or(0);
+        let planned = losses::borne(places.iter().map(|node| vec![*node]), need).unwrap_or(0);
+        let is_crowded = on_one_node > planned_on_one_node && survives < planned;
+        Some(Spread {
+            left: durable - on_one_node,
+            on_one_node,
+            survives,
+            crowded: is_crowded.then_some(planned),
         })
     }
 
@@ -344,19 +364,23 @@ mod tests {
 
     #[test]
     fn the_loss_that_leaves_the_fewest_shards_is_known() {
-        let walk = nodes(4);
+        let walk = nodes(5);
         let placed = |held: &[(u8, usize)]| {
             let geometry: Geometry = "2+2".parse().expect("a geometry");
-            let mut placement = Placement::new(geometry, walk.clone(), walk.clone());
+            let mut placement = Placement::new(geometry, walk[..4].to_vec(), walk.clone());
             held.iter().for_each(|(index, at)| placement.held(ShardIndex(*index), walk[*at]));
-            placement.spread().map(|spread| (spread.left, spread.on_one_node))
+            let Spread { left, on_one_node, survives, crowded } = placement.spread()?;
+            Some((left, on_one_node, survives, crowded))
         };
         assert_eq!(placed(&[]), None);
-        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2), (3, 3)]), Some((3, 1)));
-        assert_eq!(placed(&[(0, 0), (1, 1), (2, 1), (3, 3)]), Some((2, 2)));
-        assert_eq!(placed(&[(0, 0), (1, 0), (2, 0), (3, 1)]), Some((1, 3)));
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2), (3, 3)]), Some((3, 1, 2, None)));
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2), (3, 4)]), Some((3, 1, 2, None)), "elsewhere");
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2)]), Some((2, 1, 1, None)), "too few, well apart");
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 1), (3, 3)]), Some((2, 2, 1, Some(2))));
+        assert_eq!(placed(&[(0, 0), (1, 0), (2, 0), (3, 1)]), Some((1, 3, 0, Some(2))));
         // A shard that another has as well is not lost.
-        assert_eq!(placed(&[(0, 0), (1, 0), (1, 1), (2, 2)]), Some((2, 2)));
+        assert_eq!(placed(&[(0, 0), (1, 0), (1, 1), (2, 2)]), Some((2, 1, 1, None)));
+        assert_eq!(placed(&[(0, 0), (1, 1), (2, 2), (3, 3), (3, 0)]), Some((3, 1, 2, None)));
     }
 
     #[test]

@@ -209,7 +209,9 @@ impl From<tree::ReadError> for Failure {
     fn from(error: tree::ReadError) -> Self {
         let message = error.to_string();
         match error {
+            // The error's own words are for who has a command line.
             tree::ReadError::NotFound { path } => {
+                let message = format!("there is no {path} in this tree");
                 Refusal::new(Reason::NoSuchEntry, message).about("entry", path).into()
             }
             // A path that goes on behind a file leads to nothing.

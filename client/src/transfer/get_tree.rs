@@ -21,7 +21,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use super::{Counters, Failures};
+use super::{Counters, Failures, Kinds};
 use crate::{
     content::{Block, FileReader},
     error::{GetError, ReadError},
@@ -43,8 +43,8 @@ type Entries = BoxStream<'static, Result<Entry, ReadError>>;
 /// What came back.
 #[derive(Debug)]
 pub struct GetOutcome {
-    /// Files written, or there already from an interrupted try.
-    pub files: u64,
+    /// Entries made, or there already from an interrupted try, by what they are.
+    pub kinds: Kinds,
     /// Bytes of content in them.
     pub bytes: u64,
     /// Whether it went on from an interrupted try.
@@ -88,14 +88,14 @@ pub enum GetTreeError {
     Restore(#[from] RestoreError),
     /// There is no room there.
     #[error(
-        "there is too little room for {}: {source}, {} are free and up to {} are still to be written; make room \
-         and run the same command again: it goes on where it was", .destination.display(),
+        "there is too little room for {}: {source}, {} are free and up to {} are still to be written, less what \
+         is holes; make room and run the same command again: it goes on where it was", .destination.display(),
         ByteSize(*.free_bytes).rounded(), ByteSize(*.left_bytes).rounded()
     )]
     NoRoom {
         /// What was to be made.
         destination: PathBuf,
-        /// What is still to be written.
+        /// What is still to be written, with the holes that were not met yet.
         left_bytes: u64,
         /// What is free on its file system.
         free_bytes: u64,
@@ -122,8 +122,7 @@ pub async fn get_tree(
     let (destination, told) = (options.destination.clone(), counters.clone());
     match fill(tree, entry, options, counters).await {
         Err(GetTreeError::Restore(RestoreError::Io { source, .. })) if is_no_room(&source) => {
-            let done = told.bytes_done.load(Ordering::Relaxed);
-            let left_bytes = told.bytes_total.load(Ordering::Relaxed).saturating_sub(done);
+            let left_bytes = told.bytes_left();
             let free_bytes = free_bytes(&destination);
             Err(GetTreeError::NoRoom { destination, left_bytes, free_bytes, source })
         }
@@ -161,6 +160,7 @@ async fn fill(
         room: Arc::new(Semaphore::new(FILES_MAX as usize)),
         jobs: JoinSet::new(),
         directories: Vec::new(),
+        symlinks: 0,
     };
     walk.run(entry).await
 }
@@ -176,6 +176,7 @@ struct Walk {
     jobs: JoinSet<Result<(), RestoreError>>,
     /// Every directory with what it shall look like in the end, each before its contents.
     directories: Vec<(PathBuf, Metadata)>,
+    symlinks: u64,
 }
 
 #[derive(Default)]
@@ -204,7 +205,7 @@ impl Walk {
                 }
                 None => drop(open.pop()),
                 Some(Err(error)) => {
-                    note_unread(&self.lost, path, &error);
+                    note_unread(&self.lost, path, &error, true);
                     open.pop();
                 }
             }
@@ -217,14 +218,16 @@ impl Walk {
 
     /// Everything was tried: makes the destination of it, if it is complete or a part is wanted.
     async fn end(self) -> Result<GetOutcome, GetTreeError> {
-        let Self { restore, directories, lost, counters, partial, .. } = self;
+        let Self { restore, directories, symlinks, lost, counters, partial, .. } = self;
+        let files = counters.files_done.load(Ordering::Relaxed);
+        let kinds = Kinds { files, directories: directories.len() as u64, symlinks };
         let restore = Arc::into_inner(restore).ok_or(GetTreeError::Stopped)?;
         let resumed = restore.resumed();
         let mut lost = std::mem::take(&mut *lock(&lost));
         let (lost, waiting, made, unkept) = blocking(move || {
             if lost.failures.count == 0 || partial {
                 for (path, error) in restore.set_directories(&directories)? {
-                    lost.unwritten(&path, &error);
+                    lost.unwritten(&path, &error, false);
                 }
             }
             let content = restore.content();
@@ -238,7 +241,7 @@ impl Walk {
         })
         .await?;
         Ok(GetOutcome {
-            files: counters.files_done.load(Ordering::Relaxed),
+            kinds,
             bytes: counters.bytes_done.load(Ordering::Relaxed),
             resumed,
             failures: lost.failures,
@@ -262,7 +265,7 @@ impl Walk {
             Kind::Directory { .. } => {
                 let (restore, at) = (self.restore.clone(), path.clone());
                 let made: Result<(), _> = blocking(move || restore.directory(&at)).await;
-                if !note_unwritten(&self.lost, &path, made)? {
+                if !note_unwritten(&self.lost, &path, made, true)? {
                     // Nor can anything be below it.
                     return Ok(None);
                 }
@@ -273,7 +276,8 @@ impl Walk {
                 let (restore, at, target) = (self.restore.clone(), path.clone(), target.clone());
                 let made: Result<(), _> =
                     blocking(move || restore.symlink(&at, &target, &metadata)).await;
-                note_unwritten(&self.lost, &path, made)?;
+                let is_made = note_unwritten(&self.lost, &path, made, false)?;
+                self.symlinks += u64::from(is_made);
                 Ok(None)
             }
             Kind::File { .. } => {
@@ -294,7 +298,7 @@ impl Walk {
                     let lost = job.lost.clone();
                     let result = job.restore(&path, &entry, metadata).await;
                     drop(permit);
-                    note_unwritten(&lost, &path, result).map(|_| ())
+                    note_unwritten(&lost, &path, result, false).map(|_| ())
                 });
                 Ok(None)
             }
@@ -331,7 +335,7 @@ impl File {
         ) {
             Ok(stream) => stream,
             Err(error) => {
-                note_unread(&self.lost, path, &error);
+                note_unread(&self.lost, path, &error, false);
                 return Ok(());
             }
         };
@@ -339,12 +343,15 @@ impl File {
             match stream.next().await {
                 Ok(None) => break,
                 Ok(Some(part)) => {
-                    let bytes = part.len();
+                    let (bytes, is_hole) = (part.len(), matches!(part, Block::Hole(_)));
                     file = blocking(move || write(file, &part)).await?;
-                    Counters::add(&self.counters.bytes_done, bytes);
+                    match is_hole {
+                        true => self.counters.add_hole(bytes),
+                        false => Counters::add(&self.counters.bytes_done, bytes),
+                    }
                 }
                 Err(error) => {
-                    note_unread(&self.lost, path, &error);
+                    note_unread(&self.lost, path, &error, false);
                     return Ok(());
                 }
             }
@@ -363,9 +370,10 @@ fn write(mut file: RestoredFile, part: &Block) -> Result<RestoredFile, RestoreEr
     Ok(file)
 }
 
-fn note_unread(lost: &Mutex<Lost>, path: &Path, error: &ReadError) {
+/// Notes what cannot be read; of a folder all below it is missing, too.
+fn note_unread(lost: &Mutex<Lost>, path: &Path, error: &ReadError, is_folder: bool) {
     let mut lost = lock(lost);
-    lost.failures.add(path, error);
+    lost.failures.add_unread(path, error, is_folder);
     lost.may_pass += u64::from(error.may_pass());
     lost.data_loss |= matches!(error, ReadError::Get(GetError::DataLoss { .. }));
 }
@@ -375,10 +383,11 @@ fn note_unwritten(
     lost: &Mutex<Lost>,
     path: &Path,
     result: Result<(), RestoreError>,
+    is_folder: bool,
 ) -> Result<bool, RestoreError> {
     match result {
         Err(error) if error.is_of_one_entry() => {
-            lock(lost).unwritten(path, &error);
+            lock(lost).unwritten(path, &error, is_folder);
             Ok(false)
         }
         result => result.map(|()| true),
@@ -386,8 +395,11 @@ fn note_unwritten(
 }
 
 impl Lost {
-    fn unwritten(&mut self, path: &Path, error: &RestoreError) {
-        self.failures.add(path, error);
+    fn unwritten(&mut self, path: &Path, error: &RestoreError, is_folder: bool) {
+        match is_folder {
+            true => self.failures.add_folder(path, error),
+            false => self.failures.add(path, error),
+        }
         self.unwritable += 1;
     }
 }

@@ -316,11 +316,14 @@ impl TreePut {
         apart(move || {
             let mut open = paths;
             // Written once, when complete: a total that grows would mislead.
-            let mut total = 0;
+            let (mut total, mut holes) = (0, 0);
             while let Some(path) = open.pop() {
                 let Ok(entry) = local::entry_at(&path, OsString::new()) else { continue };
                 match entry.kind {
-                    LocalKind::File => total += entry.metadata.size,
+                    LocalKind::File => {
+                        total += entry.metadata.size;
+                        holes += local::hole_bytes(&path);
+                    }
                     LocalKind::Directory => {
                         let names = local::children(&path).unwrap_or_default();
                         open.extend(names.into_iter().map(|name| path.join(name)));
@@ -328,6 +331,7 @@ impl TreePut {
                     LocalKind::Symlink(_) => {}
                 }
             }
+            counters.hole_bytes_total.store(holes, Ordering::Relaxed);
             counters.bytes_total.store(total, Ordering::Relaxed);
         });
     }
@@ -394,14 +398,16 @@ impl TreePut {
                 let names = match local::children(&entry.path) {
                     Ok(names) => names,
                     Err(error) => {
-                        self.failures.add(&entry.path, &error);
-                        // The directory itself is kept, empty.
+                        let kept = format!(
+                            "its contents are not stored, only the folder itself: it {error}"
+                        );
+                        self.failures.add_folder(&entry.path, &kept);
                         Vec::new()
                     }
                 };
                 match self.writer.begin_directory(&entry.name, meta) {
                     Err(error @ (TreeError::Name(_) | TreeError::TooDeep)) => {
-                        self.failures.add(&entry.path, &error);
+                        self.failures.add_folder(&entry.path, &error);
                         return Ok(None);
                     }
                     result => result?,
@@ -466,7 +472,7 @@ impl TreePut {
                 Segment::Hole(bytes) => {
                     reader.skip(bytes)?;
                     self.pending.push_back(Pending::Hole(bytes));
-                    self.counters.add_known(bytes);
+                    self.counters.add_hole(bytes);
                 }
                 Segment::Data(bytes) => {
                     let known = self.pieces.known(path, reader, bytes);

@@ -84,17 +84,23 @@ pub(crate) enum Command {
     /// tells more.
     #[command(visible_alias = "init")]
     Join {
-        /// What `copse-node token` printed
-        token: String,
+        /// What `copse-node token` printed; @FILE for what is in a file, @- for standard input
+        token: OsString,
     },
     /// Store files and folders; print the capability to read them
     ///
     /// Kept are names, contents, holes, modes, times of the last change, links and empty folders. Not kept
     /// are owners, access lists, extended attributes, and that two names are one file; nor do programs come
-    /// back set-user-id. What cannot be read is named, and the rest is stored.
+    /// back set-user-id. What cannot be read is named, and the rest is stored: of a folder
+    /// that cannot be read the folder itself, empty.
     ///
     /// Ctrl-C and SIGTERM stop it as soon as the chunks under way are stored, at most 20 s later; a second one
     /// stops it at once. The same command goes on with an interrupted one.
+    ///
+    /// Of --json the counts of shards are of all chunks of what was put, also of those that were there before:
+    /// redundancy_min of redundancy_target has the chunk that lacks most; shards_on_one_node_max is what the
+    /// loss of one node takes of a chunk at most, shards_left_after_one_loss_min what it leaves of the one that
+    /// can spare least.
     #[command(after_long_help = exit::help(&[
         (PARTIAL, "some could not be read"),
         (UNREACHABLE, "nothing was printed; what is stored already is not sent again"),
@@ -105,7 +111,8 @@ pub(crate) enum Command {
     /// Get a tree, a folder or a file back
     ///
     /// Writes to DESTINATION.copse-partial beside the destination, and moves it there when it is complete.
-    /// The same command goes on with an interrupted one. What cannot be read, or what the file system of
+    /// The same command goes on with one that was interrupted by Ctrl-C, SIGTERM or anything else. What
+    /// cannot be read, or what the file system of
     /// the destination cannot hold, is named, and the rest is restored.
     #[command(after_long_help = exit::help(&[
         (PARTIAL, "some could not be read, or not be written there as they were"),
@@ -179,7 +186,8 @@ pub(crate) enum Command {
     ///
     /// Asks the nodes that may hold them which shards they have. With a verify capability, which
     /// `copse verifier` prints, the same is done without a key to names and contents, so no file is
-    /// named. The exit code is of how it is in the end.
+    /// named. The exit code is of how it is in the end. What does not survive the loss of one node is
+    /// less safe than it should be also where --allow-fragile was given on purpose.
     #[command(after_long_help = exit::help(&[
         (0, "every chunk has all its shards"),
         (PARTIAL, "some of the tree could not be looked into, for another reason"),

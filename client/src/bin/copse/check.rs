@@ -136,11 +136,12 @@ fn headline(report: &CheckReport, options: CheckOptions) -> String {
         format!("{} of {total} {lack} shards; all can be read{advice}", Count(thin))
     } else if report.frail > 0 {
         let frail = match (report.chunks, report.frail) {
-            (1, _) => "does not".to_owned(),
-            (_, 1) => "1 of them does not".to_owned(),
-            (_, frail) => format!("{} of them do not", Count(frail)),
+            (1, _) => "does not survive".to_owned(),
+            (all, frail) if all == frail => "none of them survives".to_owned(),
+            (_, 1) => "1 of them does not survive".to_owned(),
+            (_, frail) => format!("{} of them do not survive", Count(frail)),
         };
-        format!("{}, but {frail} survive the loss of one node", all_whole(report.chunks))
+        format!("{}, but {frail} the loss of one node", all_whole(report.chunks))
     } else {
         all_whole(report.chunks)
     };
@@ -399,6 +400,9 @@ mod tests {
         assert_eq!(code(&frail), DEGRADED);
         let shown = as_text(&frail, CheckOptions::default());
         assert!(shown.contains("but 2 of them do not survive the loss of one node"), "{shown}");
+        frail.frail = 3;
+        let shown = as_text(&frail, CheckOptions::default());
+        assert!(shown.contains("but none of them survives the loss of one node"), "{shown}");
         let mut unread = report(&[(Whole, 1)]);
         unread.unreadable.add(std::path::Path::new("a"), &"torn");
         assert_eq!(code(&unread), PARTIAL);

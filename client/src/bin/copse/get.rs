@@ -96,6 +96,7 @@ pub(crate) async fn get(
     let took = started.elapsed();
     // What was there before was not moved.
     let moved = outcome.bytes.saturating_sub(counters.bytes_known.load(Ordering::Relaxed));
+    let holes = counters.hole_bytes_done.load(Ordering::Relaxed);
     for failure in &mut outcome.failures.listed {
         if failure.path.as_os_str().is_empty() {
             // What was asked for has no path within itself.
@@ -123,8 +124,8 @@ pub(crate) async fn get(
     }
     session.say(format!(
         "got {}, {} in {:.1} s{} to {}{}",
-        output::count(outcome.files, "file"),
-        output::bytes(outcome.bytes),
+        output::contents(&outcome.kinds),
+        output::bytes_and_holes(outcome.bytes, if outcome.resumed { 0 } else { holes }),
         took.as_secs_f64(),
         output::rate(moved, took),
         destination.display(),
@@ -137,12 +138,15 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
     let mut value = json!({
         "made": outcome.made,
         "waiting": null,
-        "files": outcome.files,
+        "files": outcome.kinds.files,
+        "directories": outcome.kinds.directories,
+        "symlinks": outcome.kinds.symlinks,
         "bytes": outcome.bytes,
         "resumed": outcome.resumed,
         "seconds": took.as_secs_f64(),
         "failures": failures_json(&outcome.failures),
         "failures_count": outcome.failures.count,
+        "failures_folders": outcome.failures.folders,
         "without_mode_or_time": outcome.unkept,
     });
     output::set_path(&mut value, "destination", destination.as_os_str().as_bytes());
@@ -155,8 +159,21 @@ fn json(outcome: &GetOutcome, destination: &Path, took: Duration) -> Value {
 /// What became of a tree of which a part could not be restored, and what to do.
 fn incomplete(outcome: &GetOutcome, destination: &Path) -> String {
     let failures = outcome.failures.count;
-    let lost = format!("{} could not be restored", output::count(failures, "entry"));
-    let rest = output::count(outcome.files, "file");
+    let folders = match outcome.failures.folders {
+        0 => None,
+        1 => Some("1 folder with what is below it".to_owned()),
+        some => Some(format!("{} with what is below them", output::count(some, "folder"))),
+    };
+    let others = failures.saturating_sub(outcome.failures.folders);
+    let others = |what| (others > 0).then(|| output::count(others, what));
+    let lost = match folders {
+        None => output::count(failures, "entry"),
+        Some(folders) => {
+            folders + &others("other entry").map(|some| format!(" and {some}")).unwrap_or_default()
+        }
+    };
+    let lost = format!("{lost} could not be restored");
+    let rest = output::count(outcome.kinds.files, "file");
     if outcome.made {
         return format!("{lost}; the rest, {rest}, is in {}", destination.display());
     }
@@ -314,18 +331,18 @@ fn write_out(part: &Block) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use copse_client::transfer::Failures;
+    use copse_client::transfer::{Failures, Kinds};
     use copse_core::tree::path;
 
     use super::*;
 
     #[test]
     fn what_to_do_about_a_part_that_is_missing_is_what_helps() {
-        let said = |unwritable: u64, may_pass: u64, final_loss: u64| {
+        let said = |folders: u64, (unwritable, may_pass, final_loss): (u64, u64, u64)| {
             let count = unwritable + may_pass + final_loss;
-            let failures = Failures { count, ..Failures::default() };
+            let failures = Failures { count, folders, ..Failures::default() };
             let outcome = GetOutcome {
-                files: 1,
+                kinds: Kinds { files: 1, ..Kinds::default() },
                 bytes: 1,
                 resumed: false,
                 failures,
@@ -339,8 +356,8 @@ mod tests {
             incomplete(&outcome, Path::new("out"))
         };
         let again = "run the same command again when more nodes answer";
-        let check = |(unwritable, may_pass, final_loss), words: &[&str], not: &[&str]| {
-            let said = said(unwritable, may_pass, final_loss);
+        let check = |losses: (u64, u64, u64), words: &[&str], not: &[&str]| {
+            let said = said(0, losses);
             words.iter().for_each(|words| assert!(said.contains(words), "{words}: {said}"));
             not.iter().for_each(|words| assert!(!said.contains(words), "{words}: {said}"));
         };
@@ -350,6 +367,14 @@ mod tests {
         check((1, 2, 0), &["3 entries could not", again], &[gone, " lost "]);
         check((0, 0, 2), &[gone, "add --partial to have the rest in out"], &[again, other]);
         check((0, 3, 1), &[again, "may bring 3; 1 entry is lost unless"], &[gone]);
+        for (folders, words) in [
+            (1, "1 folder with what is below it and 3 other entries could not be restored"),
+            (3, "3 folders with what is below them and 1 other entry could not be restored"),
+            (4, "4 folders with what is below them could not be restored"),
+        ] {
+            let said = said(folders, (0, 3, 1));
+            assert!(said.starts_with(words), "{said}");
+        }
     }
 
     #[test]

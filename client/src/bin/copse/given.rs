@@ -1,7 +1,7 @@
-//! What names a tree on the command line: a capability, or `@` and the file that has it.
+//! What names a tree or a network on the command line: a capability or token, or `@` and the file that has it.
 //!
-//! Owns the form of that argument. Does not read the capability itself. The one idea: a capability is a key,
-//! and an argument is seen by every user of the machine and kept by the shell, so it need not be one.
+//! Owns the form of that argument. Does not read the capability itself. The one idea: both are keys, and an
+//! argument is seen by every user of the machine and kept by the shell, so it need not be one.
 
 use std::{
     ffi::OsStr,
@@ -38,19 +38,7 @@ impl Given {
             Some(at) => (&file[..at], &file[at + 1..]),
             None => (file, &b""[..]),
         };
-        let file = OsStr::from_bytes(file);
-        let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            match file == "-" {
-                true => io::stdin().take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
-                false => File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
-            };
-            Ok(bytes)
-        };
-        let bytes = read().map_err(|error| {
-            let name = file.display();
-            CliError::new(USAGE, format!("cannot read the capability in {name}: {error}"))
-        })?;
+        let bytes = content(OsStr::from_bytes(file), "capability")?;
         let mut given = Self::split(bytes.trim_ascii())?;
         given.below.extend_from_slice(below);
         Ok(given)
@@ -63,6 +51,35 @@ impl Given {
             .map_err(|_| CliError::new(USAGE, "what should be a capability is not text"))?;
         Ok(Self { text: text.to_owned(), below: below.to_vec() })
     }
+}
+
+/// Reads a token as it is given: itself, or `@FILE`, which is as secret.
+///
+/// # Errors
+/// When the file cannot be read, or what should be a token is no text.
+pub(crate) fn token(argument: &OsStr) -> Result<String, CliError> {
+    let bytes = match argument.as_bytes().strip_prefix(b"@") {
+        None => argument.as_bytes().to_vec(),
+        Some(file) => content(OsStr::from_bytes(file), "token")?,
+    };
+    String::from_utf8(bytes.trim_ascii().to_vec())
+        .map_err(|_| CliError::new(USAGE, "what should be a token is not text"))
+}
+
+/// What is in a file, or on standard input for `-`.
+fn content(file: &OsStr, what: &str) -> Result<Vec<u8>, CliError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match file == "-" {
+            true => io::stdin().take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+            false => File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+        };
+        Ok(bytes)
+    };
+    read().map_err(|error| {
+        let name = file.display();
+        CliError::new(USAGE, format!("cannot read the {what} in {name}: {error}"))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `copse ls`.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, process::ExitCode};
 
 use copse_client::{
     error::{GetError, ReadError},
@@ -8,7 +8,7 @@ use copse_client::{
     transfer::Failures,
     tree_read::{DEPTH_MAX, TreeReader},
 };
-use copse_core::tree::{Entry, Kind};
+use copse_core::tree::{Entry, Kind, Name, path};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ pub(crate) async fn ls(
     }
     // The directories being listed, the innermost last, each with its path.
     let mut open = vec![(Vec::new(), tree.list(&entry)?.boxed())];
-    let mut unlisted = Unlisted::default();
+    let mut unlisted = Unlisted { of: path, folders: Failures::default(), data_loss: false };
     while !output::had_enough()
         && let Some((path, entries)) = open.last_mut()
     {
@@ -76,8 +76,9 @@ pub(crate) async fn ls(
 }
 
 /// The folders that could not be listed, or not to their end.
-#[derive(Default)]
 struct Unlisted {
+    /// Where in the tree the listing began.
+    of: Vec<Name>,
     folders: Failures,
     data_loss: bool,
 }
@@ -91,8 +92,11 @@ impl Unlisted {
             output::set_path(&mut value, "path", path);
             output::print(value)?;
         }
-        let shown = if path.is_empty() { &b"/"[..] } else { path };
-        self.folders.add(Path::new(OsStr::from_bytes(shown)), error);
+        let shown = match path.is_empty() {
+            true => PathBuf::from(path::display(&self.of)),
+            false => PathBuf::from(OsStr::from_bytes(path)),
+        };
+        self.folders.add_unread(&shown, error, true);
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use args::{Cli, Command};
 use exit::CliError;
 use given::Given;
 use session::Session;
+use stop::Stop;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -68,12 +69,15 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let stops_itself = matches!(cli.command, Command::Serve { .. } | Command::Put(_));
     let resumable = cli.command.is_resumable();
     let result = runtime.block_on(async {
+        if stops_itself {
+            return command(cli).await;
+        }
         tokio::select! {
             biased;
             result = command(cli) => result,
-            _ = tokio::signal::ctrl_c(), if !stops_itself => {
-                Err(CliError::interrupted(resumable))
-            }
+            // From when the command first waits: one that reads its argument from standard input before is ended
+            // by the system.
+            asked = Stop::once() => Err(asked.err().unwrap_or_else(|| CliError::interrupted(resumable))),
         }
     });
     // Threads that still read or write files are not waited for: what they did can be gone on
@@ -85,7 +89,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
 async fn command(cli: Cli) -> Result<ExitCode, CliError> {
     let session = Session::new(cli.global)?;
     match cli.command {
-        Command::Join { token } => network::join(&session, &token).await,
+        Command::Join { token } => network::join(&session, &given::token(&token)?).await,
         Command::Put(arguments) => put::put(&session, arguments).await,
         Command::Get { capability, destination, partial } => {
             get::get(&session, &Given::read(&capability)?, destination, partial).await

@@ -159,7 +159,7 @@ pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
                         output::bytes(store.disk_bytes),
                         store.shards.to_string(),
                         format!("{:.1} ms", took.as_secs_f64() * 1000.0),
-                        if store.accepting { "" } else { "  takes no shards" },
+                        takes(&store),
                     )
                 }
                 answer => match gone(&view.directory, &record.node) {
@@ -181,6 +181,20 @@ pub(crate) async fn nodes(session: &Session) -> Result<ExitCode, CliError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a node that does not take every shard still takes. One is full when it has refused a shard: whether a
+/// smaller one has room it does not say.
+fn takes(store: &StoreInfo) -> &'static str {
+    match store.accepting {
+        true => "",
+        false if is_full(store) => "  takes small shards at most",
+        false => "  takes no shards",
+    }
+}
+
+fn is_full(store: &StoreInfo) -> bool {
+    store.refusing_reason.starts_with("full")
 }
 
 /// One thing that was looked at.
@@ -207,6 +221,11 @@ impl Check {
         Self { name, code, detail: detail.to_string(), advice: vec![advice.to_string()] }
     }
 
+    /// What to do, in lines; nothing when it is well.
+    fn advice(&self) -> &[String] {
+        if self.is_well() { &[] } else { &self.advice }
+    }
+
     fn is_well(&self) -> bool {
         self.code == 0
     }
@@ -215,8 +234,7 @@ impl Check {
     fn lines(&self) -> Vec<String> {
         let mark = if self.is_well() { "ok " } else { "BAD" };
         let first = format!("{mark} {}: {}", self.name, output::sentence(&self.detail));
-        let advice = self.advice.iter().filter(|_| !self.is_well());
-        let advice = advice.map(|line| format!("    {}", output::sentence(line)));
+        let advice = self.advice().iter().map(|line| format!("    {}", output::sentence(line)));
         std::iter::once(first).chain(advice).collect()
     }
 }
@@ -233,7 +251,7 @@ pub(crate) async fn doctor(session: &Session) -> Result<ExitCode, CliError> {
                     "name": check.name,
                     "ok": check.is_well(),
                     "detail": check.detail,
-                    "advice": check.advice.join("\n    "),
+                    "advice": check.advice().join("\n    "),
                 })
             })
             .collect();
@@ -285,7 +303,7 @@ fn secret(profile: &Profile) -> Check {
     }
 }
 
-/// Nodes that take shards now.
+/// Nodes that take shards of every size now.
 fn takers(answers: &BTreeMap<NodeId, Answer>) -> usize {
     let takes = |answer: &&Answer| {
         let info = answer.info.as_ref().ok();
@@ -320,8 +338,10 @@ fn who_answers(answers: &BTreeMap<NodeId, Answer>, directory: &Directory) -> Che
 }
 
 fn room(answers: &BTreeMap<NodeId, Answer>) -> Check {
-    let full =
-        of_stores(answers, |store| (!store.accepting).then(|| store.refusing_reason.clone()));
+    let full = of_stores(answers, |store| {
+        let more = if is_full(store) { " (a small shard may still have room)" } else { "" };
+        (!store.accepting).then(|| format!("{}{more}", store.refusing_reason))
+    });
     let advice = "free their disks, raise their capacity, or add nodes";
     match full {
         None => Check::new("room", true, "every node takes shards", advice),
@@ -378,13 +398,13 @@ fn default_geometry(ring: &Ring, takers: usize) -> Check {
     let now = geometry.parity() / on_one_node.max(1);
     let shards = output::count(on_one_node as u64, "shard");
     let takers = match takers {
-        0 => "no node takes".to_owned(),
-        1 => "only 1 node takes".to_owned(),
-        _ => format!("only {} take", nodes(takers)),
+        0 => "no node takes large".to_owned(),
+        1 => "only 1 node takes large".to_owned(),
+        _ => format!("only {} take large", nodes(takers)),
     };
     let detail = match now {
         0 => format!(
-            "{geometry}, but {takers} shards now: what is put now is refused or would not survive one loss"
+            "{geometry}, but {takers} shards now: more than small files is refused or would not survive one loss"
         ),
         _ => format!(
             "{geometry}, but {takers} shards now: of what is put now up to {shards} of a chunk are on one node, \
@@ -415,7 +435,7 @@ mod tests {
             (
                 15,
                 0,
-                "only 15 nodes take shards now: of what is put now up to 2 shards of a chunk are on one node, \
+                "only 15 nodes take large shards now: of what is put now up to 2 shards of a chunk are on one node, \
                      and it survives the loss of any 3 nodes; of what lies where it should, any 6 nodes",
             ),
             (
@@ -426,10 +446,10 @@ mod tests {
             (
                 2,
                 OTHER,
-                "only 2 nodes take shards now: what is put now is refused or would not survive one loss",
+                "only 2 nodes take large shards now: more than small files is refused or would not survive one loss",
             ),
-            (1, OTHER, "only 1 node takes shards now"),
-            (0, OTHER, "no node takes shards now"),
+            (1, OTHER, "only 1 node takes large shards now"),
+            (0, OTHER, "no node takes large shards now"),
         ] {
             let check = default_geometry(&ring, takers);
             assert_eq!(check.code, code, "{takers}: {}", check.detail);
@@ -437,6 +457,24 @@ mod tests {
         }
         let alone = default_geometry(&Ring::build(Vec::new()), 0);
         assert_eq!((alone.code, &alone.detail[..]), (OTHER, "no node takes part"));
+    }
+
+    #[test]
+    fn of_a_full_node_no_more_is_said_than_is_known() {
+        let store = |accepting, reason: &str| {
+            let refusing_reason = reason.to_owned();
+            takes(&StoreInfo { accepting, refusing_reason, ..StoreInfo::default() })
+        };
+        assert_eq!(store(true, ""), "");
+        assert_eq!(store(false, "full: its disk is full"), "  takes small shards at most");
+        assert_eq!(store(false, "the disk failed: see the node's log"), "  takes no shards");
+    }
+
+    #[test]
+    fn advice_is_for_what_is_not_well() {
+        for (ok, advice) in [(true, &[][..]), (false, &["do"])] {
+            assert_eq!(Check::new("room", ok, "so", "do").advice(), advice);
+        }
     }
 
     #[test]

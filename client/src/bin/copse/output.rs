@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use copse_client::transfer::Kinds;
 pub(crate) use copse_core::shown::{name, sentence};
 use copse_core::units::ByteSize;
 pub(crate) use copse_core::units::{Count, counted as count, date as time, one_or};
@@ -70,6 +71,25 @@ pub(crate) fn set_path(object: &mut Value, key: &str, path: &[u8]) {
 /// A size with a binary unit: `1.5 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     ByteSize(count).rounded()
+}
+
+/// The same, and how much of it is holes: `3.1 GiB, 3.0 GiB of them holes,`.
+pub(crate) fn bytes_and_holes(count: u64, holes: u64) -> String {
+    match holes {
+        0 => bytes(count),
+        holes => format!("{}, {} of them holes,", bytes(count), bytes(holes)),
+    }
+}
+
+/// What is in a tree: `3 files, 1 folder`.
+pub(crate) fn contents(kinds: &Kinds) -> String {
+    let all = [(kinds.files, "file"), (kinds.directories, "folder"), (kinds.symlinks, "link")];
+    let some: Vec<_> = all
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| count(number, what))
+        .collect();
+    if some.is_empty() { "an empty folder".to_owned() } else { some.join(", ") }
 }
 
 /// What was moved in less time, or less of it, says nothing of how fast the line is.

@@ -116,7 +116,7 @@ fn line(what: &str, counters: &Counters, rate: &mut Rate, now: Instant) -> Strin
         line += &format!(" of {}", output::bytes(total));
     }
     line += &format!("  {}/s", output::bytes(bytes_per_second));
-    let left = total.saturating_sub(done);
+    let left = counters.bytes_left();
     if left > 0 && bytes_per_second > 0 {
         line += &format!("  {} left", Brief::seconds(left.div_ceil(bytes_per_second)));
     }
@@ -176,5 +176,22 @@ mod tests {
         assert_eq!(at(1, 1024, 1024), "put 1.0 GiB of 2.0 GiB  0 B/s");
         assert_eq!(at(2, 1044, 1024), "put 1.0 GiB of 2.0 GiB  10.0 MiB/s  1 min 41 s left");
         assert_eq!(at(3, 2048, 1024), "put 2.0 GiB of 2.0 GiB  341 MiB/s");
+    }
+
+    #[test]
+    fn holes_are_no_work_that_is_left() {
+        let counters = Counters::default();
+        let (mut rate, start) = (Rate::default(), Instant::now());
+        let mut at = |second: u64, done: u64, holes: u64| {
+            counters.bytes_total.store(2 << 30, Ordering::Relaxed);
+            counters.hole_bytes_total.store(1 << 30, Ordering::Relaxed);
+            counters.hole_bytes_done.store(holes << 20, Ordering::Relaxed);
+            counters.bytes_known.store(holes << 20, Ordering::Relaxed);
+            counters.bytes_done.store((done + holes) << 20, Ordering::Relaxed);
+            line("put", &counters, &mut rate, start + Duration::from_secs(second))
+        };
+        assert_eq!(at(0, 0, 0), "put 0 B of 2.0 GiB  0 B/s");
+        assert_eq!(at(1, 24, 0), "put 24.0 MiB of 2.0 GiB  24.0 MiB/s  42 s left");
+        assert_eq!(at(2, 24, 1024), "put 1.0 GiB of 2.0 GiB  12.0 MiB/s  1 min 24 s left");
     }
 }

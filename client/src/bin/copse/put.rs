@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::Write as _,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -17,15 +17,15 @@ use copse_client::{
     encode::{Budget, Encoder},
     journal::Journal,
     network::Network,
-    put::{PutOptions as SessionOptions, Redundancy, Uploader},
+    put::{Crowded, PutOptions as SessionOptions, Redundancy, Uploader},
     transfer::{
-        Counters, Failures, Kinds, PutOptions, PutOutcome, PutTarget, put_paths, put_stream,
+        Counters, Failure, Failures, PutOptions, PutOutcome, PutTarget, put_paths, put_stream,
     },
 };
 use copse_core::{
     capability::Capability,
     geometry::Geometry,
-    tree::{Meta, Timestamp},
+    tree::{Meta, Name, Timestamp},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -56,13 +56,16 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
     if !from_input {
         some_is_there(&arguments.paths)?;
     }
-    let mut stop = Stop::new().map_err(|error| CliError::other(format!("no signals: {error}")))?;
+    if from_input && let Err(error) = Name::new(arguments.name.as_bytes()) {
+        return Err(CliError::new(USAGE, format!("--name: {error}")));
+    }
+    let mut stop = Stop::new()?;
     let (profile, network) = tokio::select! {
         biased;
         () = stop.asked() => return Err(CliError::interrupted(!from_input)),
         connected = session.connect() => connected?,
     };
-    let (geometry, on_one_node) = choose_geometry(session, &network, &arguments)?;
+    let (geometry, nodes) = choose_geometry(session, &network, &arguments)?;
 
     let budget = Budget::default();
     let session_options =
@@ -109,10 +112,11 @@ pub(crate) async fn put(session: &Session, arguments: Put) -> Result<ExitCode, C
     drop(progress);
     let (took, outcome) = (started.elapsed(), outcome?);
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let holes = get(&moved.hole_bytes_done);
     // What was there before was not moved.
     let moved = get(&moved.bytes_done).saturating_sub(get(&moved.bytes_known));
     let moved = moved.min(outcome.progress.sent_bytes);
-    report(session, &outcome, &Done { geometry, on_one_node, moved, took })
+    report(session, &outcome, &Done { geometry, nodes, holes, moved, took })
 }
 
 /// Stores what is under way, and nothing more. What is left in part takes room on nodes, and counts as
@@ -134,8 +138,10 @@ async fn finish_chunks(session: &Session, uploader: &Uploader, stop: &mut Stop) 
 /// What is told of a put beside its outcome.
 struct Done {
     geometry: Geometry,
-    /// Shards of a chunk that were to lie on one node, at most.
-    on_one_node: usize,
+    /// Nodes of the network, if the geometry was asked for and is of more shards than these.
+    nodes: Option<usize>,
+    /// Bytes of content that are holes.
+    holes: u64,
     /// Bytes of content that were sent.
     moved: u64,
     took: Duration,
@@ -158,13 +164,13 @@ fn some_is_there(paths: &[PathBuf]) -> Result<(), CliError> {
     }
 }
 
-/// The code asked for or the network's default, if it survives the loss of any one node; and how many shards
-/// of a chunk are to lie on one node, at most.
+/// The code asked for or the network's default, if it survives the loss of any one node; and how many nodes
+/// there are, when that is to be told of a code that was asked for.
 fn choose_geometry(
     session: &Session,
     network: &Network,
     arguments: &Put,
-) -> Result<(Geometry, usize), CliError> {
+) -> Result<(Geometry, Option<usize>), CliError> {
     let view = network.view();
     let nodes = view.ring.len();
     let fragile = |why: String| {
@@ -199,14 +205,9 @@ fn choose_geometry(
             return Err(fragile(why + &advice));
         }
         session.say("warning: the loss of one node will lose data");
-    } else if chosen && geometry.total() > nodes {
-        session.say(format!(
-            "note: {geometry} on {} puts up to {} of a chunk on one node",
-            output::count(nodes as u64, "node"),
-            output::count(per_node as u64, "shard"),
-        ));
+        return Ok((geometry, None));
     }
-    Ok((geometry, per_node))
+    Ok((geometry, (chosen && geometry.total() > nodes).then_some(nodes)))
 }
 
 /// The journal is a help, not a need.
@@ -225,7 +226,7 @@ fn report(session: &Session, outcome: &PutOutcome, done: &Done) -> Result<ExitCo
     let redundancy = &outcome.redundancy;
     let (kinds, bytes) = (&outcome.kinds, outcome.bytes);
     let sent = outcome.progress.sent_bytes;
-    let (worst, target) = redundancy.worst.unwrap_or_default();
+    let worst = redundancy.worst;
     if session.global.json {
         print_safely(
             &outcome.capability,
@@ -235,16 +236,18 @@ fn report(session: &Session, outcome: &PutOutcome, done: &Done) -> Result<ExitCo
                 "directories": kinds.directories,
                 "symlinks": kinds.symlinks,
                 "bytes": bytes,
+                "hole_bytes": done.holes,
                 "sent_bytes": sent,
                 "chunks": outcome.progress.chunks + outcome.confirmed_chunks,
                 "chunks_confirmed": outcome.confirmed_chunks,
                 "shards_held": outcome.progress.shards_held,
                 "geometry": geometry.to_string(),
-                "redundancy_min": worst,
-                "redundancy_target": target,
+                "redundancy_min": worst.map(|(have, _)| have),
+                "redundancy_target": worst.map(|(_, total)| total),
                 "chunks_incomplete": redundancy.thin_chunks,
                 "shards_on_one_node_max": redundancy.on_one_node,
                 "shards_left_after_one_loss_min": redundancy.closest.map(|(left, _)| left),
+                "chunks_crowded": redundancy.crowded_chunks,
                 "seconds": took.as_secs_f64(),
                 "failures": failures_json(&outcome.failures),
                 "failures_count": outcome.failures.count,
@@ -253,14 +256,15 @@ fn report(session: &Session, outcome: &PutOutcome, done: &Done) -> Result<ExitCo
     } else {
         print_safely(&outcome.capability, &outcome.capability)?;
     }
+    let (worst, target) = worst.unwrap_or_default();
     let safety = match redundancy.thin_chunks {
         0 => "every chunk has all its shards".to_owned(),
         _ => format!("the thinnest chunk has {worst} of {}", output::count(target as u64, "shard")),
     };
     session.say(format!(
         "put {}, {} in {:.1} s{}; sent {}; {safety}",
-        contents(kinds),
-        output::bytes(bytes),
+        output::contents(kinds),
+        output::bytes_and_holes(bytes, done.holes),
         took.as_secs_f64(),
         output::rate(done.moved, *took),
         output::bytes(sent),
@@ -273,56 +277,46 @@ fn report(session: &Session, outcome: &PutOutcome, done: &Done) -> Result<ExitCo
             output::one_or(redundancy.thin_chunks, "is", "are"),
         ));
     }
-    if let Some(crowded) = crowded(redundancy, done.on_one_node) {
+    if let Some(crowded) = crowded(redundancy) {
         output::tell(format_args!("copse: {crowded}"));
+    } else if let Some(nodes) = done.nodes
+        && redundancy.on_one_node > 1
+    {
+        session.say(format!(
+            "note: up to {} of a chunk are on one node, since there are {}",
+            output::count(redundancy.on_one_node as u64, "shard"),
+            output::count(nodes as u64, "node"),
+        ));
     }
     if outcome.failures.count > 0 {
         show_failures(&outcome.failures, "not stored");
         return Err(CliError::new(
             PARTIAL,
             format!(
-                "{} of what was named could not be stored; the capability is of all the rest",
-                output::Count(outcome.failures.count)
+                "{} could not be stored, or not whole; the capability is of all the rest",
+                output::count(outcome.failures.count, "entry")
             ),
         ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What it means that more shards of a chunk are on one node than by plan, since too few nodes took any; nothing
-/// when there are not.
-fn crowded(redundancy: &Redundancy, planned: usize) -> Option<String> {
-    let (left, geometry) = redundancy.closest?;
-    if redundancy.on_one_node <= planned.max(1) {
-        return None;
-    }
-    let most = output::count(redundancy.on_one_node as u64, "shard");
-    let total = geometry.total();
-    let loss = match left.checked_sub(geometry.data()) {
-        None => "the loss of that node would lose data".to_owned(),
-        Some(spare) => format!(
-            "the loss of one node can leave {left} of {total}, of which {}",
-            match spare {
-                0 => "none may be lost".to_owned(),
-                spare => format!("{spare} may be lost"),
-            }
-        ),
+/// What it means that nodes have more shards of a chunk than by plan; nothing when they have not. Whoever put
+/// them there could not do otherwise; whether the others are back by now is not known here.
+fn crowded(redundancy: &Redundancy) -> Option<String> {
+    let Crowded { on_one_node, survives, planned } = redundancy.crowded?;
+    let chunks = output::count(redundancy.crowded_chunks, "chunk");
+    let nodes = |number: usize| output::count(number as u64, "node");
+    let survive = output::one_or(redundancy.crowded_chunks, "it survives", "they survive");
+    let loss = match survives {
+        0 => "the loss of one node would lose data".to_owned(),
+        some => format!("{survive} the loss of any {}, and of {planned} when spread", nodes(some)),
     };
     Some(format!(
-        "since not all nodes take shards, up to {most} of a chunk are on one node: {loss}; the nodes spread them \
-         by themselves when the others are back or new ones join"
+        "of {chunks} up to {} are on one node, where they were put while other nodes were away or full: {loss}; \
+         the nodes spread them by themselves when the others are back or new ones join",
+        output::count(on_one_node as u64, "shard")
     ))
-}
-
-/// What is in the tree: `3 files, 1 folder`.
-fn contents(kinds: &Kinds) -> String {
-    let all = [(kinds.files, "file"), (kinds.directories, "folder"), (kinds.symlinks, "link")];
-    let some: Vec<_> = all
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| output::count(count, what))
-        .collect();
-    if some.is_empty() { "an empty folder".to_owned() } else { some.join(", ") }
 }
 
 /// Prints a result with a capability in it. What is stored cannot be found again without it: when
@@ -336,9 +330,8 @@ fn print_safely(capability: &Capability, result: impl Display) -> Result<(), Cli
 
 /// Failures are errors: they are shown even when quiet.
 pub(crate) fn show_failures(failures: &Failures, what: &str) {
-    for failure in failures.listed.iter().take(FAILURES_SHOWN) {
-        let path = output::name(&failure.path.clone().into_os_string().into_vec());
-        output::tell(format_args!("copse: {what}: {path}: {}", output::sentence(&failure.error)));
+    for line in failure_lines(failures, what) {
+        output::tell(line);
     }
     let shown = failures.listed.len().min(FAILURES_SHOWN) as u64;
     if failures.count > shown {
@@ -351,12 +344,30 @@ pub(crate) fn show_failures(failures: &Failures, what: &str) {
     }
 }
 
+/// The first failures. What the same nodes said of several is told once.
+fn failure_lines(failures: &Failures, what: &str) -> Vec<String> {
+    let (mut lines, mut told) = (Vec::new(), Vec::new());
+    for failure in failures.listed.iter().take(FAILURES_SHOWN) {
+        let Failure { error, nodes, is_folder, .. } = failure;
+        let mut path = output::name(failure.path.as_os_str().as_bytes());
+        if *is_folder && !path.ends_with('/') {
+            path.push('/');
+        }
+        let again = nodes.as_ref().filter(|nodes| told.contains(nodes));
+        let brief = again.and_then(|nodes| error.strip_suffix(&format!(" ({nodes})")));
+        let error = output::sentence(brief.unwrap_or(error));
+        lines.push(format!("copse: {what}: {path}: {error}"));
+        told.extend(nodes);
+    }
+    lines
+}
+
 pub(crate) fn failures_json(failures: &Failures) -> Vec<serde_json::Value> {
     failures
         .listed
         .iter()
         .map(|failure| {
-            let mut value = json!({ "error": failure.error });
+            let mut value = json!({ "error": failure.error, "is_folder": failure.is_folder });
             output::set_path(&mut value, "path", failure.path.as_os_str().as_bytes());
             value
         })
@@ -365,29 +376,72 @@ pub(crate) fn failures_json(failures: &Failures) -> Vec<serde_json::Value> {
 
 #[cfg(test)]
 mod tests {
+    use copse_client::error::{GetError, Refusals};
+    use copse_core::ids::{ChunkId, NodeId};
+    use copse_proto::status::{Reason, Refusal};
+
     use super::*;
 
     #[test]
-    fn it_is_told_what_one_loss_means_when_too_few_nodes_took_shards() {
-        let said = |code: &str, on_one_node: usize, left: usize, planned: usize| {
-            let geometry: Geometry = code.parse().expect("a geometry");
-            let closest = Some((left, geometry));
-            crowded(&Redundancy { on_one_node, closest, ..Redundancy::default() }, planned)
+    fn it_is_told_what_is_survived_when_too_few_nodes_took_shards() {
+        let said = |crowded_chunks, on_one_node, survives| {
+            let worst = Some(Crowded { on_one_node, survives, planned: 6 });
+            crowded(&Redundancy { crowded_chunks, crowded: worst, ..Redundancy::default() })
         };
-        assert_eq!(said("10+6", 1, 15, 1), None);
-        assert_eq!(said("10+2", 4, 8, 4), None, "as it was told before");
-        assert_eq!(crowded(&Redundancy::default(), 1), None, "nothing was stored");
-        for (left, words) in [
+        assert_eq!(
+            crowded(&Redundancy { on_one_node: 4, ..Redundancy::default() }),
+            None,
+            "by plan"
+        );
+        for (chunks, survives, words) in [
             (
-                13,
-                "up to 3 shards of a chunk are on one node: the loss of one node can leave 13 of 16, of which 3 may be lost",
+                3,
+                4,
+                "of 3 chunks up to 3 shards are on one node, where they were put while other nodes",
             ),
-            (10, "can leave 10 of 16, of which none may be lost"),
-            (9, "the loss of that node would lose data"),
+            (3, 4, "they survive the loss of any 4 nodes, and of 6 when spread;"),
+            (1, 1, "of 1 chunk up to 3 shards are on one node,"),
+            (1, 1, "it survives the loss of any 1 node, and of 6"),
+            (1, 0, "the loss of one node would lose data"),
         ] {
-            let said = said("10+6", 3, left, 1).expect("crowded");
+            let said = said(chunks, 3, survives).expect("crowded");
             assert!(said.contains(words), "{said}");
         }
+    }
+
+    #[test]
+    fn what_nodes_said_of_many_entries_is_told_once() {
+        let mut failures = Failures::default();
+        let mut add = |path: &str, have: usize, why: &str, is_folder: bool| {
+            let refusal = Refusal::new(Reason::NodeUnreachable, why.to_owned());
+            let error = GetError::DataLoss {
+                chunk: ChunkId::new([1; 32]),
+                have,
+                need: 4,
+                unreachable: 1,
+                refusals: Refusals(vec![(NodeId::new([2; 32]), refusal)]),
+            };
+            failures.add_unread(Path::new(path), &error.into(), is_folder);
+        };
+        add("a", 3, "it is gone", true);
+        add("b/", 2, "it is gone", true);
+        add("c", 1, "it is late", false);
+        failures.add(Path::new("d"), &"torn");
+        let lines = failure_lines(&failures, "not restored");
+        let back = "1 node that may hold more did not answer: try again when it is back";
+        let gone = "(node 02020202: it is gone (NODE_UNREACHABLE))";
+        let late = "(node 02020202: it is late (NODE_UNREACHABLE))";
+        let of = "of the 4 shards needed of chunk 01010101";
+        assert_eq!(
+            lines,
+            [
+                format!("copse: not restored: a/: have 3 {of}; {back} {gone}"),
+                format!("copse: not restored: b/: have 2 {of}; {back}"),
+                format!("copse: not restored: c: have 1 {of}; {back} {late}"),
+                "copse: not restored: d: torn".to_owned(),
+            ]
+        );
+        assert_eq!((failures.count, failures.folders), (4, 2));
     }
 
     #[test]

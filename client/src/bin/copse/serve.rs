@@ -26,7 +26,7 @@ pub(crate) async fn serve(
     token_file: Option<&Path>,
 ) -> Result<ExitCode, CliError> {
     // From here on a signal means a stop in good order, also while the tree is being opened.
-    let mut stop = Stop::new().map_err(|error| CliError::other(format!("no signals: {error}")))?;
+    let mut stop = Stop::new()?;
     let address: Address = grpc.parse().map_err(|error: String| CliError::new(USAGE, error))?;
     let token = token_file.map(Token::read).transpose().map_err(CliError::other)?;
     let (root, below) = session.capability(given)?;

@@ -1,10 +1,10 @@
 //! Being asked to stop: by Ctrl-C, or by SIGTERM as service managers and timers send it.
 //!
-//! Owns the two signals for commands that stop by themselves. All others end where they are.
-
-use std::io;
+//! Owns the two signals. Some commands stop by themselves; all others end where they are, with the same code.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::CliError;
 
 /// Both signals, from when this is made.
 pub(crate) struct Stop {
@@ -13,11 +13,19 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> Result<Self, CliError> {
+        let of =
+            |kind| signal(kind).map_err(|error| CliError::other(format!("no signals: {error}")));
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for the first of them from now on.
+    pub(crate) async fn once() -> Result<(), CliError> {
+        Self::new()?.asked().await;
+        Ok(())
     }
 
     /// Waits for the next of them.

@@ -36,11 +36,11 @@ const NODES_MAX: usize = 100_000;
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// Nodes of the network [default: those of the network that was joined]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole)]
     nodes: Option<usize>,
     /// Equal zones (houses, lines, data centres) that fail as one [default: those of the network
     /// that was joined; with --nodes, none are known]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole)]
     zones: Option<usize>,
     /// Mean time until a node is gone for good, as 18months or 3years. The default is that of
     /// machines that people lend: short
@@ -71,6 +71,11 @@ pub(crate) struct Plan {
     /// Most bytes of disk for each byte stored
     #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
     disk: f64,
+}
+
+/// A count as it is given on the command line.
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "it is no count; write a whole number, for example 16".to_owned())
 }
 
 pub(crate) async fn plan(session: &Session, arguments: &Plan) -> Result<ExitCode, CliError> {
