@@ -12,7 +12,7 @@ use copse_node::{
 };
 use copse_proto::{
     door::{
-        HasRequest, InfoRequest, ListRequest, Settled, directory_client::DirectoryClient,
+        HasRequest, InfoRequest, ListRequest, directory_client::DirectoryClient,
         node_client::NodeClient, put_reply, put_request,
     },
     status::{Reason, Refusal},
@@ -306,14 +306,6 @@ async fn put_one(put: &mut Put, target: &TestNode, chunk: &EncodedChunk, index: 
     }
 }
 
-async fn settle(put: &mut Put, target: &TestNode, chunk: &EncodedChunk) {
-    let (target, chunk_id) = (target.id.as_bytes().to_vec(), chunk.id().as_bytes().to_vec());
-    put.part(put_request::Part::Settled(Settled { tag: 2, target, chunk_id })).await;
-    let reply = put.reply().await.expect("goes on").expect("an answer");
-    let is_settled = matches!(reply.outcome, Some(put_reply::Outcome::Settled(_)));
-    assert!(reply.tag == 2 && is_settled, "{reply:?}");
-}
-
 #[tokio::test]
 async fn a_put_that_is_broken_off_is_known_where_its_shards_lie_until_one_completes_it() {
     let store: Arc<MemoryStore> = Arc::new(MemoryStore::new(1 << 30));
@@ -333,7 +325,7 @@ async fn a_put_that_is_broken_off_is_known_where_its_shards_lie_until_one_comple
             assert_eq!(said(&near, target, chunk).await, (vec![3], true));
         }
         assert!(put_one(&mut put, target, &left, 3).await, "it still does");
-        settle(&mut put, target, &safe).await;
+        put.settle(2, Some(target.id), &safe).await;
         assert_eq!(said(&near, target, &safe).await, (vec![3], false));
         drop(put);
     }
@@ -358,7 +350,7 @@ async fn a_put_that_is_broken_off_is_known_where_its_shards_lie_until_one_comple
     let mut put = Put::open(far.shards()).await;
     assert!(put_one(&mut put, &far, &left, 4).await);
     for target in [&near, &far] {
-        settle(&mut put, target, &left).await;
+        put.settle(2, Some(target.id), &left).await;
         assert!(!said(&near, target, &left).await.1);
     }
     assert!(!is_marked(&store));

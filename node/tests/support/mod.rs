@@ -30,8 +30,8 @@ use copse_node::{
     store::{MemoryStore, ShardStore},
 };
 use copse_proto::door::{
-    GetHeader, GetRequest, PutHeader, PutReply, PutRequest, get_reply, put_reply, put_request,
-    shards_client::ShardsClient,
+    GetHeader, GetRequest, PutHeader, PutReply, PutRequest, Settled, get_reply, put_reply,
+    put_request, shards_client::ShardsClient,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -164,6 +164,14 @@ impl Put {
         for piece in chunk.shard(ShardIndex(index)).chunks(1 << 20) {
             self.data(piece).await;
         }
+    }
+
+    /// Says that a chunk is safe, as a good client does.
+    pub async fn settle(&mut self, tag: u64, target: Option<NodeId>, chunk: &EncodedChunk) {
+        let target = target.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
+        let chunk_id = chunk.id().as_bytes().to_vec();
+        self.part(put_request::Part::Settled(Settled { tag, target, chunk_id })).await;
+        assert_eq!(self.outcome().await, (tag, None));
     }
 
     pub async fn reply(&mut self) -> Result<Option<PutReply>, Status> {
